@@ -1,0 +1,27 @@
+# Sourced by the other scripts: .venv, made once and again when setup.py changes.
+#
+# PYTHON=/path/to/python names the interpreter; by default the first that fits.
+
+find_python() {
+  for python in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+    "$python" -c 'import sys, ensurepip
+sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+      2>/dev/null && command -v "$python" && return
+  done
+  echo "Found no Python 3.11 to 3.13 with venv and ensurepip (tried" \
+    "${PYTHON:-python3, python3.13, python3.12, python3.11}): install one, on Debian" \
+    "with 'apt install python3-venv', or name one with PYTHON=/path/to/python." >&2
+  return 2
+}
+
+# The folder counts too: an editable install knows where it was made.
+wanted=$({ cat setup.py && pwd; } | sha256sum)
+if [[ $(cat .venv/installed 2>/dev/null) != "$wanted" ]]; then
+  echo "Installing into .venv: a few minutes, and only when setup.py changes."
+  python=$(find_python) || exit
+  "$python" -m venv --clear .venv
+  .venv/bin/python -m pip install -qq --use-pep517 --editable '.[dev]'
+  echo "$wanted" > .venv/installed
+fi
+export PATH="$PWD/.venv/bin:$PATH"
+export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/xla}"

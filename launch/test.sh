@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Sets up, then checks layout, types and tests: launch/test.sh [--fast] [PYTEST ARGS]
+#
+# --fast leaves out the tests marked slow.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source launch/env.sh
+
+if [[ ${1:-} == --fast ]]; then
+  set -- -m "not slow" "${@:2}"
+fi
+ruff format --check .
+ruff check .
+mypy
+exec python -m pytest "$@"

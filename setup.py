@@ -1,0 +1,48 @@
+"""Packaging of salt_jax.
+
+Each lower bound is the release that the tests were last run with, or an earlier
+one of the same minor version; each upper bound is the next release that may break.
+"""
+
+import setuptools
+
+setuptools.setup(
+    name="salt_jax",
+    version="0.1.0",
+    description="Pre-training of large language models with the help of small ones.",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.14",  # TensorFlow 2.21 has no build for 3.14.
+    packages=setuptools.find_packages(include=["salt_jax", "salt_jax.*"]),
+    package_data={"salt_jax": ["assets/**/*"]},
+    install_requires=[
+        "absl-py>=2.5,<3",
+        "array_record>=0.8.6,<0.9",
+        "etils[epath]>=1.15,<2",
+        "flax>=0.12.8,<0.13",
+        "gin-config>=0.5,<0.6",
+        "importlib_resources>=7.1,<8",  # tensorflow-datasets does not declare it.
+        "jax>=0.10.2,<0.11",
+        "matplotlib>=3.11,<4",
+        "numpy>=2.4,<3",
+        "optax>=0.2.8,<0.3",
+        "orbax-checkpoint>=0.12.8,<0.13",
+        "sentencepiece>=0.2.1,<0.3",
+        "seqio>=0.0.20,<0.1",
+        "tensorboardX>=2.6,<3",
+        "tensorflow>=2.21,<2.22",
+        "tensorflow-datasets>=4.9.10,<5",
+        "tqdm>=4.70,<5",
+        "zstandard>=0.25,<1",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]"],
+        "cuda12": ["jax[cuda12]"],
+        "dev": [
+            "hypothesis>=6.170,<7",
+            "mypy>=2.4,<3",
+            "pre-commit>=4.7,<5",
+            "pytest>=9.2,<10",
+            "ruff>=0.17.6,<0.18",
+        ],
+    },
+)
