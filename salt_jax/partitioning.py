@@ -1,0 +1,147 @@
+"""Where arrays live: one mesh, and one rule per logical axis name."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+MeshAxes = str | tuple[str, ...] | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshShape:
+    """How many devices lie along each axis of the mesh.
+
+    `data` is left out of an experiment as a rule: it takes the devices that the
+    other two leave.
+    """
+
+    replica: int = 1  # Across slices: parameters copied, gradients summed.
+    data: int | None = None  # Within a slice: the batch and the parameters split.
+    model: int = 1  # Within a layer: vocabulary, heads and feed-forward split.
+
+    def build(self, devices: Sequence[jax.Device] | None = None) -> Mesh:
+        """Returns the mesh over `devices`, by default all there are.
+
+        Raises:
+          ValueError: the devices do not divide into this shape.
+        """
+        devices = jax.devices() if devices is None else devices
+        data = self.data or len(devices) // (self.replica * self.model)
+        if self.replica * data * self.model != len(devices):
+            raise ValueError(
+                f"A mesh of replica={self.replica} x data={self.data or 'the rest'} x "
+                f"model={self.model} does not fill the {len(devices)} devices here."
+            )
+        return jax.make_mesh(
+            (self.replica, data, self.model),
+            ("replica", "data", "model"),
+            axis_types=(AxisType.Auto,) * 3,
+            devices=devices,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AxisRules:
+    """The mesh axes that each logical axis is split over; None is not split."""
+
+    # Of parameters. The defaults are FSDP over `data`, tensor over `model`.
+    layers: MeshAxes = None
+    vocab: MeshAxes = "model"
+    embed: MeshAxes = "data"
+    heads: MeshAxes = "model"
+    kv_heads: MeshAxes = None  # Often fewer than `model` devices, and small.
+    head_dim: MeshAxes = None
+    mlp: MeshAxes = "model"
+    # Of activations.
+    batch: MeshAxes = ("replica", "data")
+    length: MeshAxes = None
+    act_embed: MeshAxes = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Partitioning:
+    """A device mesh and the rules that put arrays on it."""
+
+    mesh: Mesh
+    rules: AxisRules = AxisRules()
+
+    def spec(self, *axes: str | None) -> PartitionSpec:
+        """Returns the mesh axes for an array whose dimensions are `axes`."""
+        table = dataclasses.asdict(self.rules)
+        unknown = sorted({axis for axis in axes if axis is not None} - set(table))
+        if unknown:
+            raise ValueError(
+                f"No sharding rule for logical axes {unknown}; "
+                f"there are rules for {sorted(table)}."
+            )
+        return PartitionSpec(*(None if axis is None else table[axis] for axis in axes))
+
+    def sharding(self, *axes: str | None) -> NamedSharding:
+        """Returns the sharding for an array whose dimensions are `axes`."""
+        return NamedSharding(self.mesh, self.spec(*axes))
+
+    def size(self, axis: str) -> int:
+        """Returns into how many pieces the logical `axis` is split."""
+        (mesh_axes,) = self.spec(axis)
+        names = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ()
+        return math.prod(self.mesh.shape[name] for name in names)
+
+    def constrain(self, x: jax.Array, *axes: str | None) -> jax.Array:
+        """Pins an activation to the sharding of `axes`, inside or outside jit."""
+        return jax.lax.with_sharding_constraint(x, self.sharding(*axes))
+
+    def abstract(self, init: Callable[..., Any], *args: Any) -> Any:
+        """Returns what `init` would make, as shapes, dtypes and shardings.
+
+        Parameters take their sharding from the axes they were declared with, and
+        optimizer moments from their parameters. Scalars are replicated.
+
+        Raises:
+          ValueError: an array does not divide over the mesh axes of its rule.
+        """
+        boxed = jax.eval_shape(init, *args)
+        specs = nn.get_partition_spec(boxed)
+        shardings = jax.tree.map(
+            lambda axes: self.sharding(*axes),
+            specs,
+            is_leaf=lambda node: isinstance(node, PartitionSpec),
+        )
+        unboxed = jax.tree.map(
+            lambda x, sharding: x.update(sharding=sharding), nn.unbox(boxed), shardings
+        )
+        jax.tree_util.tree_map_with_path(_check_divides, unboxed)
+        return unboxed
+
+    def materialize(self, init: Callable[..., Any], *args: Any) -> Any:
+        """Calls `init` so that every array it makes is born on its own shards."""
+        shardings = jax.tree.map(lambda x: x.sharding, self.abstract(init, *args))
+        return jax.jit(lambda *args: nn.unbox(init(*args)), out_shardings=shardings)(
+            *args
+        )
+
+
+def bytes_per_device(abstract_tree: Any) -> int:
+    """Returns the bytes that one device holds of a tree with shardings."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * np.dtype(x.dtype).itemsize
+        for x in jax.tree.leaves(abstract_tree)
+    )
+
+
+def _check_divides(path: Any, x: jax.ShapeDtypeStruct) -> None:
+    try:
+        x.sharding.shard_shape(x.shape)
+    except ValueError as error:
+        raise ValueError(
+            f"{jax.tree_util.keystr(path)} of shape {x.shape} does not divide over "
+            f"{x.sharding.spec} of the mesh {dict(x.sharding.mesh.shape)}: change "
+            "the mesh, or the axis rule."
+        ) from error

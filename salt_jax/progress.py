@@ -1,0 +1,100 @@
+"""How far a long piece of work has come, told to a person or to a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+# A log gets a line when either of these has gone by since its last.
+LINE_SHARE = 0.1
+LINE_SECONDS = 15.0
+
+
+class Progress:
+    """A bar with rate and time left on a terminal; now and then a line elsewhere.
+
+    Counts are in whatever unit the caller works: steps, documents, sequences.
+    `initial` is what an earlier process had done; it does not enter the rate.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        total: int,
+        initial: int = 0,
+        *,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._label, self._total, self._initial = label, total, initial
+        self._done, self._facts = initial, ""
+        self._stream = sys.stderr if stream is None else stream
+        self._clock = clock
+        self._begun = self._said_at = clock()
+        self._said: int | None = None
+        self._bar = None
+        if self._stream.isatty():
+            self._bar = tqdm(
+                desc=label,
+                total=total,
+                initial=initial,
+                file=self._stream,
+                dynamic_ncols=True,
+            )
+
+    def update(self, done: int, **facts: Any) -> None:
+        """Says that `done` of the total are done; floats are shown to 4 digits."""
+        self._facts = ", ".join(f"{name} {_plain(x)}" for name, x in facts.items())
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._facts, refresh=False)
+            self._bar.update(done - self._done)
+        self._done = done
+        if self._bar is None and self._is_line_due():
+            self._write_line()
+
+    def close(self) -> None:
+        """Leaves the bar as it is, or writes a last line unless it is written."""
+        if self._bar is not None:
+            self._bar.close()
+        else:
+            self._write_line()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _is_line_due(self) -> bool:
+        since = self._done - (self._initial if self._said is None else self._said)
+        return (
+            self._done >= self._total
+            or since >= LINE_SHARE * self._total
+            or self._clock() - self._said_at >= LINE_SECONDS
+        )
+
+    def _write_line(self) -> None:
+        if self._said == self._done:
+            return
+        elapsed = self._clock() - self._begun
+        rate = (self._done - self._initial) / elapsed if elapsed > 0 else 0.0
+        parts = [f"{self._done:,}/{self._total:,}", f"{_short(elapsed)} gone"]
+        if rate and self._done < self._total:
+            parts.append(f"{_short((self._total - self._done) / rate)} left")
+        parts += [f"{rate:,.4g}/s"] + [self._facts] * bool(self._facts)
+        print(f"{self._label}: {', '.join(parts)}", file=self._stream, flush=True)
+        self._said, self._said_at = self._done, self._clock()
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _short(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,19 @@
+"""Which packages a number was made with."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+PACKAGES = ("salt_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def of_packages() -> dict[str, str]:
+    """Returns the installed version of each package that decides numbers."""
+    return {name: _version(name) for name in PACKAGES}
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
