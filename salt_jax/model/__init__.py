@@ -1,0 +1,1 @@
+"""The decoder language model that students, teachers and scorers all are."""

@@ -1,0 +1,61 @@
+"""Small models and batches that several tests use."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from salt_jax.batch import Batch
+from salt_jax.model.config import TransformerConfig
+from salt_jax.model.transformer import Transformer, init_params
+from salt_jax.partitioning import MeshShape, Partitioning
+
+SMALL = TransformerConfig(
+    vocab_size=64,
+    num_layers=2,
+    embed_dim=32,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    mlp_dim=64,
+    dtype="float32",
+    remat="none",
+)
+
+
+def partitioning(devices=1, *, model=1, replica=1):
+    """A mesh of the first `devices` devices."""
+    shape = MeshShape(replica=replica, model=model)
+    return Partitioning(mesh=shape.build(jax.devices()[:devices]))
+
+
+def small_model(mesh=None, **changes):
+    """A model of two layers and its parameters, the same ones on every mesh."""
+    mesh = mesh or partitioning()
+    model = Transformer(dataclasses.replace(SMALL, **changes), mesh)
+    params = mesh.materialize(lambda key: init_params(model, key), jax.random.key(0))
+    return model, params
+
+
+def packed_batch(rows=8, length=16, *, vocab_size=64, seed=0):
+    """Rows of two documents and a little padding, cut at random places."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(3, vocab_size, (rows, length + 1)).astype(np.int32)
+    cut = rng.integers(2, length - 3, (rows, 1))
+    end = rng.integers(length - 2, length + 1, (rows, 1))
+    columns = np.arange(length)
+    segments = np.where(columns < cut, 1, 2) * (columns < end)
+    positions = np.where(columns < cut, columns, columns - cut)
+    return Batch(
+        tokens_BL=jnp.asarray(tokens[:, :-1]),
+        targets_BL=jnp.asarray(tokens[:, 1:]),
+        weights_BL=jnp.asarray(segments > 0, jnp.float32),
+        segments_BL=jnp.asarray(segments, jnp.int32),
+        positions_BL=jnp.asarray(positions, jnp.int32),
+    )
+
+
+def on_mesh(batch, mesh):
+    """The batch, split over `mesh` as the loader splits it."""
+    return jax.device_put(batch, mesh.sharding("batch", "length"))
