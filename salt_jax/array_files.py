@@ -1,0 +1,170 @@
+"""Trees of arrays as files, written and read with Orbax."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+
+class CorruptArraysError(ValueError):
+    """Arrays that were written once and cannot be read now."""
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """Returns `path` from the root, or as it is if it names a bucket."""
+    path = epath.Path(path)
+    return path if "://" in os.fspath(path) else path.resolve()
+
+
+@contextlib.contextmanager
+def quiet_orbax() -> Iterator[None]:
+    """Drops what Orbax logs: dozens of lines a save. What fails is raised."""
+    logger = logging.getLogger("absl")
+    from_others = lambda record: "orbax" not in record.pathname
+    logger.addFilter(from_others)
+    try:
+        yield
+    finally:
+        logger.removeFilter(from_others)
+
+
+def one_line(error: BaseException) -> str:
+    """Returns the kind of `error` and where its message begins."""
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message[:200]}"
+
+
+def write_arrays(path: epath.Path, tree: Any) -> None:
+    """Writes the arrays of `tree` as the new folder `path`, all of it or none."""
+    with quiet_orbax(), ocp.StandardCheckpointer() as writer:
+        writer.save(path, tree)
+
+
+def read_arrays(path: epath.Path, like: Any, *, partial: bool = False) -> Any:
+    """Reads arrays onto their devices, nothing being made before.
+
+    Args:
+      path: A folder that `write_arrays` or a `Checkpointer` wrote.
+      like: The tree to return, as shapes, dtypes and shardings.
+      partial: Whether there may be arrays that `like` does not name. They are left
+        unread.
+
+    Raises:
+      ValueError: the folder holds other arrays than `like`.
+      CorruptArraysError: it cannot be read.
+    """
+    with quiet_orbax(), _no_stray_callbacks(), ocp.PyTreeCheckpointer() as reader:
+        stored = _describe(reader, path)
+        _check_same_arrays(path, stored, like, partial)
+        arguments = ocp.args.PyTreeRestore(
+            item=like,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(like),
+            partial_restore=partial,
+        )
+        try:
+            return reader.restore(path, args=arguments)
+        except Exception as error:
+            raise CorruptArraysError(
+                f"The arrays in {path} are corrupt ({one_line(error)})."
+            ) from error
+
+
+def fingerprint(tree: Any) -> str:
+    """Returns a digest of the names, shapes, dtypes and bits of a tree of arrays.
+
+    It is the same on any mesh: each device mixes its elements with their positions,
+    and the sums are of integers, so no order matters and no array is gathered.
+    """
+    sums = jax.device_get(jax.jit(lambda tree: jax.tree.map(_mixed_sums, tree))(tree))
+    digest = hashlib.sha256()
+    arrays = ocp.tree.to_flat_dict(tree, sep=".")
+    for name, (first, second) in sorted(ocp.tree.to_flat_dict(sums, sep=".").items()):
+        described = _describe_array(arrays[name])
+        digest.update(f"{name} {described} {first:08x}{second:08x}\n".encode())
+    return digest.hexdigest()
+
+
+def _mixed_sums(x: jax.Array) -> jax.Array:
+    """Returns two sums modulo 2^32 over `x`; changing one element changes both."""
+    unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
+    bits = jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
+    position = jnp.zeros(x.shape, jnp.uint32)
+    for axis, size in enumerate(x.shape):
+        position = position * jnp.uint32(size) + jax.lax.broadcasted_iota(
+            jnp.uint32, x.shape, axis
+        )
+
+    def mixed_sum(seed):
+        # The finalizer of MurmurHash3: each line is one-to-one in `bits`.
+        h = bits + (position + jnp.uint32(seed)) * jnp.uint32(0x9E3779B9)
+        h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
+        h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
+        return jnp.sum(h ^ (h >> 16), dtype=jnp.uint32)
+
+    return jnp.stack([mixed_sum(0x2545F491), mixed_sum(0x6C8E9CF5)])
+
+
+def _describe(reader: ocp.Checkpointer, path: epath.Path) -> Any:
+    """Returns the tree in `path`, of things with a shape and a dtype."""
+    try:
+        description = reader.metadata(path).item_metadata
+    except Exception as error:
+        raise CorruptArraysError(
+            f"The arrays in {path} cannot be read ({one_line(error)})."
+        ) from error
+    if description is None:  # Orbax logs why, among much else.
+        raise CorruptArraysError(f"The arrays in {path} are missing or corrupt.")
+    return description.tree
+
+
+@contextlib.contextmanager
+def _no_stray_callbacks() -> Iterator[None]:
+    """Drops the tracebacks that a failed read prints beside its error.
+
+    The other reads in flight report to an event loop that is closed by then. They may
+    do so after the error has left this block, so the hook stays in that case.
+    """
+    previous = sys.unraisablehook
+
+    def hook(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            previous(unraisable)
+
+    sys.unraisablehook = hook
+    yield
+    sys.unraisablehook = previous
+
+
+def _check_same_arrays(path: epath.Path, stored: Any, like: Any, partial: bool) -> None:
+    """Refuses `like` by the first name, shape or dtype that differs."""
+    stored, wanted = (
+        {
+            name: _describe_array(x)
+            for name, x in ocp.tree.to_flat_dict(tree, sep=".").items()
+            if hasattr(x, "shape")
+        }
+        for tree in (stored, like)
+    )
+    names = sorted(wanted) if partial else sorted(wanted | stored)
+    for name in names:
+        found, expected = stored.get(name, "nothing"), wanted.get(name, "nothing")
+        if found != expected:
+            raise ValueError(
+                f"{path} holds {found} as {name!r} where {expected} is expected: it "
+                "was written for another model or optimizer."
+            )
+
+
+def _describe_array(x: Any) -> str:
+    return f"{np.dtype(x.dtype)}{list(x.shape)}"

@@ -1,0 +1,258 @@
+"""Parameters, model and vocabulary as one folder, for use elsewhere.
+
+A teacher, a scorer and an initialisation are each loaded from an export. The folder
+appears under its name only when all of it is written:
+
+    params/            The arrays, in the export's dtype.
+    model.json         The fields of `TransformerConfig`.
+    vocabulary.model   The SentencePiece file that the model was trained with.
+    export.json        Format version, dtype, fingerprints, where it came from.
+    README.md          The same in words.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from etils import epath
+from jax.experimental import multihost_utils
+
+from salt_jax.array_files import (
+    CorruptArraysError,
+    absolute,
+    fingerprint,
+    read_arrays,
+    write_arrays,
+)
+from salt_jax.model.config import DTYPES, TransformerConfig
+
+FORMAT_VERSION = 1
+HOW_TO_EXPORT = "make one with `python -m salt_jax.main export --gin_file=...`"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Export:
+    """An export on disk: everything but the arrays."""
+
+    path: epath.Path
+    model: TransformerConfig
+    dtype: str  # Of the arrays on disk.
+    fingerprint: str  # Of the arrays.
+    vocabulary_fingerprint: str  # SHA-256 of the vocabulary file.
+    provenance: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: epath.PathLike) -> Export:
+        """Reads and checks all of the export at `path` but its arrays.
+
+        Raises:
+          FileNotFoundError: there is no export at `path`.
+          ValueError: it is of a later format, or a file in it is damaged.
+        """
+        path = absolute(path)
+        if not path.exists():
+            raise FileNotFoundError(f"No export at {path}; {HOW_TO_EXPORT}.")
+        about = _read_json(path / "export.json")
+        version = about.get("format_version")
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"The export at {path} has format version {version}; this salt_jax "
+                f"reads version {FORMAT_VERSION}. Update salt_jax, or export again."
+            )
+        fields = ("dtype", "fingerprint", "vocabulary_fingerprint", "provenance")
+        missing = [name for name in fields if name not in about]
+        if missing:
+            raise ValueError(f"{path / 'export.json'} lacks {missing}: export again.")
+        export = cls(
+            path=path,
+            model=_read_model(path / "model.json"),
+            **{name: about[name] for name in fields},
+        )
+        export._check_vocabulary_file()
+        return export
+
+    @property
+    def vocabulary_path(self) -> epath.Path:
+        """The SentencePiece file that the model was trained with."""
+        return self.path / "vocabulary.model"
+
+    def load(self, like: Any) -> Any:
+        """Returns the parameters, read onto the shardings of `like`.
+
+        Args:
+          like: The parameters as shapes, dtypes and shardings. Where its dtype is not
+            the export's, the arrays are cast on their devices.
+
+        Raises:
+          ValueError: `like` is of another model, or the arrays are damaged.
+        """
+        on_disk = jax.tree.map(lambda x: x.update(dtype=self.dtype), like)
+        try:
+            params = read_arrays(self.path / "params", on_disk)
+        except CorruptArraysError as error:
+            raise ValueError(
+                f"The export at {self.path} is damaged: {error} Export again."
+            ) from error
+        found = fingerprint(params)
+        if found != self.fingerprint:
+            raise ValueError(
+                f"The export at {self.path} is damaged: its arrays have fingerprint "
+                f"{found[:12]}, not {self.fingerprint[:12]} as written. Export again."
+            )
+        return jax.tree.map(lambda x, to: x.astype(to.dtype), params, like)
+
+    def check_model(self, wanted: TransformerConfig) -> None:
+        """Checks that the export has the shape that an experiment says it has.
+
+        Raises:
+          ValueError: it has not.
+        """
+        fields = wanted.differences(self.model)
+        if fields:
+            listed = ", ".join(
+                f"{name}={getattr(self.model, name)!r}, not {getattr(wanted, name)!r}"
+                for name in fields
+            )
+            raise ValueError(
+                f"The export at {self.path} is of another model than the experiment "
+                f"names: {listed}."
+            )
+
+    def check_vocabulary(self, fingerprint: str) -> None:
+        """Checks that this model and another read one vocabulary.
+
+        Args:
+          fingerprint: SHA-256 of the other's vocabulary file.
+
+        Raises:
+          ValueError: they do not.
+        """
+        if fingerprint != self.vocabulary_fingerprint:
+            raise ValueError(
+                f"The export at {self.path} was trained with the vocabulary "
+                f"{self.vocabulary_fingerprint[:12]}, and this experiment reads "
+                f"{fingerprint[:12]}. Use one vocabulary file for both."
+            )
+
+    def _check_vocabulary_file(self) -> None:
+        if not self.vocabulary_path.exists():
+            raise ValueError(
+                f"The export at {self.path} is damaged: it has no "
+                f"{self.vocabulary_path.name}. Export again."
+            )
+        found = _sha256(self.vocabulary_path.read_bytes())
+        if found != self.vocabulary_fingerprint:
+            raise ValueError(
+                f"The export at {self.path} is damaged: its {self.vocabulary_path.name}"
+                f" has SHA-256 {found[:12]}, not {self.vocabulary_fingerprint[:12]} as "
+                "written. Export again."
+            )
+
+
+def write_export(
+    path: epath.PathLike,
+    params: Any,
+    *,
+    model: TransformerConfig,
+    vocabulary: epath.PathLike,
+    provenance: Mapping[str, Any],
+    dtype: str,
+) -> Export:
+    """Writes `params` and what is needed to use them as the new folder `path`.
+
+    Args:
+      path: Where; nothing may be there.
+      params: Unboxed parameters, on any mesh. All processes take part.
+      model: The shape that `params` has.
+      vocabulary: The SentencePiece file, which is copied.
+      provenance: Where the parameters came from, as JSON: workdir, step, fingerprints.
+      dtype: Of the arrays to write: "bfloat16" or "float32".
+
+    Raises:
+      FileNotFoundError: there is no vocabulary file.
+      ValueError: `dtype` is neither, or something is at `path`.
+    """
+    path = absolute(path)
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}.")
+    if path.exists():
+        raise ValueError(f"Not exporting to {path}: something is there. Remove it.")
+    vocabulary = epath.Path(vocabulary)
+    if not vocabulary.exists():
+        raise FileNotFoundError(f"No vocabulary at {vocabulary}.")
+    params = jax.tree.map(lambda x: x.astype(dtype), params)
+    about = {
+        "format_version": FORMAT_VERSION,
+        "dtype": dtype,
+        "fingerprint": fingerprint(params),
+        "vocabulary_fingerprint": _sha256(vocabulary.read_bytes()),
+        "provenance": dict(provenance),
+    }
+    unfinished = path.parent / f"{path.name}.unfinished"
+    if jax.process_index() == 0:
+        unfinished.rmtree(missing_ok=True)
+        unfinished.mkdir(parents=True)
+    write_arrays(unfinished / "params", params)
+    if jax.process_index() == 0:
+        (unfinished / "vocabulary.model").write_bytes(vocabulary.read_bytes())
+        _write_json(unfinished / "model.json", dataclasses.asdict(model))
+        (unfinished / "README.md").write_text(_readme(path.name, model, about))
+        _write_json(unfinished / "export.json", about)
+        unfinished.rename(path)
+    multihost_utils.sync_global_devices(f"exported {path}")
+    return Export.open(path)
+
+
+def _readme(name: str, model: TransformerConfig, about: Mapping[str, Any]) -> str:
+    origin = "\n".join(
+        f"- {key}: {about['provenance'][key]}" for key in about["provenance"]
+    )
+    return f"""# {name}
+
+The parameters of a decoder language model, exported by salt_jax: {model.num_layers}
+layers, {model.embed_dim} wide, a vocabulary of {model.vocab_size}, as {about["dtype"]}.
+
+Where they came from:
+
+{origin or "- (nothing was recorded)"}
+
+What is here: `params/` (Orbax arrays), `model.json` (the shape of the model),
+`vocabulary.model` (its SentencePiece vocabulary), `export.json` (versions and
+fingerprints). Name this folder in an experiment as its teacher or scorer, or read it
+with `salt_jax.export.Export.open`.
+
+SHA-256 of the vocabulary: {about["vocabulary_fingerprint"]}
+Fingerprint of the parameters: {about["fingerprint"]}
+"""
+
+
+def _write_json(path: epath.Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def _read_json(path: epath.Path) -> dict[str, Any]:
+    if not path.exists():
+        raise ValueError(f"{path.parent} is no export: it has no {path.name}.")
+    try:
+        value = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}): export again.") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds no JSON object: export again.")
+    return value
+
+
+def _read_model(path: epath.Path) -> TransformerConfig:
+    try:
+        return TransformerConfig(**_read_json(path))
+    except TypeError as error:  # A field that this version does not have, or lacks.
+        raise ValueError(f"{path} is of another version ({error}).") from error
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
