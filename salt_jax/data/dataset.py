@@ -1,0 +1,158 @@
+"""Prepared text: sequences that can be read in any order, by id.
+
+Dimensions: N sequences, L length.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from typing import Protocol
+
+import numpy as np
+from array_record.python import array_record_module
+from etils import epath
+
+from salt_jax.data import sequences
+from salt_jax.data.manifest import Manifest, Shard
+from salt_jax.data.sequences import Sequences
+from salt_jax.data.vocabulary import Vocabulary
+
+# Nothing is read ahead: the next sequence is somewhere else.
+_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+
+
+class PreparedDataset:
+    """One prepared split. May be read from several threads."""
+
+    def __init__(self, path: epath.PathLike, manifest: Manifest):
+        self.path = epath.Path(path)
+        self.manifest = manifest
+        self.fingerprint = manifest.fingerprint
+        # The readers promise nothing about threads.
+        self._lock = threading.Lock()
+        self._readers = [_open_shard(self.path, shard) for shard in manifest.shards]
+        counts = [shard.count for shard in manifest.shards]
+        self._begins = np.cumsum([0, *counts])
+        if self._begins[-1] != manifest.count:
+            raise ValueError(
+                f"The manifest of {path} counts {manifest.count} sequences, and its "
+                f"shards {self._begins[-1]}: prepare it again."
+            )
+
+    @classmethod
+    def open(cls, path: epath.PathLike) -> PreparedDataset:
+        """Opens one split, a folder that `prepare` wrote, and counts its shards.
+
+        Raises:
+          FileNotFoundError: there is no such folder, or a shard of it is missing.
+          ValueError: the manifest or a shard is damaged, or of another version.
+        """
+        path = epath.Path(path)
+        return cls(path, Manifest.read(path))
+
+    def __len__(self) -> int:
+        return self.manifest.count
+
+    def read(self, ids: np.ndarray) -> Sequences:
+        """Returns the sequences with `ids`, int [N], in that order.
+
+        Raises:
+          ValueError: there is no such id, or a shard is damaged.
+        """
+        ids = np.asarray(ids, np.int64)
+        unknown = ids[(ids < 0) | (ids >= len(self))]
+        if len(unknown):
+            raise ValueError(
+                f"No sequence {unknown[0]} in {self.path}: ids are 0 to "
+                f"{len(self) - 1}."
+            )
+        manifest = self.manifest
+        return sequences.from_records(
+            self._read_records(ids),
+            seq_len=manifest.seq_len,
+            dtype=sequences.token_dtype(manifest.vocabulary_size),
+            pad_id=manifest.pad_id,
+        )
+
+    def _read_records(self, ids: np.ndarray) -> list[bytes]:
+        shard_of = np.searchsorted(self._begins, ids, side="right") - 1
+        records: list[bytes] = [b""] * len(ids)
+        for shard in np.unique(shard_of):
+            (rows,) = np.nonzero(shard_of == shard)
+            places = (ids[rows] - self._begins[shard]).tolist()
+            for row, record in zip(rows, self._read_shard(shard, places), strict=True):
+                records[row] = record
+        return records
+
+    def _read_shard(self, shard: int, places: list[int]) -> list[bytes]:
+        try:
+            with self._lock:
+                return self._readers[shard].read(places)
+        except RuntimeError as error:
+            path = self.path / self.manifest.shards[shard].name
+            raise ValueError(
+                f"{path} is damaged: delete {self.path} and prepare it again."
+            ) from error
+
+
+class Selection(Protocol):
+    """Decides which sequences a stage reads."""
+
+    def select(self, dataset: PreparedDataset) -> np.ndarray:
+        """Returns the ids to keep, int64, in increasing order."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pile:
+    """What an experiment reads: a prepared split, whole or selected."""
+
+    path: str  # Where `prepare` put its splits.
+    vocabulary: str
+    split: str = "train"
+    selection: Selection | None = None
+
+    def open(self, *, seq_len: int) -> PreparedDataset:
+        """Opens the split.
+
+        Raises:
+          FileNotFoundError: it is not prepared, or the vocabulary is missing.
+          ValueError: it was prepared with another vocabulary or sequence length.
+        """
+        vocabulary = Vocabulary.open(self.vocabulary)
+        dataset = PreparedDataset.open(epath.Path(self.path) / self.split)
+        settings = dataset.manifest.settings
+        if settings.vocabulary_fingerprint != vocabulary.fingerprint:
+            raise ValueError(
+                f"{dataset.path} was prepared with the vocabulary "
+                f"{settings.vocabulary_fingerprint[:12]}, and {vocabulary.path} is "
+                f"{vocabulary.fingerprint[:12]}: give the same one, or prepare again."
+            )
+        if seq_len != settings.seq_len:
+            loss = (
+                "a longer one cannot be read"
+                if seq_len > settings.seq_len
+                else "a shorter one would drop tokens"
+            )
+            raise ValueError(
+                f"{dataset.path} was prepared with seq_len={settings.seq_len}, not "
+                f"{seq_len}; {loss}. Prepare it again with seq_len={seq_len}."
+            )
+        return dataset
+
+
+def _open_shard(
+    folder: epath.Path, shard: Shard
+) -> array_record_module.ArrayRecordReader:
+    path = folder / shard.name
+    if not path.exists():
+        raise FileNotFoundError(
+            f"No shard at {path}: delete {folder} and prepare it again."
+        )
+    reader = array_record_module.ArrayRecordReader(str(path), _READER_OPTIONS)
+    if reader.num_records() != shard.count:
+        raise ValueError(
+            f"{path} holds {reader.num_records()} sequences, and should hold "
+            f"{shard.count}: delete {folder} and prepare it again."
+        )
+    return reader

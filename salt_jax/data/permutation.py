@@ -1,0 +1,69 @@
+"""Seeded shuffles that are computed, not stored.
+
+A Feistel network [1] is a bijection of the numbers of 2 * h bits whatever its round
+function is. Numbers that leave the range [0, size) are put through it again until they
+are back in, which keeps it a bijection of that range ("cycle walking" [2]).
+
+[1] M. Luby, C. Rackoff, How to construct pseudorandom permutations, 1988.
+[2] J. Black, P. Rogaway, Ciphers with arbitrary finite domains, 2002.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+_ROUNDS = 6
+_MASK_64 = (1 << 64) - 1
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def shuffled(positions: np.ndarray, *, size: int, seed: int) -> np.ndarray:
+    """Returns the numbers at `positions` of an endless stream of shuffled epochs.
+
+    Epoch e is the positions from e * size to (e + 1) * size. It holds each number of
+    [0, size) once, in an order of its own.
+
+    Args:
+      positions: int64 [N], at least 0.
+      size: How many numbers are shuffled.
+      seed: Decides the order of every epoch.
+
+    Returns:
+      int64 [N], each in [0, size).
+
+    Raises:
+      ValueError: there is nothing to shuffle.
+    """
+    if size < 1:
+        raise ValueError(f"Cannot shuffle {size} numbers.")
+    positions = np.asarray(positions, np.int64)
+    epochs, numbers = np.divmod(positions, size)
+    keys = _round_keys(seed, epochs.astype(np.uint64))
+    half_bits = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
+    numbers = _feistel(numbers.astype(np.uint64), keys, half_bits)
+    while (outside := numbers >= size).any():
+        numbers[outside] = _feistel(numbers[outside], keys[:, outside], half_bits)
+    return numbers.astype(np.int64)
+
+
+def _round_keys(seed: int, epochs: np.ndarray) -> np.ndarray:
+    """Returns the key of each round for each of `epochs`, [_ROUNDS, N]."""
+    seed_key = _mix(np.array([seed & _MASK_64], np.uint64))
+    epoch_keys = _mix(seed_key ^ _mix(epochs + _GOLDEN))
+    rounds = np.arange(1, _ROUNDS + 1, dtype=np.uint64)[:, None]
+    return _mix(epoch_keys + rounds * _GOLDEN)
+
+
+def _feistel(numbers: np.ndarray, keys: np.ndarray, half_bits: np.uint64) -> np.ndarray:
+    mask = (np.uint64(1) << half_bits) - np.uint64(1)
+    left, right = numbers >> half_bits, numbers & mask
+    for key in keys:
+        left, right = right, left ^ (_mix(right ^ key) & mask)
+    return (left << half_bits) | right
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """Scatters 64-bit numbers; the finaliser of SplitMix64."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
