@@ -1,0 +1,195 @@
+"""What is run, as frozen values; what they may not say."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from salt_jax.data.dataset import Pile
+from salt_jax.model.config import TransformerConfig
+from salt_jax.optimizer import Adafactor, AdamW
+from salt_jax.partitioning import AxisRules, MeshShape
+from salt_jax.schedules import Schedule
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """How a frozen small teacher shapes the loss of a stage."""
+
+    teacher: TransformerConfig
+    teacher_export: str
+    kd_weight: Schedule
+    temperature: float = 1.0  # Divides the teacher's logits.
+    teacher_dtype: str = "bfloat16"
+    teacher_rules: AxisRules = AxisRules()
+
+    def __post_init__(self):
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A run of consecutive steps that share one objective and one dataset."""
+
+    name: str
+    end_step: int  # Counted from the start of the experiment, exclusive.
+    data: Pile
+    distillation: Distillation | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Validation:
+    """The held-out loss that is measured while training."""
+
+    data: Pile
+    every: int  # Steps; it is measured after the last one too.
+    num_sequences: int  # The first ones of `data`, the same ones every time.
+
+
+# What may change between two halves of a run without making it another run.
+OPERATIONAL_FIELDS = (
+    "keep_steps",
+    "log_every",
+    "max_to_keep",
+    "mesh",
+    "rules",
+    "save_every",
+    "validation",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that decides what a training run computes."""
+
+    model: TransformerConfig
+    stages: Sequence[Stage]
+    optimizer: AdamW | Adafactor
+    batch_size: int
+    seq_len: int
+    validation: Validation | None = None
+    initial_export: str | None = None  # Parameters to start from; None: fresh ones.
+    seed: int = 0
+    mesh: MeshShape = MeshShape()
+    rules: AxisRules = AxisRules()
+    num_microbatches: int = 1
+    loss_chunk_tokens: int = 1024  # Whose logits are held at once, on each device.
+    save_every: int = 1000
+    max_to_keep: int = 2
+    keep_steps: Sequence[int] = ()  # Checkpoints never deleted: an early scorer's.
+    log_every: int = 100
+
+    def timeline(self) -> Iterator[tuple[int, Stage]]:
+        """Yields each stage with the step it begins at."""
+        begin_step = 0
+        for stage in self.stages:
+            yield begin_step, stage
+            begin_step = stage.end_step
+
+    @property
+    def total_steps(self) -> int:
+        """The step at which the last stage ends."""
+        return self.stages[-1].end_step
+
+    def __post_init__(self):
+        if not self.stages:
+            raise ValueError("An experiment needs at least one stage.")
+        ends = [stage.end_step for stage in self.stages]
+        if ends != sorted(set(ends)) or ends[0] < 1:
+            raise ValueError(f"Stages must end in increasing order, got {ends}.")
+        if self.batch_size % self.num_microbatches:
+            raise ValueError(
+                f"num_microbatches={self.num_microbatches} does not divide "
+                f"batch_size={self.batch_size}."
+            )
+        for name in ("batch_size", "seq_len", "save_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        for begin_step, stage in self.timeline():
+            if stage.distillation is not None:
+                self._check_distillation(begin_step, stage)
+
+    def _check_distillation(self, begin_step: int, stage: Stage) -> None:
+        distillation = stage.distillation
+        assert distillation is not None
+        teacher_vocab = distillation.teacher.vocab_size
+        if teacher_vocab != self.model.vocab_size:
+            raise ValueError(
+                f"Stage {stage.name!r}: the teacher predicts {teacher_vocab} "
+                f"tokens and the student {self.model.vocab_size}. Distillation "
+                "compares their distributions, so they need one vocabulary."
+            )
+        for step in (begin_step, stage.end_step - 1):
+            value = float(distillation.kd_weight(step))
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(
+                    f"Stage {stage.name!r}: kd_weight is {value} at step {step}; it "
+                    "is a share of the loss, from 0 to 1."
+                )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """A small model reading the corpus, to say what is hard yet learnable."""
+
+    scorer: TransformerConfig
+    scorer_export: str
+    data: Pile
+    seq_len: int
+    output: str
+    ks: Sequence[int] = (1, 10, 50, 100)
+    pool: int | None = None  # Score the first so many sequences; None: all.
+    batch_size: int = 64
+    sequences_per_shard: int = 4096
+    mesh: MeshShape = MeshShape()
+    rules: AxisRules = AxisRules()
+    scorer_dtype: str = "bfloat16"
+    chunk_tokens: int = 1024
+
+    def __post_init__(self):
+        if not self.ks or min(self.ks) < 1:
+            raise ValueError(f"ks must be positive ranks, got {tuple(self.ks)}.")
+        if self.pool is not None and self.pool < 1:
+            raise ValueError(f"pool must be positive or None, got {self.pool}.")
+
+
+def as_json(value: Any) -> Any:
+    """Returns a config as JSON types; each dataclass names its class under "type"."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {
+            field.name: as_json(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+        }
+        return {"type": type(value).__name__} | fields
+    if isinstance(value, (list, tuple)):
+        return [as_json(item) for item in value]
+    return value
+
+
+def fingerprint(experiment: Experiment) -> str:
+    """Returns a digest of what decides the numbers of a run."""
+    text = json.dumps(without_operational(as_json(experiment)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def without_operational(experiment: dict[str, Any]) -> dict[str, Any]:
+    """Returns an experiment's JSON without `OPERATIONAL_FIELDS`."""
+    return {k: v for k, v in experiment.items() if k not in OPERATIONAL_FIELDS}
+
+
+def changed_fields(before: Any, after: Any, name: str = "") -> list[str]:
+    """Returns the dotted names at which two JSON values differ."""
+    if isinstance(before, list) and isinstance(after, list):
+        before = dict(enumerate(before))
+        after = dict(enumerate(after))
+    if not (isinstance(before, dict) and isinstance(after, dict)):
+        return [] if before == after else [name]
+    changed: list[str] = []
+    for key in {**before, **after}:
+        inner = f"{name}.{key}" if name else str(key)
+        changed += changed_fields(before.get(key), after.get(key), inner)
+    return changed

@@ -1,0 +1,137 @@
+"""The only reader of gin: text in, one frozen value out, and then it is over."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import gin
+from etils import epath
+
+from salt_jax.config import Experiment, Scoring
+from salt_jax.data.prepare import Preparation
+
+# What can be run, and the field without which it is not meant: shared files may bind
+# others of all of them.
+ROOTS = {Experiment: "stages", Scoring: "scorer", Preparation: "corpus"}
+
+# What an override may name, whatever the files have imported.
+_IMPORTS = (
+    "from __gin__ import dynamic_registration",
+    "from salt_jax import config",
+    "from salt_jax import optimizer",
+    "from salt_jax import partitioning",
+    "from salt_jax import schedules",
+    "from salt_jax.data import dataset",
+    "from salt_jax.data import prepare",
+    "from salt_jax.data import selection",
+    "from salt_jax.model import config as model",
+)
+
+
+def load(
+    gin_files: Sequence[str], overrides: Sequence[str] = ()
+) -> Experiment | Scoring | Preparation:
+    """Reads what to run; after this returns, no code consults gin again.
+
+    Args:
+      gin_files: Paths; a later file overrides an earlier one.
+      overrides: Bindings such as "KD_WEIGHT = 0.5".
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: gin cannot read it, a value is refused, or a binding had no effect.
+    """
+    for path in gin_files:
+        if not epath.Path(path).is_file():
+            raise FileNotFoundError(f"No gin file at {path!r}.")
+    gin.clear_config()
+    try:
+        gin.parse_config_files_and_bindings(gin_files, None, finalize_config=False)
+        in_files = gin.config_str(max_line_length=10**6)
+        gin.parse_config([*_IMPORTS, *overrides])
+        value = gin.get_configurable(_root())()
+    except (
+        AttributeError,
+        ImportError,
+        NameError,
+        SyntaxError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise ValueError(_one_line(error)) from error
+    _refuse_unused(in_files, overrides)
+    return value
+
+
+def operative_config() -> str:
+    """Returns, as gin text, the bindings that the last `load` made use of."""
+    return gin.operative_config_str()
+
+
+def _root() -> type:
+    bound = {_short(name) for name in _bindings(gin.config_str())}
+    roots = [
+        root for root, field in ROOTS.items() if f"{root.__name__}.{field}" in bound
+    ]
+    if len(roots) != 1:
+        names = ", ".join(root.__name__ for root in ROOTS)
+        found = ", ".join(root.__name__ for root in roots) or "none"
+        raise ValueError(f"The gin files must bind one of {names}; they bind {found}.")
+    return roots[0]
+
+
+def _refuse_unused(in_files: str, overrides: Sequence[str]) -> None:
+    """Refuses bindings that changed nothing: a misspelled one looks just like that.
+
+    Gin accepts any scope and any macro name. An override must have been read. In a
+    file, a class that nothing built may be an alternative that was not chosen.
+    """
+    used = _bindings(gin.operative_config_str())
+    classes = {_class_of(name) for name in used}
+    references = set(re.findall(r"%([\w.]+)", gin.config_str(max_line_length=10**6)))
+    unused = [
+        name for name in _bindings("\n".join(overrides)) if not _is_read(name, used)
+    ]
+    for name in _bindings(in_files):
+        is_macro = "." not in name.split("/")[-1]
+        is_idle = name not in references if is_macro else _class_of(name) in classes
+        if is_idle and not _is_read(name, used):
+            unused.append(name)
+    if unused:
+        raise ValueError(
+            f"These bindings had no effect: {', '.join(sorted(set(unused)))}. Check "
+            "their spelling; gin accepts any scope or macro name."
+        )
+
+
+def _is_read(name: str, used: Sequence[str]) -> bool:
+    """Returns whether a binding is among `used`.
+
+    One made in a scope is also read by references nested in that scope, so "X.a"
+    counts as read when only "distill/X.a" is in the operative config.
+    """
+    *scope, target = name.split("/")
+    for other in used:
+        *other_scope, other_target = other.split("/")
+        same = _short(other_target) == _short(target)
+        if same and other_scope[: len(scope)] == scope:
+            return True
+    return False
+
+
+def _short(target: str) -> str:
+    """Returns "Class.field" of "module.Class.field"; a macro's name as it is."""
+    return ".".join(target.split(".")[-2:])
+
+
+def _class_of(name: str) -> str:
+    return _short(name.split("/")[-1]).split(".")[0]
+
+
+def _bindings(text: str) -> list[str]:
+    return re.findall(r"^\s*([\w./]+)\s*=", text, flags=re.MULTILINE)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,203 @@
+"""What an experiment is compiled into: its models, its state, its updates."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from absl import logging
+
+from salt_jax.batch import Batch
+from salt_jax.config import Distillation, Experiment, Stage
+from salt_jax.export import Export
+from salt_jax.memory import available_per_device, check_fits
+from salt_jax.model.transformer import (
+    Params,
+    Transformer,
+    abstract_params,
+    init_params,
+)
+from salt_jax.partitioning import Partitioning, bytes_per_device
+from salt_jax.schedules import Constant
+from salt_jax.train_step import Metrics, TrainState, Update
+
+CompiledUpdate = Callable[
+    [TrainState, Params | None, Batch], tuple[TrainState, Metrics]
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """An experiment on a mesh."""
+
+    experiment: Experiment
+    partitioning: Partitioning
+
+    @classmethod
+    def on(
+        cls, experiment: Experiment, devices: Sequence[jax.Device] | None = None
+    ) -> Program:
+        """Returns the program of `experiment` on `devices`, by default on all.
+
+        Raises:
+          ValueError: the batch, its microbatches or an array do not divide over the
+            mesh.
+        """
+        mesh = experiment.mesh.build(devices)
+        program = cls(experiment, Partitioning(mesh=mesh, rules=experiment.rules))
+        rows = program.partitioning.size("batch") * experiment.num_microbatches
+        if experiment.batch_size % rows:
+            raise ValueError(
+                f"batch_size={experiment.batch_size} does not divide into {rows} parts:"
+                f" {program.partitioning.size('batch')} batch shards of the mesh "
+                f"{dict(mesh.shape)} x {experiment.num_microbatches} microbatches."
+            )
+        return program
+
+    @functools.cached_property
+    def student(self) -> Transformer:
+        """The model that is trained."""
+        return Transformer(self.experiment.model, self.partitioning)
+
+    @functools.cached_property
+    def optimizer(self) -> optax.GradientTransformation:
+        """How gradients become updates."""
+        return self.experiment.optimizer.build()
+
+    def teacher(self, distillation: Distillation) -> Transformer:
+        """Returns the teacher's model, on its own rules."""
+        rules = distillation.teacher_rules
+        partitioning = dataclasses.replace(self.partitioning, rules=rules)
+        # A teacher has no backward pass to compute anything again for.
+        shape = dataclasses.replace(distillation.teacher, remat="none")
+        return Transformer(shape, partitioning)
+
+    @functools.cached_property
+    def abstract_state(self) -> TrainState:
+        """The state as shapes and shardings; nothing is allocated."""
+        return self.partitioning.abstract(self._init_state, jax.random.key(0))
+
+    def fresh_state(self) -> TrainState:
+        """Returns the state at step 0, born on its shards."""
+        key = jax.random.key(self.experiment.seed)
+        state = self.partitioning.materialize(self._init_state, key)
+        if self.experiment.initial_export is None:
+            return state
+        export = Export.open(self.experiment.initial_export)
+        export.check_model(self.experiment.model)
+        _delete(state.params)
+        return state.replace(params=export.load(self.abstract_state.params))
+
+    def load_teacher(self, stage: Stage) -> Params | None:
+        """Returns the teacher's parameters from its export; None if there is none.
+
+        Raises:
+          FileNotFoundError: there is no export.
+          ValueError: it holds another model or vocabulary, or is corrupt.
+        """
+        if stage.distillation is None:
+            return None
+        export = self.open_teacher(stage)
+        logging.info("Loading the teacher from %s.", stage.distillation.teacher_export)
+        return export.load(self._abstract_teacher(stage.distillation))
+
+    def open_teacher(self, stage: Stage) -> Export:
+        """Returns the teacher's export, checked against the stage, but not loaded."""
+        assert stage.distillation is not None
+        export = Export.open(stage.distillation.teacher_export)
+        export.check_model(stage.distillation.teacher)
+        data = stage.data.open(seq_len=self.experiment.seq_len)
+        export.check_vocabulary(data.manifest.settings.vocabulary_fingerprint)
+        return export
+
+    def stages_from(self, step: int) -> list[Stage]:
+        """Returns the stages that are not over at `step`."""
+        return [stage for stage in self.experiment.stages if stage.end_step > step]
+
+    def check_memory(self) -> None:
+        """Refuses an experiment that is too large, before anything is allocated.
+
+        Raises:
+          ValueError: its parameters, gradients, moments and teacher alone exceed what
+            a device has.
+        """
+        state = self.abstract_state
+        teachers = [
+            bytes_per_device(self._abstract_teacher(stage.distillation))
+            for stage in self.experiment.stages
+            if stage.distillation is not None
+        ]
+        parts = {
+            "parameters": bytes_per_device(state.params),
+            "gradients": bytes_per_device(state.params),
+            "optimizer": bytes_per_device(state.opt_state),
+            "teacher": max(teachers, default=0),
+        }
+        device = self.partitioning.mesh.local_devices[0]
+        check_fits(parts, available_per_device(device))
+
+    def update(self, stage: Stage) -> Update:
+        """Returns what `stage` does at every step."""
+        distillation = stage.distillation
+        return Update(
+            student=self.student,
+            optimizer=self.optimizer,
+            teacher=self.teacher(distillation) if distillation else None,
+            kd_weight=distillation.kd_weight if distillation else Constant(value=0.0),
+            temperature=distillation.temperature if distillation else 1.0,
+            chunk_tokens=self.experiment.loss_chunk_tokens,
+            num_microbatches=self.experiment.num_microbatches,
+        )
+
+    def compile(self, stage: Stage) -> CompiledUpdate:
+        """Compiles the update of `stage` from shapes alone."""
+        shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
+        update = jax.jit(
+            self.update(stage), donate_argnums=0, out_shardings=(shardings, None)
+        )
+        teacher = (
+            self._abstract_teacher(stage.distillation) if stage.distillation else None
+        )
+        return update.lower(
+            self.abstract_state, teacher, self._abstract_batch()
+        ).compile()
+
+    def compile_from(self, step: int) -> Iterator[tuple[Stage, CompiledUpdate]]:
+        """Compiles every stage that is left at `step`, all before the first is yielded.
+
+        So a later stage that cannot be compiled, or does not fit, is known before
+        anything is trained, and a transition does not wait for the compiler.
+        """
+        stages = self.stages_from(step)
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            compiled = list(pool.map(self.compile, stages))
+        yield from zip(stages, compiled, strict=True)
+
+    def _init_state(self, key: jax.Array) -> TrainState:
+        params = init_params(self.student, key)
+        step = jnp.zeros((), jnp.int32)
+        return TrainState(step, params, self.optimizer.init(params))
+
+    def _abstract_teacher(self, distillation: Distillation) -> Params:
+        return abstract_params(self.teacher(distillation), distillation.teacher_dtype)
+
+    def _abstract_batch(self) -> Batch:
+        shape = (self.experiment.batch_size, self.experiment.seq_len)
+        sharding = self.partitioning.sharding("batch", "length")
+
+        def field(dtype: Any) -> Any:
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+        int_BL, float_BL = field(jnp.int32), field(jnp.float32)
+        return Batch(int_BL, int_BL, float_BL, int_BL, int_BL)
+
+
+def _delete(arrays: Any) -> None:
+    for leaf in jax.tree.leaves(arrays):
+        leaf.delete()

@@ -1,0 +1,215 @@
+"""Stages in order, each a run of updates."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from absl import logging
+from etils import epath
+
+from salt_jax import config, versions
+from salt_jax.checkpoint import Checkpointer
+from salt_jax.config import Experiment, Stage
+from salt_jax.data.loader import Loader, open_batches
+from salt_jax.held_out import HeldOut
+from salt_jax.model.transformer import Params
+from salt_jax.preemption import PreemptedError, PreemptionGuard
+from salt_jax.program import CompiledUpdate, Program
+from salt_jax.recorder import Recorder
+from salt_jax.train_step import TrainState
+
+OpenBatches = Callable[[Loader, int], Any]
+
+
+def train(
+    experiment: Experiment,
+    workdir: epath.PathLike,
+    *,
+    operative_gin: str = "",
+    accepted_changes: Sequence[str] = (),
+    devices: Sequence[jax.Device] | None = None,
+    open_batches: OpenBatches = open_batches,
+) -> TrainState:
+    """Trains to the end of the last stage, from where `workdir` left off.
+
+    Args:
+      experiment: What to compute.
+      workdir: The folder of the run; made if missing.
+      operative_gin: The gin text behind `experiment`, kept beside it.
+      accepted_changes: Dotted names of what may differ from a run that is resumed.
+      devices: What to train on; by default all devices.
+      open_batches: Opens the batches of a loader, from an index on.
+
+    Raises:
+      ValueError: the workdir belongs to another experiment, the experiment does not
+        fit the devices, or an export is of another model or vocabulary.
+      FloatingPointError: a loss was not finite.
+      PreemptedError: SIGTERM came, and the state was saved.
+    """
+    workdir = epath.Path(workdir)
+    program = Program.on(experiment, devices)
+    program.check_memory()
+    with _open_checkpoints(experiment, workdir) as saved, PreemptionGuard() as guard:
+        meta = _check_resumes(experiment, saved, accepted_changes)
+        _write_config(experiment, workdir, operative_gin)
+        state = saved.restore_latest(program.abstract_state)
+        if state is None:
+            # A run starts from, in this order: its own latest checkpoint; the export
+            # named by the experiment; fresh parameters.
+            state = program.fresh_state()
+        step = int(state.step)
+        if step >= experiment.total_steps:
+            logging.info("Complete at step %d: %s.", step, workdir)
+            return state
+        # Whatever a later stage lacks is known before anything is trained.
+        loaders = {s.name: _open_inputs(program, s) for s in program.stages_from(step)}
+        held_out = HeldOut.of(program)
+        recorder = Recorder(
+            experiment, workdir, from_step=step, seconds=meta.get("seconds", 0.0)
+        )
+        loop = _Loop(program, saved, recorder, guard, held_out, open_batches)
+        try:
+            for stage, update in program.compile_from(step):
+                state = loop.run(stage, loaders[stage.name], update, state)
+        finally:
+            recorder.close()
+    return state
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loop:
+    """What surrounds the updates of a stage."""
+
+    program: Program
+    saved: Checkpointer
+    recorder: Recorder
+    guard: PreemptionGuard
+    held_out: HeldOut | None
+    open_batches: OpenBatches
+
+    def run(
+        self, stage: Stage, loader: Loader, update: CompiledUpdate, state: TrainState
+    ) -> TrainState:
+        """Applies `update` until `stage` ends, with its teacher if it has one."""
+        begin_step = int(state.step)
+        logging.info(
+            "Stage %r: steps %d to %d, %s.",
+            stage.name,
+            begin_step,
+            stage.end_step,
+            "with a teacher" if stage.distillation else "without a teacher",
+        )
+        teacher = self.program.load_teacher(stage)
+        self.recorder.resume()
+        with self.open_batches(loader, begin_step) as batches:
+            for step in range(begin_step + 1, stage.end_step + 1):
+                state, metrics = update(state, teacher, next(batches))
+                self.recorder.after(step, stage, metrics, batches.stall_seconds)
+                self._between_steps(step, stage, state)
+        self.recorder.pause()
+        for leaf in jax.tree.leaves(teacher):
+            leaf.delete()
+        return state
+
+    def _between_steps(self, step: int, stage: Stage, state: TrainState) -> None:
+        """Validates, saves and stops where that is due."""
+        is_last = step == self.program.experiment.total_steps
+        stop = self.guard.requested(step)
+        metrics = self._validate(step, state.params, is_last)
+        if is_last or stop:
+            self.recorder.settle()
+            self.saved.save_now(step, state, self._meta(stage), metrics)
+        elif self.saved.is_due(step):
+            self.recorder.settle()  # A state with a bad loss is not saved.
+            self.saved.save(step, state, self._meta(stage), metrics)
+        if stop and not is_last:
+            raise PreemptedError(f"Stopped at step {step}, and saved.")
+
+    def _validate(
+        self, step: int, params: Params, is_last: bool
+    ) -> dict[str, float] | None:
+        """Returns the held-out loss where it is due."""
+        held_out, validation = self.held_out, self.program.experiment.validation
+        if held_out is None or validation is None:
+            return None
+        if step % validation.every and not is_last:
+            return None
+        self.recorder.pause()
+        values = {"val_loss": held_out.loss(params)}
+        self.recorder.validated(step, values)
+        self.recorder.resume()
+        return values
+
+    def _meta(self, stage: Stage) -> dict[str, Any]:
+        teacher = None
+        if stage.distillation:
+            teacher = self.program.open_teacher(stage).fingerprint
+        return {
+            "experiment": config.as_json(self.program.experiment),
+            "experiment_fingerprint": config.fingerprint(self.program.experiment),
+            "stage": stage.name,
+            "teacher_fingerprint": teacher,
+            "seconds": self.recorder.seconds,
+            "versions": versions.of_packages(),
+        }
+
+
+def _open_inputs(program: Program, stage: Stage) -> Loader:
+    """Returns the loader of `stage`, having checked its teacher's export too."""
+    experiment = program.experiment
+    if stage.distillation is not None:
+        program.open_teacher(stage)
+    return Loader(
+        stage.data,
+        batch_size=experiment.batch_size,
+        seq_len=experiment.seq_len,
+        seed=experiment.seed,
+        partitioning=program.partitioning,
+    )
+
+
+def _open_checkpoints(experiment: Experiment, workdir: epath.Path) -> Checkpointer:
+    return Checkpointer(
+        workdir / "checkpoints",
+        every=experiment.save_every,
+        max_to_keep=experiment.max_to_keep,
+        keep_steps=experiment.keep_steps,
+    )
+
+
+def _check_resumes(
+    experiment: Experiment, saved: Checkpointer, accepted: Sequence[str]
+) -> dict[str, Any]:
+    """Returns what the latest checkpoint says of its run; empty if there is none.
+
+    Raises:
+      ValueError: it is of another experiment.
+    """
+    step = saved.latest_step()
+    if step is None:
+        return {}
+    meta = saved.read_meta(step)
+    changed = config.changed_fields(
+        config.without_operational(meta["experiment"]),
+        config.without_operational(config.as_json(experiment)),
+    )
+    refused = sorted(set(changed) - set(accepted))
+    if refused:
+        raise ValueError(
+            f"The run was started with other values of {', '.join(refused)}: use "
+            f"another --workdir, or accept each with --accept_change={refused[0]}."
+        )
+    return meta
+
+
+def _write_config(experiment: Experiment, workdir: epath.Path, gin_text: str) -> None:
+    if jax.process_index() != 0:
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "config.gin").write_text(gin_text)
+    resolved = json.dumps(config.as_json(experiment), indent=2)
+    (workdir / "experiment.json").write_text(resolved + "\n")

@@ -1,0 +1,197 @@
+import dataclasses
+import pathlib
+import re
+
+import gin
+import jax
+import pytest
+
+from salt_jax import config, gin_config
+from salt_jax.config import Experiment, Scoring
+from salt_jax.data.prepare import Preparation
+from salt_jax.data.selection import HighestScores, RandomSubset
+from salt_jax.model.transformer import Transformer, abstract_params
+from salt_jax.program import Program
+from salt_jax.schedules import Constant, LinearDecay, LinearRatioDecay, Step
+from tests.examples import partitioning
+
+FILES = sorted(pathlib.Path("gin").glob("*.gin"))
+SALT = "gin/salt_2p8b.gin"
+
+
+@pytest.fixture(autouse=True)
+def _clear_gin():
+    yield
+    gin.clear_config()
+
+
+def load(*overrides, file=SALT):
+    return gin_config.load([file], overrides)
+
+
+def params_of(model):
+    abstract = abstract_params(Transformer(model, partitioning()))
+    return sum(x.size for x in jax.tree.leaves(abstract))
+
+
+def test_there_are_experiments_to_test():
+    assert {"salt_2p8b", "tiny_salt_ds"} <= {path.stem for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_file_in_the_folder_loads_and_builds(path):
+    value = gin_config.load([str(path)])
+    if isinstance(value, Experiment):
+        devices = jax.devices() if value.model.embed_dim >= 1024 else jax.devices()[:1]
+        program = Program.on(value, devices)
+        assert program.abstract_state.step.shape == ()
+        for stage in value.stages:
+            program.update(stage)
+    else:
+        assert isinstance(value, (Scoring, Preparation))
+
+
+@pytest.mark.parametrize("name", ["salt_2p8b", "baseline_2p8b", "rkd_2p8b"])
+def test_the_student_has_2_80_billion_parameters(name):
+    experiment = load(file=f"gin/{name}.gin")
+    assert params_of(experiment.model) / 1e9 == pytest.approx(2.80, abs=0.005)
+
+
+def test_the_small_model_has_1_48_billion_parameters_in_every_role():
+    salt = load()
+    roles = [
+        load(file="gin/slm_1p5b.gin").model,
+        load(file="gin/rkd_2p8b.gin").stages[0].distillation.teacher,
+        load(file="gin/score_pile.gin").scorer,
+    ]
+    teacher = salt.stages[0].distillation.teacher
+    assert roles == [teacher] * 3
+    assert params_of(teacher) / 1e9 == pytest.approx(1.48, abs=0.005)
+
+
+def test_the_demo_differs_from_the_paper_in_sizes_and_paths_only():
+    def shape(value):
+        """Names of types and fields, without the values in them."""
+        if isinstance(value, dict):
+            return {name: shape(inner) for name, inner in value.items()}
+        return [shape(x) for x in value] if isinstance(value, list) else None
+
+    big, tiny = load(), load(file="gin/tiny_salt_ds.gin")
+    big = dataclasses.replace(big, optimizer=tiny.optimizer)
+    assert shape(config.as_json(big)) == shape(config.as_json(tiny))
+
+
+def test_salt_and_baseline_differ_in_nothing_but_the_first_stage():
+    for size in ("tiny_salt_ds", "tiny_baseline"), ("salt_2p8b", "baseline_2p8b"):
+        salt, baseline = (load(file=f"gin/{name}.gin") for name in size)
+        without = lambda e: {**config.as_json(e), "stages": None}
+        assert without(salt) == without(baseline)
+        assert salt.stages[-1] == baseline.stages[-1]
+
+
+@pytest.mark.parametrize(
+    "override, of, value",
+    [
+        ("KD_WEIGHT=0.25", lambda s: s.distillation.kd_weight.value, 0.25),
+        ("TEMPERATURE=0.5", lambda s: s.distillation.temperature, 0.5),
+        ("N_KD=1000", lambda s: s.end_step, 1000),
+        ("N_KD=1000", lambda s: s.distillation.kd_weight.end_step, 1000),
+        ("KEEP_FRACTION=0.125", lambda s: s.data.selection.keep_fraction, 0.125),
+        ("TEACHER='/x'", lambda s: s.distillation.teacher_export, "/x"),
+        ("SELECTION=None", lambda s: s.data.selection, None),
+        ("SELECTION=@selection.RandomSubset()", lambda s: type(s.data.selection),
+         RandomSubset),
+        ("KD_SCHEDULE=@schedules.Constant()",
+         lambda s: s.distillation.kd_weight, Constant(value=0.667)),
+        ("KD_SCHEDULE=@schedules.LinearDecay()", lambda s: s.distillation.kd_weight,
+         LinearDecay(start=0.667, end=0.0, begin_step=0, end_step=36_000)),
+        ("KD_SCHEDULE=@schedules.LinearRatioDecay()",
+         lambda s: s.distillation.kd_weight,
+         LinearRatioDecay(start=0.667, begin_step=0, end_step=36_000)),
+    ],
+)  # fmt: skip
+def test_an_override_reaches_the_experiment(override, of, value):
+    assert of(load(override).stages[0]) == value
+
+
+def test_the_defaults_are_a_step_and_the_highest_scores():
+    stage = load().stages[0]
+    assert stage.distillation.kd_weight == Step(value=0.667, end_step=36_000)
+    assert isinstance(stage.data.selection, HighestScores)
+
+
+def test_the_seed_can_be_overridden():
+    assert load("SEED=5").seed == 5
+
+
+def test_a_later_override_wins():
+    assert load("N_KD=10", "N_KD=20").stages[0].end_step == 20
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("KD_WIEGHT=0.5", "no effect: KD_WIEGHT"),
+        ("distil/config.Stage.end_step=4", "no effect: distil/config.Stage.end_step"),
+        ("config.Distillation.temprature=2", "parameter named 'temprature'"),
+        ("config.Distilation.temperature=2", "Distilation"),
+        ("KD_SCHEDULE=@schedules.Linear()", "no attribute Linear"),
+        ("optimizer.AdamW.b1=0.5", "no effect: optimizer.AdamW.b1"),
+        ("KEEP_FRACTION 0.5", "parse"),
+        ("KD_WEIGHT=1.5", "kd_weight is 1.5"),
+        ("N_KD=300_000", "increasing order"),
+        ("TEMPERATURE=0", "temperature must be positive, got 0"),
+        ("KEEP_FRACTION=0.0", "keep_fraction must be"),
+        ("config.Experiment.num_microbatches=3", "does not divide batch_size=2048"),
+    ],
+)
+def test_a_mistaken_override_is_refused_by_name(override, message):
+    with pytest.raises(ValueError, match=message) as refusal:
+        load(override)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_dial_that_a_choice_made_idle_is_refused():
+    with pytest.raises(ValueError, match="no effect: KEEP_FRACTION"):
+        load("SELECTION=None", "KEEP_FRACTION=0.1")
+
+
+def test_a_missing_file_is_refused():
+    with pytest.raises(FileNotFoundError, match="No gin file at 'gin/salt.gin'"):
+        load(file="gin/salt.gin")
+
+
+@pytest.mark.parametrize(
+    "text", ["KD_WEIGTH = 0.5\n", "tiny/config.Stage.name = 'x'\n"]
+)
+def test_a_misspelling_in_a_file_is_refused(text, tmp_path):
+    (tmp_path / "mine.gin").write_text(pathlib.Path(SALT).read_text() + text)
+    with pytest.raises(ValueError, match=re.escape(text.split(" =")[0])):
+        load(file=str(tmp_path / "mine.gin"))
+
+
+def test_a_file_that_runs_nothing_is_refused():
+    with pytest.raises(ValueError, match="they bind none"):
+        load(file="gin/models/llm_2p8b.gin")
+
+
+def test_the_operative_config_loads_to_the_same_experiment(tmp_path):
+    experiment = load("KD_WEIGHT=0.5", file="gin/tiny_salt_ds.gin")
+    (tmp_path / "config.gin").write_text(gin_config.operative_config())
+    assert load(file=str(tmp_path / "config.gin")) == experiment
+
+
+def test_a_fingerprint_ignores_how_and_notices_what():
+    experiment = load()
+    saved_more_often = dataclasses.replace(experiment, save_every=7)
+    other_seed = dataclasses.replace(experiment, seed=7)
+    fingerprints = map(config.fingerprint, (experiment, saved_more_often, other_seed))
+    first, second, third = fingerprints
+    assert first == second != third
+
+
+def test_changed_fields_are_named_by_their_place():
+    before, after = (config.as_json(load(f"KD_WEIGHT={w}")) for w in (0.5, 0.6))
+    assert config.changed_fields(before, after) == [
+        "stages.0.distillation.kd_weight.value"
+    ]

@@ -1,0 +1,166 @@
+"""A real run of both stages that takes seconds, for tests of what surrounds a step.
+
+Also a script, for tests that kill it: python -m tests.runs WORKDIR FILES KILL_AT.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import sys
+
+import jax
+import numpy as np
+import zstandard
+
+from salt_jax.config import Distillation, Experiment, Stage, Validation
+from salt_jax.data.dataset import Pile
+from salt_jax.data.loader import open_batches
+from salt_jax.data.prepare import Preparation, prepare
+from salt_jax.data.vocabulary import Vocabulary
+from salt_jax.export import write_export
+from salt_jax.model.config import TransformerConfig
+from salt_jax.model.transformer import Transformer, init_params
+from salt_jax.optimizer import AdamW
+from salt_jax.partitioning import MeshShape, Partitioning
+from salt_jax.schedules import Constant, WarmupCosine
+from salt_jax.train import train
+
+VOCABULARY = "embedded:tokenizer/spm_4k.model"
+SEQ_LEN = 16
+N_KD, TOTAL_STEPS = 4, 7
+MESH = MeshShape(model=2)
+
+STUDENT = TransformerConfig(
+    vocab_size=4096,
+    num_layers=2,
+    embed_dim=16,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=8,
+    mlp_dim=32,
+    dtype="float32",
+    remat="none",
+)
+TEACHER = dataclasses.replace(STUDENT, num_layers=1, embed_dim=24)
+
+
+def make_files(folder):
+    """Writes a corpus, its prepared sequences and a teacher's export."""
+    folder = pathlib.Path(folder)
+    rng = np.random.default_rng(0)
+    words = "the small model helps a large one first and then it leaves"
+    for split, documents in ("train", 150), ("val", 12), ("test", 8):
+        lines = [
+            json.dumps(
+                {
+                    "text": " ".join(rng.choice(words.split(), rng.integers(5, 40)))
+                    + ".",
+                    "meta": {"pile_set_name": str(rng.choice(["Prose", "Verse"]))},
+                }
+            )
+            for _ in range(documents)
+        ]
+        name = "train/00.jsonl.zst" if split == "train" else f"{split}.jsonl.zst"
+        path = folder / "corpus" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(zstandard.compress("\n".join(lines).encode()))
+    prepare(
+        Preparation(
+            corpus=str(folder / "corpus"),
+            vocabulary=VOCABULARY,
+            output=str(folder / "data"),
+            seq_len=SEQ_LEN,
+        )
+    )
+    make_teacher(folder / "teacher")
+
+
+def make_teacher(path, model=TEACHER, vocabulary=VOCABULARY):
+    """Exports a model with fresh parameters."""
+    mesh = Partitioning(mesh=MESH.build())
+    transformer = Transformer(model, mesh)
+    params = mesh.materialize(
+        lambda key: init_params(transformer, key), jax.random.key(1)
+    )
+    write_export(
+        path,
+        params,
+        model=model,
+        vocabulary=Vocabulary.open(vocabulary).path,
+        provenance={"step": 3},
+        dtype="float32",
+    )
+
+
+def experiment(folder, **changes):
+    """Both stages on the files that `make_files` wrote in `folder`."""
+    data = Pile(path=f"{folder}/data", vocabulary=VOCABULARY)
+    distillation = Distillation(
+        teacher=TEACHER,
+        teacher_export=f"{folder}/teacher",
+        kd_weight=Constant(value=0.667),
+        teacher_dtype="float32",
+    )
+    stages = (
+        Stage(name="distill", end_step=N_KD, data=data, distillation=distillation),
+        Stage(name="standard", end_step=TOTAL_STEPS, data=data),
+    )
+    schedule = WarmupCosine(
+        peak=1e-2, end=1e-3, warmup_steps=2, total_steps=TOTAL_STEPS
+    )
+    fields = dict(
+        model=STUDENT,
+        stages=stages,
+        optimizer=AdamW(learning_rate=schedule, clip_norm=1.0),
+        batch_size=8,
+        seq_len=SEQ_LEN,
+        mesh=MESH,
+        loss_chunk_tokens=16,
+        save_every=2,
+        max_to_keep=10,
+        log_every=1,
+        validation=Validation(
+            data=dataclasses.replace(data, split="val"), every=3, num_sequences=10
+        ),
+    )
+    return Experiment(**fields | changes)
+
+
+def open_then(index_of_doom, doom):
+    """Opens batches that call `doom` when batch `index_of_doom` is asked for."""
+
+    class Doomed:
+        def __init__(self, loader, begin_index):
+            self._batches = open_batches(loader, begin_index)
+            self._index = begin_index
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self._batches.close()
+
+        @property
+        def stall_seconds(self):
+            return self._batches.stall_seconds
+
+        def __next__(self):
+            if self._index == index_of_doom:
+                doom()
+            self._index += 1
+            return next(self._batches)
+
+    return Doomed
+
+
+if __name__ == "__main__":
+    workdir, files, kill_at = sys.argv[1:]
+    train(
+        experiment(files),
+        workdir,
+        open_batches=open_then(
+            int(kill_at), lambda: os.kill(os.getpid(), signal.SIGKILL)
+        ),
+    )
