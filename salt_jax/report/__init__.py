@@ -1,0 +1,1 @@
+"""What SALT gained, as one page."""

@@ -1,0 +1,227 @@
+"""The pictures of a report, drawn from numbers.
+
+Each function returns a Matplotlib figure that belongs to no window and to no
+global state; whoever called it saves it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from salt_jax.report.comparison import PassingPoint, ValidationCurve, smooth
+
+# Told apart by people who do not see red or green, and in grey.
+COLORS = {"SALT": "#0b5f8a", "BASELINE": "#c2571a", "SLM": "#8c8c8c"}
+INK, FAINT = "#333333", "#b8b8b8"
+# The first fall of the loss is the same for everyone: a picture that holds it
+# shows nothing else. Curves are shown from where BASELINE has this share behind it.
+SHOWN_FROM = 0.08
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spent:
+    """What the x-axis of a loss curve counts."""
+
+    name: str  # A field of `ValidationCurve` and of `PassingPoint`.
+    record: str  # The same in a metric record.
+    title: str
+    noun: str  # As in "at 80 % of its ...".
+    unit: float = 1.0  # Divides the numbers.
+
+    def scaled_to(self, largest: float) -> Spent:
+        """Returns this in a unit that leaves up to three digits of large numbers."""
+        power = 3 * int(np.log10(largest) // 3)
+        if power < 6:
+            return self
+        title = f"{self.title} / $10^{{{power}}}$"
+        return dataclasses.replace(self, title=title, unit=10.0**power)
+
+
+SPENT = (
+    Spent(name="steps", record="step", title="steps", noun="steps"),
+    Spent(name="flops", record="flops", title="FLOPs", noun="FLOPs"),
+    Spent(
+        name="seconds",
+        record="seconds",
+        title="seconds of training",
+        noun="training time",
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Runs:
+    """Two runs to draw: their validations and the records of their training."""
+
+    curves: Mapping[str, ValidationCurve]  # Keys "SALT" and "BASELINE".
+    records: Mapping[str, Sequence[Mapping[str, Any]]]
+    passing: PassingPoint | None
+    transition: int | None  # A step of SALT.
+
+
+def loss_figure(runs: Runs, spent: Spent, *, bill: float = 0.0) -> Figure:
+    """Draws held-out and training loss of both runs against what was spent.
+
+    Args:
+      runs: What to draw.
+      spent: What the x-axis counts.
+      bill: What SALT's small model and its scores cost, in the same unit as
+        `spent`; above 0, SALT is drawn again with it added.
+    """
+    right = max(getattr(curve, spent.name)[-1] for curve in runs.curves.values())
+    spent = spent.scaled_to(right + bill)
+    figure, axes = _new_figure(spent.title, "loss, nats per token")
+    baseline, salt = runs.curves["BASELINE"], runs.curves["SALT"]
+    for name, curve in runs.curves.items():
+        _draw_training(axes, runs.records[name], spent, COLORS[name])
+        x = getattr(curve, spent.name) / spent.unit
+        axes.plot(x, curve.losses, color=COLORS[name], lw=2, marker="o", ms=3.5)
+    if bill:
+        x = (getattr(salt, spent.name) + bill) / spent.unit
+        axes.plot(x, salt.losses, color=COLORS["SALT"], lw=1, ls=(0, (2, 2)))
+    axes.axhline(baseline.losses[-1], color=COLORS["BASELINE"], lw=0.8, ls=(0, (4, 3)))
+    axes.set_xlim(0, (right + bill) / spent.unit * 1.01)
+    bottom, top = _loss_limits(runs.curves)
+    axes.set_ylim(bottom, top)
+    _label_curves(axes, runs, spent, bill)
+    _mark_transition(axes, runs, spent)
+    _mark_passing(axes, runs.passing, baseline.losses[-1], spent)
+    return figure
+
+
+def kl_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draws the KL from teacher to student over the steps that had a teacher."""
+    figure, axes = _new_figure("steps", "KL to the teacher, nats per token")
+    taught = [record for record in records if "kl" in record]
+    steps = np.array([record["step"] for record in taught])
+    kl = np.array([record["kl"] for record in taught], float)
+    window = max(1, len(kl) // 40)
+    axes.plot(steps, kl, color=COLORS["SALT"], lw=0.7, alpha=0.35)
+    axes.plot(steps, smooth(kl, window), color=COLORS["SALT"], lw=2)
+    axes.set_xlim(0, steps[-1] * 1.12)
+    axes.set_ylim(0, float(smooth(kl, window).max()) * 1.05)
+    end = smooth(kl, window)[-1]
+    style = {"va": "center", "color": COLORS["SALT"], "weight": "bold"}
+    _note(axes, f"{end:.2f}", (steps[-1], end), (6, 0), **style)
+    return figure
+
+
+def domains_figure(bits_per_byte: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Draws a bar for each model in each domain.
+
+    Args:
+      bits_per_byte: For each model, the number of each domain; the domains are
+        drawn in the order of the first model's numbers.
+    """
+    models = list(bits_per_byte)
+    order = sorted(bits_per_byte[models[0]], key=bits_per_byte[models[0]].__getitem__)
+    thick = 0.8 / len(models)
+    figure, axes = _new_figure(
+        "bits per byte (less is better)", "", height=0.8 + 0.45 * len(order)
+    )
+    for i, model in enumerate(models):
+        values = [bits_per_byte[model][domain] for domain in order]
+        y = np.arange(len(order)) + thick * ((len(models) - 1) / 2 - i)
+        axes.barh(y, values, thick * 0.9, color=COLORS[model])
+        for value, place in zip(values, y, strict=True):
+            is_first = place > len(order) - 1.5
+            text = f"{value:.3f}  {model}" if is_first else f"{value:.3f}"
+            style = {"va": "center", "fontsize": 7, "color": COLORS[model]}
+            _note(axes, text, (value, place), (3, 0), **style)
+    axes.set_yticks(np.arange(len(order)), order)
+    axes.tick_params(axis="y", length=0)
+    axes.margins(y=0.01)
+    axes.set_xlim(0, axes.get_xlim()[1] * 1.08)
+    axes.grid(visible=False)
+    return figure
+
+
+def _new_figure(x_label: str, y_label: str, height: float = 3.9) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6.6, height), dpi=180, layout="constrained")
+    axes = figure.subplots()
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("bottom", "left"):
+        axes.spines[side].set_color(FAINT)
+    axes.tick_params(colors=INK, labelsize=8, color=FAINT)
+    axes.grid(axis="y", color="#ececec", lw=0.6)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(x_label, fontsize=9, color=INK)
+    axes.set_ylabel(y_label, fontsize=9, color=INK)
+    return figure, axes
+
+
+def _draw_training(
+    axes: Axes, records: Sequence[Mapping[str, Any]], spent: Spent, color: str
+) -> None:
+    trained = [record for record in records if "ce" in record]
+    if trained:
+        x = np.array([record[spent.record] for record in trained]) / spent.unit
+        ce = np.array([record["ce"] for record in trained], float)
+        window = max(1, len(ce) // 40)
+        axes.plot(x, smooth(ce, window), color=color, lw=0.8, alpha=0.3)
+
+
+def _loss_limits(curves: Mapping[str, ValidationCurve]) -> tuple[float, float]:
+    """Returns the losses between which the curves are worth looking at."""
+    baseline = curves["BASELINE"]
+    shown = baseline.steps >= SHOWN_FROM * baseline.steps[-1]
+    top = max(baseline.losses[shown])
+    bottom = min(min(curve.losses) for curve in curves.values())
+    room = 0.06 * (top - bottom) or 0.1
+    return bottom - 4 * room, top + room
+
+
+def _label_curves(axes: Axes, runs: Runs, spent: Spent, bill: float) -> None:
+    """Names each curve at its end, the upper one above and the lower one below."""
+    ends = {name: curve.losses[-1] for name, curve in runs.curves.items()}
+    for name, loss in ends.items():
+        upper = loss == max(ends.values())
+        x = getattr(runs.curves[name], spent.name)[-1] / spent.unit
+        style = {"weight": "bold", "fontsize": 9, "color": COLORS[name]}
+        style |= {"ha": "right", "va": "bottom" if upper else "top"}
+        _note(axes, f"{name} {loss:.3f}", (x, loss), (0, 10 if upper else -10), **style)
+    if bill:
+        salt = runs.curves["SALT"]
+        middle = np.argmin(np.abs(salt.losses - np.mean(axes.get_ylim())))
+        x = (getattr(salt, spent.name)[middle] + bill) / spent.unit
+        at = (x, salt.losses[middle])
+        _note(axes, "SALT, the SLM's bill added", at, (6, 3), color=COLORS["SALT"])
+
+
+def _mark_transition(axes: Axes, runs: Runs, spent: Spent) -> None:
+    if runs.transition is None:
+        return
+    salt = runs.curves["SALT"]
+    at = np.interp(runs.transition, salt.steps, getattr(salt, spent.name))
+    axes.axvline(at / spent.unit, color=FAINT, lw=0.8)
+    top = ("data", "axes fraction")
+    _note(axes, "teacher leaves", (at / spent.unit, 1), (4, -2), xycoords=top, va="top")
+
+
+def _mark_passing(
+    axes: Axes, passing: PassingPoint | None, loss: float, spent: Spent
+) -> None:
+    if passing is None:
+        return
+    at = (getattr(passing, spent.name) / spent.unit, loss)
+    share = getattr(passing, f"share_of_{spent.name}")
+    text = f"SALT has BASELINE's final loss\nat {share:.0%} of its {spent.noun}"
+    axes.plot(*at, "o", ms=9, mfc="none", mec=INK, mew=1.2)
+    # Below and to the left of a falling curve there is nothing to cover.
+    side = {"ha": "right"} if share > 0.4 else {"ha": "left"}
+    _note(axes, text, at, (-12, -16), va="top", **side)
+
+
+def _note(axes: Axes, text: str, at: tuple, by: tuple, **style: Any) -> None:
+    """Writes `text` beside a point of the axes, `by` printer's points from it."""
+    halo = [patheffects.withStroke(linewidth=3, foreground="white")]
+    defaults: dict[str, Any] = {"fontsize": 8, "color": INK, "path_effects": halo}
+    axes.annotate(text, at, by, textcoords="offset points", **defaults | style)
