@@ -49,6 +49,9 @@ class Validation:
     every: int  # Steps; it is measured after the last one too.
     num_sequences: int  # The first ones of `data`, the same ones every time.
 
+    def __post_init__(self):
+        _check_positive(self, "every", "num_sequences")
+
 
 # What may change between two halves of a run without making it another run.
 OPERATIONAL_FIELDS = (
@@ -101,14 +104,17 @@ class Experiment:
         ends = [stage.end_step for stage in self.stages]
         if ends != sorted(set(ends)) or ends[0] < 1:
             raise ValueError(f"Stages must end in increasing order, got {ends}.")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"Stages need names of their own, got {names}.")
+        _check_positive(self, "batch_size", "seq_len", "num_microbatches")
+        _check_positive(self, "save_every", "max_to_keep", "log_every")
+        _check_positive(self, "loss_chunk_tokens")
         if self.batch_size % self.num_microbatches:
             raise ValueError(
                 f"num_microbatches={self.num_microbatches} does not divide "
                 f"batch_size={self.batch_size}."
             )
-        for name in ("batch_size", "seq_len", "save_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
         for begin_step, stage in self.timeline():
             if stage.distillation is not None:
                 self._check_distillation(begin_step, stage)
@@ -125,10 +131,12 @@ class Experiment:
             )
         for step in (begin_step, stage.end_step - 1):
             value = float(distillation.kd_weight(step))
-            if not 0.0 <= value <= 1.0:
+            if not 0.0 < value <= 1.0:
                 raise ValueError(
                     f"Stage {stage.name!r}: kd_weight is {value} at step {step}; it "
-                    "is a share of the loss, from 0 to 1."
+                    "is a share of the loss, above 0 and up to 1. Where it is 0 the "
+                    "teacher would run for nothing: end the stage, or leave its "
+                    "distillation out (None)."
                 )
 
 
@@ -155,6 +163,14 @@ class Scoring:
             raise ValueError(f"ks must be positive ranks, got {tuple(self.ks)}.")
         if self.pool is not None and self.pool < 1:
             raise ValueError(f"pool must be positive or None, got {self.pool}.")
+        _check_positive(self, "seq_len", "batch_size", "sequences_per_shard")
+        _check_positive(self, "chunk_tokens")
+
+
+def _check_positive(value: Any, *names: str) -> None:
+    for name in names:
+        if getattr(value, name) < 1:
+            raise ValueError(f"{name} must be positive, got {getattr(value, name)}.")
 
 
 def as_json(value: Any) -> Any:

@@ -51,6 +51,8 @@ def load(
         in_files = gin.config_str(max_line_length=10**6)
         gin.parse_config([*_IMPORTS, *overrides])
         value = gin.get_configurable(_root())()
+    except OSError as error:  # Of a file that one of these includes.
+        raise FileNotFoundError(_one_line(error)) from error
     except (
         AttributeError,
         ImportError,
@@ -88,21 +90,30 @@ def _refuse_unused(in_files: str, overrides: Sequence[str]) -> None:
     file, a class that nothing built may be an alternative that was not chosen.
     """
     used = _bindings(gin.operative_config_str())
-    classes = {_class_of(name) for name in used}
-    references = set(re.findall(r"%([\w.]+)", gin.config_str(max_line_length=10**6)))
+    text = gin.config_str(max_line_length=10**6)
     unused = [
         name for name in _bindings("\n".join(overrides)) if not _is_read(name, used)
     ]
-    for name in _bindings(in_files):
-        is_macro = "." not in name.split("/")[-1]
-        is_idle = name not in references if is_macro else _class_of(name) in classes
-        if is_idle and not _is_read(name, used):
-            unused.append(name)
+    unused += [
+        name
+        for name in _bindings(in_files)
+        if not _is_read(name, used) and not _is_alternative(name, used, text)
+    ]
     if unused:
         raise ValueError(
             f"These bindings had no effect: {', '.join(sorted(set(unused)))}. Check "
             "their spelling; gin accepts any scope or macro name."
         )
+
+
+def _is_alternative(name: str, used: Sequence[str], text: str) -> bool:
+    """Returns whether a binding would be read if another choice were made in `text`."""
+    *scope, target = name.split("/")
+    if "." not in target:
+        return re.search(rf"%{target}\b", text) is not None
+    if scope and f"@{'/'.join(scope)}/" in text:
+        return True
+    return _class_of(name) not in {_class_of(other) for other in used}
 
 
 def _is_read(name: str, used: Sequence[str]) -> bool:

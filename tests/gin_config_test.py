@@ -124,6 +124,12 @@ def test_the_seed_can_be_overridden():
     assert load("SEED=5").seed == 5
 
 
+def test_stage_one_can_be_left_its_selection_without_its_teacher():
+    stage = load("distill/config.Stage.distillation=None").stages[0]
+    assert stage.distillation is None
+    assert isinstance(stage.data.selection, HighestScores)
+
+
 def test_a_later_override_wins():
     assert load("N_KD=10", "N_KD=20").stages[0].end_step == 20
 
@@ -139,6 +145,8 @@ def test_a_later_override_wins():
         ("optimizer.AdamW.b1=0.5", "no effect: optimizer.AdamW.b1"),
         ("KEEP_FRACTION 0.5", "parse"),
         ("KD_WEIGHT=1.5", "kd_weight is 1.5"),
+        ("KD_WEIGHT=0.0", "kd_weight is 0.0 at step 0.* run for nothing"),
+        ("schedules.Step.end_step=100", "kd_weight is 0.0 at step 35999"),
         ("N_KD=300_000", "increasing order"),
         ("TEMPERATURE=0", "temperature must be positive, got 0"),
         ("KEEP_FRACTION=0.0", "keep_fraction must be"),
