@@ -1,0 +1,107 @@
+"""The same comparison over several seeds, as a table."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from etils import epath
+
+from salt_jax.report.comparison import ValidationCurve, passing_point
+from salt_jax.report.runs import Run
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A BASELINE and a SALT run of one seed."""
+
+    baseline: Run
+    salt: Run
+
+    @classmethod
+    def read(cls, baseline: epath.PathLike, salt: epath.PathLike) -> Pair:
+        """Reads two workdirs.
+
+        Raises:
+          FileNotFoundError: a run was not trained, or not evaluated.
+          ValueError: they have different seeds or numbers of steps.
+        """
+        pair = cls(baseline=Run.read(baseline), salt=Run.read(salt))
+        for name, of in (
+            ("seed", lambda run: run.experiment["seed"]),
+            ("number of steps", lambda run: run.evaluation["step"]),
+        ):
+            if of(pair.baseline) != of(pair.salt):
+                raise ValueError(
+                    f"{baseline} has {name} {of(pair.baseline)} and {salt} "
+                    f"{of(pair.salt)}: only equals can be compared."
+                )
+        return pair
+
+    def losses(self, split: str) -> tuple[float, float]:
+        """Returns the held-out loss of BASELINE and of SALT, in nats a token."""
+        totals = (run.total(split) for run in (self.baseline, self.salt))
+        baseline, salt = (total["loss"] for total in totals)
+        return baseline, salt
+
+    def passing_share(self) -> float | None:
+        """Returns at what share of the steps SALT has BASELINE's final loss."""
+        curves = (ValidationCurve.of(run.records) for run in (self.salt, self.baseline))
+        point = passing_point(*curves)
+        return None if point is None else point.share_of_steps
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Returns the mean and its standard error; of one value the error is NaN."""
+    if len(values) < 2:
+        return float(np.mean(values)), math.nan
+    return float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5)
+
+
+def seeds_table(pairs: Sequence[Pair]) -> str:
+    """Returns a Markdown table: a row for each seed, and one for their mean.
+
+    A negative difference is in favour of SALT.
+    """
+    header = (
+        "| seed | BASELINE val | SALT val | difference | BASELINE test | SALT test | "
+        "difference | SALT passes at |"
+    )
+    rows = [header, "|--:" * 8 + "|"]
+    for pair in pairs:
+        cells = [str(pair.baseline.experiment["seed"])]
+        for split in ("val", "test"):
+            baseline, salt = pair.losses(split)
+            cells += [f"{baseline:.4f}", f"{salt:.4f}", f"{salt - baseline:+.4f}"]
+        rows.append(_row([*cells, _share(pair.passing_share())]))
+    return "\n".join([*rows, _row(_mean_cells(pairs))])
+
+
+def _mean_cells(pairs: Sequence[Pair]) -> list[str]:
+    cells = ["mean"]
+    for split in ("val", "test"):
+        baseline, salt = (np.array(x) for x in zip(*_losses(pairs, split), strict=True))
+        mean, error = mean_and_error(salt - baseline)
+        cells += [f"{baseline.mean():.4f}", f"{salt.mean():.4f}"]
+        cells += [f"{mean:+.4f} \u00b1 {error:.4f}"]
+    shares = [pair.passing_share() for pair in pairs]
+    known = [share for share in shares if share is not None]
+    whole = len(known) == len(shares)
+    return [
+        *cells,
+        f"{np.mean(known):.0%}" if whole else f"{len(known)} of {len(shares)}",
+    ]
+
+
+def _losses(pairs: Sequence[Pair], split: str) -> list[tuple[float, float]]:
+    return [pair.losses(split) for pair in pairs]
+
+
+def _share(share: float | None) -> str:
+    return "never" if share is None else f"{share:.0%} of the steps"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
