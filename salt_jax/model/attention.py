@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from salt_jax.batch import Batch
 from salt_jax.model.config import TransformerConfig
-from salt_jax.model.layers import rotary_angles, rotate, weight
+from salt_jax.model.layers import project, rotary_angles, rotate, weight
 from salt_jax.partitioning import Partitioning
 
 
@@ -81,18 +81,18 @@ class Attention(nn.Module):
             config.head_dim,
         )
 
-        def project(name: str, heads: int, axis: str) -> jax.Array:
+        def heads(name: str, count: int, axis: str) -> jax.Array:
             axes = ("embed", axis, "head_dim")
-            weight_DHK = weight(self, name, (D, heads, K), axes, fan_in=D)
-            return jnp.einsum("BLD,DHK->BLHK", x_BLD, weight_DHK.astype(config.dtype))
+            weight_DHK = weight(self, name, (D, count, K), axes, fan_in=D)
+            return project("BLD,DHK->BLHK", x_BLD, weight_DHK)
 
-        q_BLHK = rotate(project("query", H, "heads"), context.cos, context.sin)
-        k_BMGK = rotate(project("key", G, "kv_heads"), context.cos, context.sin)
-        v_BMGK = project("value", G, "kv_heads")
+        q_BLHK = rotate(heads("query", H, "heads"), context.cos, context.sin)
+        k_BMGK = rotate(heads("key", G, "kv_heads"), context.cos, context.sin)
+        v_BMGK = heads("value", G, "kv_heads")
         mixed_BLHK = attend(q_BLHK, k_BMGK, v_BMGK, context.mask_BLM)
         mixed_BLHK = self.partitioning.constrain(
             mixed_BLHK, "batch", "length", "heads", "head_dim"
         )
         axes = ("heads", "head_dim", "embed")
         out_HKD = weight(self, "out", (H, K, D), axes, fan_in=H * K)
-        return jnp.einsum("BLHK,HKD->BLD", mixed_BLHK, out_HKD.astype(config.dtype))
+        return project("BLHK,HKD->BLD", mixed_BLHK, out_HKD)

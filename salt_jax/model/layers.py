@@ -5,6 +5,7 @@ Dimensions: B batch, L length, D embed, F mlp, H heads, K head_dim.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -29,6 +30,36 @@ def weight(
     boxed = nn.with_partitioning(init, axes)
     value: Any = module.param(name, boxed, shape, jnp.float32)
     return value
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def project(axes: str, x: jax.Array, weight: jax.Array) -> jax.Array:
+    """Returns `jnp.einsum(axes, x, weight)`, computed in the dtype of `x`.
+
+    The gradient of the weight is summed and returned in the weight's own dtype, with
+    the factors in this order. JAX would round it to the dtype of `x`, and would put the
+    gradient by the output first and so transpose that, which is often wider than x and
+    computed once more, activation and all, for being transposed.
+    """
+    return jnp.einsum(axes, x, weight.astype(x.dtype))
+
+
+def _project_forward(axes, x, weight):
+    return project(axes, x, weight), (x, weight)
+
+
+def _project_backward(axes, factors, gradient):
+    x, weight = factors
+    of_x, of_weight, of_output = axes.replace("->", ",").split(",")
+    by_x = f"{of_output},{of_weight}->{of_x}"
+    by_weight = f"{of_x},{of_output}->{of_weight}"
+    return (
+        jnp.einsum(by_x, gradient, weight.astype(x.dtype)),
+        jnp.einsum(by_weight, x, gradient, preferred_element_type=weight.dtype),
+    )
+
+
+project.defvjp(_project_forward, _project_backward)
 
 
 class RMSNorm(nn.Module):
@@ -60,10 +91,9 @@ class GatedMLP(nn.Module):
         up_DF = weight(self, "up", (D, F), ("embed", "mlp"), fan_in=D)
         down_FD = weight(self, "down", (F, D), ("mlp", "embed"), fan_in=F)
         activation = _ACTIVATIONS[config.activation]
-        gate_BLF = jnp.einsum("BLD,DF->BLF", x_BLD, gate_DF.astype(config.dtype))
-        up_BLF = jnp.einsum("BLD,DF->BLF", x_BLD, up_DF.astype(config.dtype))
-        inner_BLF = activation(gate_BLF) * up_BLF
-        return jnp.einsum("BLF,FD->BLD", inner_BLF, down_FD.astype(config.dtype))
+        gate_BLF = project("BLD,DF->BLF", x_BLD, gate_DF)
+        up_BLF = project("BLD,DF->BLF", x_BLD, up_DF)
+        return project("BLF,FD->BLD", activation(gate_BLF) * up_BLF, down_FD)
 
 
 def rotary_angles(
@@ -82,6 +112,8 @@ def rotary_angles(
 
 def rotate(x_BLHK: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     """Rotates each head's first half against its second, as Llama and Gemma do."""
-    first, second = jnp.split(x_BLHK.astype(jnp.float32), 2, axis=-1)
-    rotated = (first * cos - second * sin, second * cos + first * sin)
-    return jnp.concatenate(rotated, axis=-1).astype(x_BLHK.dtype)
+    halves = x_BLHK.astype(jnp.float32).reshape(*x_BLHK.shape[:-1], 2, -1)
+    # Swapped rather than split and joined: one pass over x, and one over its gradient.
+    along, across = jnp.stack([cos, cos], -2), jnp.stack([-sin, sin], -2)
+    rotated = halves * along + jnp.flip(halves, -2) * across
+    return rotated.reshape(x_BLHK.shape).astype(x_BLHK.dtype)

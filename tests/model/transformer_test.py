@@ -8,6 +8,7 @@ import pytest
 from salt_jax.batch import Batch
 from salt_jax.model.attention import attend, attention_mask
 from salt_jax.model.config import REMAT_POLICIES, TransformerConfig
+from salt_jax.model.layers import project
 from salt_jax.model.transformer import Transformer, abstract_params, stack_layers
 from tests.examples import SMALL, on_mesh, packed_batch, partitioning, small_model
 
@@ -129,6 +130,29 @@ def test_attention_equals_that_of_jax():
     )
     actual = attend(q_BLHK, k_BMGK, v_BMGK, mask_BLM)
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_gradient_of_a_projection_is_that_of_an_einsum():
+    x = jax.random.normal(jax.random.key(0), (2, 5, 8))
+    weight = jax.random.normal(jax.random.key(1), (8, 3, 4))
+    axes = "BLD,DHK->BLHK"
+    total = lambda function: lambda x, w: jnp.sum(jnp.sin(function(axes, x, w)))
+    expected = jax.grad(total(jnp.einsum), argnums=(0, 1))(x, weight)
+    actual = jax.grad(total(project), argnums=(0, 1))(x, weight)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        actual,
+        expected,
+    )
+
+
+def test_the_gradient_of_a_weight_is_not_rounded_to_bfloat16():
+    x = jax.random.normal(jax.random.key(0), (64, 8), jnp.bfloat16)
+    weight = jax.random.normal(jax.random.key(1), (8, 4))
+    output = jnp.ones((64, 4), jnp.bfloat16)
+    _, pull = jax.vjp(lambda w: project("BD,DF->BF", x, w), weight)
+    exact = x.astype(jnp.float32).T @ output.astype(jnp.float32)
+    np.testing.assert_allclose(pull(output)[0], exact, rtol=1e-6)
 
 
 @pytest.mark.parametrize("shift", [1, 100])
