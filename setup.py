@@ -38,7 +38,6 @@ setuptools.setup(
         "tpu": ["jax[tpu]"],
         "cuda12": ["jax[cuda12]"],
         "dev": [
-            "hypothesis>=6.170,<7",
             "mypy>=2.4,<3",
             "pre-commit>=4.7,<5",
             "pytest>=9.2,<10",

@@ -1,9 +1,8 @@
-"""The command line: prepare, train, score, evaluate, export, report."""
+"""The command line: prepare, train, score, evaluate, export, report, compare."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging as python_logging
 import pathlib
 import sys
@@ -14,20 +13,17 @@ import jax
 from absl import logging
 from etils import epath
 
-from salt_jax import config, gin_config
-from salt_jax.checkpoint import Checkpointer
+from salt_jax import gin_config
 from salt_jax.config import Experiment, Scoring
 from salt_jax.data.prepare import Preparation, prepare
-from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.evaluate import evaluate, table, write_evaluation
-from salt_jax.export import Export, write_export
 from salt_jax.preemption import PreemptedError
-from salt_jax.program import Program
+from salt_jax.report.seeds import Pair, seeds_table
 from salt_jax.report.write import write_report
-from salt_jax.sample import samples
 from salt_jax.score import score
 from salt_jax.train import train
+from salt_jax.trained import evaluate_run, export_run
 
+COMMANDS = ("prepare", "train", "score", "evaluate", "export", "report", "compare")
 EXAMPLES = """examples:
   python -m salt_jax.main --gin_file=gin/tiny_salt_ds.gin --workdir=runs/mine
   python -m salt_jax.main --gin_file=gin/salt_2p8b.gin --gin.KD_WEIGHT=0.5
@@ -59,11 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    if options.command == "report":
-        _report(options)
+    if options.command in ("report", "compare"):
+        {"report": _report, "compare": _compare}[options.command](options)
         return
     if not options.gin_file:
         raise ValueError("Give --gin_file=FILE; see --help.")
+    if options.distributed:
+        _join(options.distributed)
     job = gin_config.load(options.gin_file, options.gin_bindings)
     commands: dict[type, dict[str, Callable[[Any, argparse.Namespace], None]]] = {
         Experiment: {"train": _train, "evaluate": _evaluate, "export": _export},
@@ -77,12 +75,27 @@ def _run(options: argparse.Namespace) -> None:
             f"{options.gin_file[-1]} binds {type(job).__name__}, which can "
             f"{' or '.join(possible)}, not {command}."
         )
-    if options.distributed:
-        jax.distributed.initialize()
     possible[command](job, options)
 
 
+def _join(processes: str) -> None:
+    """Makes this one of several processes, before anything asks for a device."""
+    if processes == "auto":
+        jax.distributed.initialize()
+        return
+    try:
+        address, count, index = processes.split(",")
+        jax.distributed.initialize(address, int(count), int(index))
+    except ValueError as error:
+        raise ValueError(
+            f"--distributed={processes} is neither auto nor HOST:PORT,COUNT,INDEX "
+            f"({error})."
+        ) from error
+
+
 def _prepare(preparation: Preparation, options: argparse.Namespace) -> None:
+    if jax.process_count() > 1:
+        raise ValueError("prepare works in one process: leave out --distributed.")
     prepare(preparation)
 
 
@@ -100,67 +113,29 @@ def _score(scoring: Scoring, options: argparse.Namespace) -> None:
 
 
 def _evaluate(experiment: Experiment, options: argparse.Namespace) -> None:
-    program = Program.on(experiment)
-    workdir = _workdir(options)
-    program.check_memory()
-    if options.export:
-        export = Export.open(options.export)
-        export.check_model(experiment.model)
-        step = export.provenance["step"]
-        params = export.load(program.abstract_state.params)
-    else:
-        with Checkpointer.reading(workdir / "checkpoints") as saved:
-            step = _step(saved, options.step)
-            params = saved.restore_params(step, program.abstract_state.params)
-    results = evaluate(program, params)
-    count = sum(x.size for x in jax.tree.leaves(params))
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_evaluation(workdir / "evaluation.json", results, step=step, params=count)
-    data = experiment.validation.data if experiment.validation else None
-    if data is not None:
-        written = samples(
-            program.student,
-            params,
-            data.open(seq_len=experiment.seq_len),
-            Vocabulary.open(data.vocabulary),
-        )
-        (workdir / "samples.json").write_text(json.dumps(written, indent=2) + "\n")
-    print(table(results))
+    rows = evaluate_run(
+        experiment, _workdir(options), step=options.step, export=options.export
+    )
+    if jax.process_index() == 0:
+        print(rows)
 
 
 def _export(experiment: Experiment, options: argparse.Namespace) -> None:
-    program = Program.on(experiment)
     workdir = _workdir(options)
     output = epath.Path(options.output or workdir / "export")
-    like = program.abstract_state.params
-    with Checkpointer.reading(workdir / "checkpoints") as saved:
-        step = _step(saved, options.step)
-        params = saved.restore_params(step, like)
-        meta = saved.read_meta(step)
-    write_export(
-        output,
-        params,
-        model=experiment.model,
-        vocabulary=Vocabulary.open(experiment.stages[-1].data.vocabulary).path,
-        provenance={
-            "workdir": str(workdir),
-            "step": step,
-            "experiment_fingerprint": config.fingerprint(experiment),
-            "stage": meta["stage"],
-        },
-        dtype=options.dtype,
-    )
-    logging.info("Exported step %d of %s to %s.", step, workdir, output)
+    export_run(experiment, workdir, output, step=options.step, dtype=options.dtype)
 
 
 def _report(options: argparse.Namespace) -> None:
     for name in ("baseline", "salt", "slm", "output"):
         if not getattr(options, name):
             raise ValueError(f"report needs --{name}=DIR.")
+    if len(options.baseline) > 1 or len(options.salt) > 1:
+        raise ValueError("report is of one --baseline and one --salt; see compare.")
     page = write_report(
         options.output,
-        baseline=options.baseline,
-        salt=options.salt,
+        baseline=options.baseline[0],
+        salt=options.salt[0],
         slm=options.slm,
         scores=options.scores,
         commands=("bash launch/demo.sh --fresh",),
@@ -168,12 +143,14 @@ def _report(options: argparse.Namespace) -> None:
     print(f"The report is {page}.")
 
 
-def _step(saved: Checkpointer, wanted: str) -> int:
-    steps = {"latest": saved.latest_step(), "best": saved.best_step()}
-    step = steps[wanted] if wanted in steps else int(wanted)
-    if step is None:
-        raise FileNotFoundError(f"No {wanted} checkpoint in {saved.directory}.")
-    return step
+def _compare(options: argparse.Namespace) -> None:
+    if not options.baseline or len(options.baseline) != len(options.salt):
+        raise ValueError(
+            "compare needs --baseline=DIR and --salt=DIR, once a seed each; got "
+            f"{len(options.baseline)} and {len(options.salt)}."
+        )
+    pairs = zip(options.baseline, options.salt, strict=True)
+    print(seeds_table([Pair.read(*pair) for pair in pairs]))
 
 
 def _workdir(options: argparse.Namespace) -> epath.Path:
@@ -197,9 +174,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    commands = ("prepare", "train", "score", "evaluate", "export", "report")
     add = parser.add_argument
-    add("command", nargs="?", choices=commands)
+    add("command", nargs="?", choices=COMMANDS)
     add("--gin_file", action="append", default=[], help="may be repeated")
     add("--gin_bindings", action="append", default=[], metavar="'NAME = VALUE'")
     parser.add_argument_group("overrides").add_argument(
@@ -211,9 +187,21 @@ def _parser() -> argparse.ArgumentParser:
     add("--export", help="evaluate: an export instead of a checkpoint")
     add("--output", help="export, report: where to write")
     add("--dtype", default="float32", choices=("float32", "bfloat16"), help="export")
-    for name in ("baseline", "salt", "slm", "scores"):
-        add(f"--{name}", metavar="DIR", help="report: a workdir (scores: its folder)")
-    add("--distributed", action="store_true", help="one of several processes")
+    for name in ("baseline", "salt"):
+        add(
+            f"--{name}",
+            action="append",
+            default=[],
+            metavar="DIR",
+            help="report, compare: a workdir; compare: once a seed",
+        )
+    add("--slm", metavar="DIR", help="report: the small model's workdir")
+    add("--scores", metavar="DIR", help="report: the folder of the scores")
+    add(
+        "--distributed",
+        metavar="auto|HOST:PORT,COUNT,INDEX",
+        help="this is one of several processes; auto asks the cluster which",
+    )
     add("--verbose", action="store_true", help="show where an error came from")
     return parser
 
@@ -230,14 +218,18 @@ def _as_bindings(arguments: Sequence[str]) -> list[str]:
 
 
 def _log_to_stderr() -> None:
-    """Shows the package's own log lines, and other packages' warnings."""
+    """Shows the package's own log lines, and warnings, but what gin is to raise."""
     handler = python_logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
     )
     handler.addFilter(
         lambda record: (
-            record.levelno >= python_logging.WARNING or "salt_jax" in record.pathname
+            "salt_jax" in record.pathname
+            or (
+                record.levelno >= python_logging.WARNING
+                and "/gin/" not in record.pathname
+            )
         )
     )
     python_logging.getLogger().handlers = [handler]

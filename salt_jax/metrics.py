@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from etils import epath
 from tensorboardX import SummaryWriter
 
+METRICS_FILE = "metrics.jsonl"
+
 
 @flax.struct.dataclass
 class WeightedMean:
@@ -49,14 +51,15 @@ class MetricWriter:
     """
 
     def __init__(self, workdir: epath.PathLike, *, from_step: int):
-        self._jsonl = epath.Path(workdir) / "metrics.jsonl"
+        self._jsonl = epath.Path(workdir) / METRICS_FILE
         self._events = None
         if jax.process_index() != 0:
             return
         if self._jsonl.exists():
-            lines = self._jsonl.read_text().splitlines(keepends=True)
-            kept = "".join(line for line in lines if _step_of(line) <= from_step)
-            self._jsonl.write_text(kept)
+            kept = [r for r in read_metrics(workdir) if r["step"] <= from_step]
+            partial = self._jsonl.with_name(f"{METRICS_FILE}.partial")
+            partial.write_text("".join(map(_as_line, kept)))
+            partial.replace(self._jsonl)
         self._events = SummaryWriter(
             str(epath.Path(workdir) / "events"), purge_step=from_step + 1
         )
@@ -69,7 +72,7 @@ class MetricWriter:
             name: _plain(value) for name, value in values.items()
         }
         with self._jsonl.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(_as_line(record))
         for name, value in record.items():
             if isinstance(value, float):
                 self._events.add_scalar(name, value, step)
@@ -81,18 +84,30 @@ class MetricWriter:
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
-    """Returns the records that a `MetricWriter` wrote in `workdir`, in order."""
-    path = epath.Path(workdir) / "metrics.jsonl"
+    """Returns the records that a `MetricWriter` wrote in `workdir`, in order.
+
+    The last line is left out if it is not whole: that of a process that was killed.
+
+    Raises:
+      FileNotFoundError: there are none.
+      ValueError: another line is not a record.
+    """
+    path = epath.Path(workdir) / METRICS_FILE
     if not path.exists():
         raise FileNotFoundError(f"No metrics at {path}: was the run ever started?")
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    lines = path.read_text().splitlines()
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise ValueError(f"{path}:{number} is not JSON; remove it.") from error
+    return records
 
 
-def _step_of(line: str) -> int:
-    try:
-        return json.loads(line)["step"]
-    except json.JSONDecodeError:  # The tail of a killed process.
-        return 1 << 62
+def _as_line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record) + "\n"
 
 
 def _plain(value: Any) -> Any:

@@ -27,6 +27,11 @@ class MeshShape:
     data: int | None = None  # Within a slice: the batch and the parameters split.
     model: int = 1  # Within a layer: vocabulary, heads and feed-forward split.
 
+    def __post_init__(self):
+        sizes = dataclasses.asdict(self)
+        if any(size is not None and size < 1 for size in sizes.values()):
+            raise ValueError(f"A mesh has sizes from 1 on, got {sizes}.")
+
     def build(self, devices: Sequence[jax.Device] | None = None) -> Mesh:
         """Returns the mesh over `devices`, by default all there are.
 
@@ -73,6 +78,15 @@ class Partitioning:
     mesh: Mesh
     rules: AxisRules = AxisRules()
 
+    def __post_init__(self):
+        for axis in dataclasses.asdict(self.rules):
+            unknown = sorted(set(self.mesh_axes(axis)) - set(self.mesh.axis_names))
+            if unknown:
+                raise ValueError(
+                    f"The rule for {axis!r} names the mesh axes {unknown}; there are "
+                    f"{list(self.mesh.axis_names)}."
+                )
+
     def spec(self, *axes: str | None) -> PartitionSpec:
         """Returns the mesh axes for an array whose dimensions are `axes`."""
         table = dataclasses.asdict(self.rules)
@@ -90,9 +104,12 @@ class Partitioning:
 
     def size(self, axis: str) -> int:
         """Returns into how many pieces the logical `axis` is split."""
-        (mesh_axes,) = self.spec(axis)
-        names = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ()
-        return math.prod(self.mesh.shape[name] for name in names)
+        return math.prod(self.mesh.shape[name] for name in self.mesh_axes(axis))
+
+    def mesh_axes(self, axis: str) -> tuple[str, ...]:
+        """Returns the mesh axes that the logical `axis` is split over."""
+        (names,) = self.spec(axis)
+        return (names,) if isinstance(names, str) else names or ()
 
     def constrain(self, x: jax.Array, *axes: str | None) -> jax.Array:
         """Pins an activation to the sharding of `axes`, inside or outside jit."""

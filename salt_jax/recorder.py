@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator
 
+import jax
 from etils import epath
 
 from salt_jax.config import Experiment, Stage
@@ -27,6 +28,7 @@ class _Pending:
 @dataclasses.dataclass
 class _Reading:
     step: int
+    stage: Stage | None
     seconds: float
     stall: float
 
@@ -47,12 +49,13 @@ class Recorder:
     ):
         self._experiment = experiment
         self._writer = MetricWriter(workdir, from_step=from_step)
-        self._progress = Progress("train", experiment.total_steps, initial=from_step)
+        self._from_step = from_step
+        self._progress: Progress | None = None
         self._pending: _Pending | None = None
         self._facts: dict[str, float | str] = {}
         self._seconds = seconds
         self._resumed_at: float | None = None
-        self._last = _Reading(from_step, seconds, 0.0)
+        self._last = _Reading(from_step, None, seconds, 0.0)
 
     @property
     def seconds(self) -> float:
@@ -63,6 +66,9 @@ class Recorder:
 
     def resume(self) -> None:
         """Starts the clock."""
+        if self._progress is None:  # Its rate leaves out the compiler's time.
+            total = self._experiment.total_steps
+            self._progress = Progress("train", total, initial=self._from_step)
         self._resumed_at = time.monotonic()
 
     def pause(self) -> None:
@@ -93,20 +99,32 @@ class Recorder:
         self._settle(previous)
 
     def validated(self, step: int, values: dict[str, float]) -> None:
-        """Records held-out `values` of the parameters after `step` updates."""
-        self._writer.write(step, self._position(step) | values)
+        """Records held-out `values` of the parameters after `step` updates.
+
+        Raises:
+          FloatingPointError: one of them is not finite.
+        """
+        if not all(map(math.isfinite, values.values())):
+            raise FloatingPointError(
+                f"On held-out text, {values} after step {step}: the parameters are not "
+                "finite. Nothing since the last checkpoint was saved."
+            )
+        self._writer.write(step, self._position(step, self.seconds) | values)
         self._facts |= values
 
     def close(self) -> None:
         """Ends the progress line and the event file."""
-        self._progress.close()
+        if self._progress is not None:
+            self._progress.close()
         self._writer.close()
 
     def _settle(self, pending: _Pending | None) -> None:
         if pending is None:
             return
-        loss = float(pending.metrics["loss"].mean())
-        norm = float(pending.metrics["grad_norm"])
+        # To the host first: only process 0 goes on to write them.
+        metrics = jax.device_get(pending.metrics)
+        loss = float(metrics["loss"].mean())
+        norm = float(metrics["grad_norm"])
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise FloatingPointError(
                 f"The loss is {loss} and the norm of its gradient {norm} at step "
@@ -114,18 +132,19 @@ class Recorder:
                 f"{pending.step - 1}. Nothing since the last checkpoint was saved."
             )
         self._facts |= {"stage": pending.stage.name, "loss": loss}
-        self._progress.update(pending.step, **self._facts)
+        if self._progress is not None:
+            self._progress.update(pending.step, **self._facts)
         every, total = self._experiment.log_every, self._experiment.total_steps
         if pending.step % every == 0 or pending.step == total:
-            self._record(pending)
+            self._record(dataclasses.replace(pending, metrics=metrics))
 
     def _record(self, pending: _Pending) -> None:
-        now = _Reading(pending.step, self.seconds, pending.stall)
+        now = _Reading(pending.step, pending.stage, self.seconds, pending.stall)
         then, self._last = self._last, now
         elapsed = max(now.seconds - then.seconds, 1e-9)
         tokens = (now.step - then.step) * self._tokens_per_step
         # A stage opens its own input, whose stall counts from nothing.
-        stall = now.stall - then.stall if now.stall >= then.stall else now.stall
+        stall = now.stall - (then.stall if now.stage is then.stage else 0.0)
         learning_rate = self._experiment.optimizer.learning_rate(now.step - 1)
         rates = {
             "learning_rate": float(learning_rate),
@@ -133,14 +152,15 @@ class Recorder:
             "input_stall": stall / elapsed,
         }
         stage = {"stage": pending.stage.name}
-        values = stage | self._position(now.step) | dict(pending.metrics) | rates
+        values = stage | self._position(now.step, now.seconds)
+        values |= dict(pending.metrics) | rates
         self._writer.write(now.step, values)
 
     @property
     def _tokens_per_step(self) -> int:
         return self._experiment.batch_size * self._experiment.seq_len
 
-    def _position(self, step: int) -> dict[str, float]:
+    def _position(self, step: int, seconds: float) -> dict[str, float]:
         """Returns how far a run is at `step`, as tokens, FLOPs and seconds."""
         flops = sum(
             steps * flops_per_step for steps, flops_per_step in self._flops(step)
@@ -148,7 +168,7 @@ class Recorder:
         return {
             "tokens": step * self._tokens_per_step,
             "flops": float(flops),
-            "seconds": self.seconds,
+            "seconds": seconds,
         }
 
     def _flops(self, step: int) -> Iterator[tuple[int, int]]:

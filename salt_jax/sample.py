@@ -13,10 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from salt_jax.batch import Batch
-from salt_jax.data.dataset import PreparedDataset
+from salt_jax.data.dataset import Pile, PreparedDataset
 from salt_jax.data.loader import BEGIN_ID
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.model.transformer import Params, Transformer
+from salt_jax.program import Program
+
+MOST_LOOKED_AT = 2000  # Sequences, for documents to go on with.
 
 
 def continuations(
@@ -45,30 +48,32 @@ def continuations(
       int32 [N, num_tokens].
     """
     count, prompt_length = prompts.shape
-    rows = -(-count // model.partitioning.size("batch"))
-    rows *= model.partitioning.size("batch")
+    shards = model.partitioning.size("batch")
+    rows = -(-count // shards) * shards
     tokens_BL = np.full((rows, prompt_length + num_tokens), BEGIN_ID, np.int32)
     tokens_BL[:count, 1 : prompt_length + 1] = prompts
     extend = jax.jit(
-        functools.partial(_extend, model, prompt_length, num_tokens, temperature)
+        functools.partial(_extend, model, prompt_length, num_tokens, temperature),
+        out_shardings=model.partitioning.sharding(),
     )
-    sampled = extend(params, jnp.asarray(tokens_BL), jax.random.key(seed))
-    return np.asarray(sampled)[:count]
+    return np.asarray(extend(params, tokens_BL, jax.random.key(seed)))[:count]
 
 
-def samples(
-    model: Transformer, params: Params, dataset: PreparedDataset, vocabulary: Vocabulary
-) -> list[dict[str, str]]:
-    """Returns how the model goes on with the first document of each of some domains.
+def samples(program: Program, params: Params, data: Pile) -> list[dict[str, str]]:
+    """Returns how the student goes on with the first document of each of some domains.
 
     Returns:
       Each a "domain", a "prompt" of held-out text and the model's "continuation".
     """
+    dataset = data.open(seq_len=program.experiment.seq_len)
+    vocabulary = Vocabulary.open(data.vocabulary)
     begun = _beginnings(dataset, prompt_length=48, most=4)
     if not begun:
         return []
     prompts = np.stack(list(begun.values()))
-    written = continuations(model, params, prompts, num_tokens=80, temperature=0.7)
+    written = continuations(
+        program.student, params, prompts, num_tokens=80, temperature=0.7
+    )
     return [
         {
             "domain": domain,
@@ -114,7 +119,7 @@ def _beginnings(
 ) -> dict[str, np.ndarray]:
     """Returns the first tokens of the first long document of each domain."""
     found: dict[str, np.ndarray] = {}
-    for number in range(len(dataset)):
+    for number in range(min(len(dataset), MOST_LOOKED_AT)):
         sequence = dataset.read(np.array([number]))
         for begin in np.flatnonzero(sequence.positions[0] == 0):
             segment = sequence.segments[0, begin]

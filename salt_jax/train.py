@@ -118,7 +118,7 @@ class _Loop:
     def _between_steps(self, step: int, stage: Stage, state: TrainState) -> None:
         """Validates, saves and stops where that is due."""
         is_last = step == self.program.experiment.total_steps
-        stop = self.guard.requested(step)
+        stop = self.guard.requested()
         metrics = self._validate(step, state.params, is_last)
         if is_last or stop:
             self.recorder.settle()

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from salt_jax.batch import Batch
+from salt_jax.data.loader import causal_batch
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.transformer import Transformer, init_params
 from salt_jax.partitioning import MeshShape, Partitioning
@@ -59,3 +60,38 @@ def packed_batch(rows=8, length=16, *, vocab_size=64, seed=0):
 def on_mesh(batch, mesh):
     """The batch, split over `mesh` as the loader splits it."""
     return jax.device_put(batch, mesh.sharding("batch", "length"))
+
+
+def saying(params, tokens):
+    """Untied parameters of which `tokens` follow one another, whatever was before.
+
+    After the last of them, and after any token that is not among them, the first.
+    """
+    E_VD = np.zeros(params["params"]["embedding_VD"].shape, np.float32)
+    U_VD = np.zeros_like(E_VD)
+    E_VD[:, 0] = 1.0
+    for place, token in enumerate(tokens[:-1], start=1):
+        E_VD[token] = np.eye(E_VD.shape[1])[place]
+    for place, token in enumerate(tokens):
+        U_VD[token] = 100.0 * np.eye(E_VD.shape[1])[place]
+
+    def change(path, x):
+        name = path[-1].key
+        value = {"embedding_VD": E_VD, "unembedding_VD": U_VD}.get(name)
+        if name in ("out", "down"):  # What blocks add to their inputs.
+            value = np.zeros(x.shape, np.float32)
+        return x if value is None else jax.device_put(value, x.sharding)
+
+    return jax.tree_util.tree_map_with_path(change, params)
+
+
+def dense_reading(model, params, sequences):
+    """The cross-entropy and the rank of each target, from all logits on one device."""
+    alone = Transformer(model, partitioning())
+    params = jax.device_put(jax.device_get(params), jax.devices()[0])
+    batch = causal_batch(sequences)
+    logits_BLV = np.asarray(alone.apply(params, batch).logits(), np.float64)
+    target_BL1 = np.take_along_axis(logits_BLV, batch.targets_BL[..., None], axis=-1)
+    log_sum_BL = np.log(np.exp(logits_BLV).sum(axis=-1))
+    rank_BL = (logits_BLV > target_BL1).sum(axis=-1)
+    return log_sum_BL - target_BL1[..., 0], rank_BL

@@ -21,6 +21,7 @@ LAYERS = [
     {"gin_config", "program"},
     {"held_out", "recorder", "sample"},
     {"evaluate", "report", "score", "train"},
+    {"trained"},
     {"main"},
 ]
 LAYER_OF = {name: level for level, layer in enumerate(LAYERS) for name in layer}

@@ -49,6 +49,20 @@ TEACHER = dataclasses.replace(STUDENT, num_layers=1, embed_dim=24)
 def make_files(folder):
     """Writes a corpus, its prepared sequences and a teacher's export."""
     folder = pathlib.Path(folder)
+    make_corpus(folder / "corpus")
+    prepare(
+        Preparation(
+            corpus=str(folder / "corpus"),
+            vocabulary=VOCABULARY,
+            output=str(folder / "data"),
+            seq_len=SEQ_LEN,
+        )
+    )
+    make_teacher(folder / "teacher")
+
+
+def make_corpus(folder):
+    """Writes the three splits of a corpus of two domains."""
     rng = np.random.default_rng(0)
     words = "the small model helps a large one first and then it leaves"
     for split, documents in ("train", 150), ("val", 12), ("test", 8):
@@ -63,18 +77,9 @@ def make_files(folder):
             for _ in range(documents)
         ]
         name = "train/00.jsonl.zst" if split == "train" else f"{split}.jsonl.zst"
-        path = folder / "corpus" / name
+        path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(zstandard.compress("\n".join(lines).encode()))
-    prepare(
-        Preparation(
-            corpus=str(folder / "corpus"),
-            vocabulary=VOCABULARY,
-            output=str(folder / "data"),
-            seq_len=SEQ_LEN,
-        )
-    )
-    make_teacher(folder / "teacher")
 
 
 def make_teacher(path, model=TEACHER, vocabulary=VOCABULARY):

@@ -1,0 +1,190 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from salt_jax.config import Scoring
+from salt_jax.data.dataset import Pile
+from salt_jax.data.scores import Scores
+from salt_jax.export import Export
+from salt_jax.metrics import read_metrics
+from salt_jax.model.flops import forward_flops
+from salt_jax.model.transformer import Transformer, abstract_params
+from salt_jax.partitioning import MeshShape
+from salt_jax.score import score
+from tests import runs
+from tests.examples import dense_reading, partitioning
+
+KS = (10, 700, 3000)  # A fresh model puts targets anywhere among 4,096.
+COUNT = 70
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    runs.make_files(folder)
+    return folder
+
+
+def scoring(files, output, **changes):
+    fields = dict(
+        scorer=runs.TEACHER,
+        scorer_export=str(files / "teacher"),
+        data=Pile(path=str(files / "data"), vocabulary=runs.VOCABULARY),
+        seq_len=runs.SEQ_LEN,
+        output=str(output),
+        ks=KS,
+        pool=COUNT,
+        batch_size=16,
+        sequences_per_shard=30,
+        mesh=MeshShape(model=2),
+        scorer_dtype="float32",
+        chunk_tokens=8,
+    )
+    return Scoring(**fields | changes)
+
+
+@pytest.fixture(scope="module")
+def done(files, tmp_path_factory):
+    output = tmp_path_factory.mktemp("scores")
+    return score(scoring(files, output))
+
+
+def read_all(files):
+    """The first sequences, and what the scorer makes of them by the dense formula."""
+    dataset = scoring(files, "").data.open(seq_len=runs.SEQ_LEN)
+    model = Transformer(runs.TEACHER, partitioning())
+    like = abstract_params(model, "float32")
+    params = Export.open(files / "teacher").load(like)
+    sequences = dataset.read(np.arange(COUNT))
+    return sequences, *dense_reading(runs.TEACHER, params, sequences)
+
+
+def columns(scores):
+    return {name: scores.column(name) for name in scores.manifest.columns}
+
+
+def assert_same_scores(actual, expected):
+    assert actual.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_allclose(
+            actual[name], expected[name], rtol=1e-5, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("k", KS)
+def test_a_score_is_the_median_loss_of_the_targets_in_the_top_k(k, files, done):
+    sequences, ce_NL, rank_NL = read_all(files)
+    zeros, dropped = [], []
+    for row in range(COUNT):
+        counted = sequences.segments[row] > 0
+        ce, hit = ce_NL[row, counted], rank_NL[row, counted] < k
+        zeros.append(np.median(hit * ce))
+        dropped.append(np.median(ce[hit]) if hit.any() else 0.0)
+    for name, expected in ("zeros", zeros), ("dropped", dropped):
+        found = done.column(f"median_k{k}_{name}")
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    if k == max(KS):
+        assert np.count_nonzero(zeros) > COUNT / 2
+
+
+def test_the_mean_loss_is_over_targets_and_not_over_padding(files, done):
+    sequences, ce_NL, _ = read_all(files)
+    expected = ce_NL.mean(axis=1, where=sequences.segments > 0)
+    np.testing.assert_allclose(done.column("mean_loss"), expected, rtol=1e-5)
+
+
+def test_only_the_pool_is_scored(done):
+    assert len(done) == len(done.column("mean_loss")) == COUNT
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mesh": MeshShape()},
+        {"mesh": MeshShape(replica=2, model=2)},
+        {"batch_size": 8},
+        {"sequences_per_shard": 1000},
+        {"chunk_tokens": 1024},
+    ],
+    ids=str,
+)
+def test_scores_do_not_depend_on_how_they_are_made(change, files, done, tmp_path):
+    other = score(scoring(files, tmp_path, **change))
+    assert_same_scores(columns(other), columns(done))
+
+
+def test_one_pass_gives_every_k_what_it_gives_alone(files, done, tmp_path):
+    alone = columns(score(scoring(files, tmp_path, ks=(700,))))
+    assert_same_scores(alone, {name: done.column(name) for name in alone})
+
+
+def test_a_lost_shard_is_scored_again_and_no_other_is_touched(files, done, tmp_path):
+    job = scoring(files, tmp_path)
+    score(job)
+    shards = sorted(tmp_path.glob("*.npy"))
+    shards[1].unlink()
+    written = [shards[i].stat().st_mtime_ns for i in (0, 2)]
+    assert_same_scores(columns(score(job)), columns(done))
+    assert [shards[i].stat().st_mtime_ns for i in (0, 2)] == written
+
+
+def test_the_bill_is_the_formula_for_what_was_read_and_grows_when_it_goes_on(
+    files, tmp_path
+):
+    job = scoring(files, tmp_path)
+    score(job)
+    first = read_metrics(tmp_path)
+    assert [record["step"] for record in first] == [30, 60, 70]
+    per_sequence = runs.SEQ_LEN * forward_flops(runs.TEACHER, runs.SEQ_LEN)
+    assert [record["flops"] for record in first] == [
+        count * per_sequence for count in (30, 60, 70)
+    ]
+    seconds = [record["seconds"] for record in first]
+    assert seconds == sorted(seconds) and seconds[0] > 0
+    sorted(tmp_path.glob("*.npy"))[2].unlink()
+    score(job)
+    last = read_metrics(tmp_path)[-1]
+    assert last["step"] == 70
+    assert last["flops"] == 80 * per_sequence  # The last shard was read twice.
+    assert last["seconds"] > seconds[-1]
+
+
+def test_what_is_scored_already_costs_nothing(files, tmp_path):
+    job = scoring(files, tmp_path)
+    score(job)
+    before = read_metrics(tmp_path)
+    score(dataclasses.replace(job, batch_size=8))
+    assert read_metrics(tmp_path) == before
+
+
+def test_scores_are_of_the_scorer_and_the_data(files, done):
+    dataset = scoring(files, "").data.open(seq_len=runs.SEQ_LEN)
+    fingerprint = Export.open(files / "teacher").fingerprint
+    assert done.manifest.scorer_fingerprint == fingerprint
+    assert len(Scores.open(done.path, dataset)) == COUNT
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"batch_size": 6}, "batch_size=6 does not divide over the 4 parts"),
+        ({"scorer_export": "/nowhere"}, "No export at /nowhere"),
+        ({"seq_len": 32}, "prepared with seq_len=16, not 32"),
+        ({"pool": 10_000}, "count=10000"),
+        ({"scorer": runs.STUDENT}, "embed_dim=24, not 16"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(change, message, files, tmp_path):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        score(scoring(files, tmp_path / "new", **change))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_scorer_that_is_too_large_is_refused_before_anything_is_made(files, tmp_path):
+    huge = dataclasses.replace(runs.TEACHER, num_layers=200, mlp_dim=2**24)
+    before = len(jax.live_arrays())
+    with pytest.raises(ValueError, match=r"needs at least [\d.]+ GiB a device .scorer"):
+        score(scoring(files, tmp_path, scorer=huge))
+    assert len(jax.live_arrays()) == before
