@@ -64,7 +64,7 @@ def read_arrays(path: epath.Path, like: Any, *, partial: bool = False) -> Any:
       ValueError: the folder holds other arrays than `like`.
       CorruptArraysError: it cannot be read.
     """
-    with quiet_orbax(), _no_stray_callbacks(), ocp.PyTreeCheckpointer() as reader:
+    with quiet_orbax(), no_stray_callbacks(), ocp.PyTreeCheckpointer() as reader:
         stored = _describe(reader, path)
         _check_same_arrays(path, stored, like, partial)
         arguments = ocp.args.PyTreeRestore(
@@ -129,7 +129,7 @@ def _describe(reader: ocp.Checkpointer, path: epath.Path) -> Any:
 
 
 @contextlib.contextmanager
-def _no_stray_callbacks() -> Iterator[None]:
+def no_stray_callbacks() -> Iterator[None]:
     """Drops the tracebacks that a failed read prints beside its error.
 
     The other reads in flight report to an event loop that is closed by then. They may

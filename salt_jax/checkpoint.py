@@ -20,6 +20,7 @@ from orbax.checkpoint import checkpoint_managers as keep
 from salt_jax.array_files import (
     CorruptArraysError,
     absolute,
+    no_stray_callbacks,
     one_line,
     quiet_orbax,
     read_arrays,
@@ -85,6 +86,7 @@ class Checkpointer:
         self._saving: int | None = None
         with contextlib.ExitStack() as stack:
             stack.enter_context(quiet_orbax())
+            stack.enter_context(no_stray_callbacks())
             options = ocp.CheckpointManagerOptions(
                 best_fn=_val_loss, best_mode="min", **options
             )

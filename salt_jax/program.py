@@ -175,6 +175,7 @@ class Program:
         anything is trained, and a transition does not wait for the compiler.
         """
         stages = self.stages_from(step)
+        logging.info("Compiling %s.", " and ".join(repr(s.name) for s in stages))
         with concurrent.futures.ThreadPoolExecutor() as pool:
             compiled = list(pool.map(self.compile, stages))
         yield from zip(stages, compiled, strict=True)

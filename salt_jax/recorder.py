@@ -124,12 +124,15 @@ class Recorder:
         # To the host first: only process 0 goes on to write them.
         metrics = jax.device_get(pending.metrics)
         loss = float(metrics["loss"].mean())
-        norm = float(metrics["grad_norm"])
-        if not (math.isfinite(loss) and math.isfinite(norm)):
+        grad_norm, update_norm = (
+            float(metrics[name]) for name in ("grad_norm", "update_norm")
+        )
+        if not all(map(math.isfinite, (loss, grad_norm, update_norm))):
             raise FloatingPointError(
-                f"The loss is {loss} and the norm of its gradient {norm} at step "
-                f"{pending.step - 1}, in stage {pending.stage.name!r}, on batch "
-                f"{pending.step - 1}. Nothing since the last checkpoint was saved."
+                f"The loss is {loss}, the norm of its gradient {grad_norm} and that of "
+                f"the update {update_norm} at step {pending.step - 1}, in stage "
+                f"{pending.stage.name!r}, on batch {pending.step - 1}. Nothing since "
+                "the last checkpoint was saved."
             )
         self._facts |= {"stage": pending.stage.name, "loss": loss}
         if self._progress is not None:

@@ -73,7 +73,10 @@ class Update:
         grads = jax.tree.map(lambda sums: sums / weight, grads)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics |= {"grad_norm": optax.tree.norm(grads)}
+        metrics |= {
+            "grad_norm": optax.tree.norm(grads),
+            "update_norm": optax.tree.norm(updates),
+        }
         if self.teacher is not None:
             metrics |= {"kd_weight": kd_weight}
         return TrainState(state.step + 1, params, opt_state), metrics

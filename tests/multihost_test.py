@@ -134,9 +134,7 @@ for command in (
 """
 
 
-def test_each_command_gives_on_two_hosts_what_it_gives_on_one(
-    tmp_path, monkeypatch
-):
+def test_each_command_gives_on_two_hosts_what_it_gives_on_one(tmp_path, monkeypatch):
     commands.write_files(tmp_path)
     assert main([f"--gin_file={tmp_path}/prepare.gin"]) == 0
     one, two = tmp_path / "one", tmp_path / "two"

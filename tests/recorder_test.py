@@ -21,9 +21,10 @@ def clock(monkeypatch):
     monkeypatch.setattr(recorder_module.time, "monotonic", lambda: next(ticks))
 
 
-def metrics(loss=2.0, norm=1.0):
+def metrics(loss=2.0, norm=1.0, update=1.0):
     mean = WeightedMean(jnp.float32(4.0 * loss), jnp.float32(4.0))
-    return {"loss": mean, "grad_norm": jnp.float32(norm)}
+    norms = {"grad_norm": jnp.float32(norm), "update_norm": jnp.float32(update)}
+    return {"loss": mean} | norms
 
 
 def stage_of(step):
@@ -107,7 +108,14 @@ def test_time_between_pause_and_resume_is_not_counted(tmp_path, clock):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"loss": jnp.nan}, {"loss": jnp.inf}, {"norm": jnp.nan}, {"norm": jnp.inf}]
+    "bad",
+    [
+        {"loss": jnp.nan},
+        {"loss": jnp.inf},
+        {"norm": jnp.nan},
+        {"norm": jnp.inf},
+        {"update": jnp.inf},
+    ],
 )
 def test_a_number_that_is_not_finite_stops_with_where_it_was(bad, tmp_path):
     recorder = Recorder(RUN, tmp_path, from_step=0, seconds=0.0)

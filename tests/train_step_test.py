@@ -155,7 +155,7 @@ def test_a_batch_without_targets_changes_no_number_to_nan():
 def test_stage_two_has_no_teacher_in_its_metrics():
     update, state, _ = stage(with_teacher=False)
     metrics = jax.jit(update)(state, None, packed_batch(rows=8))[1]
-    assert set(metrics) == {"loss", "ce", "grad_norm"}
+    assert set(metrics) == {"loss", "ce", "grad_norm", "update_norm"}
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
