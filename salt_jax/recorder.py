@@ -11,7 +11,7 @@ import jax
 from etils import epath
 
 from salt_jax.config import Experiment, Stage
-from salt_jax.metrics import MetricWriter
+from salt_jax.metrics import MetricWriter, WeightedMean
 from salt_jax.model.flops import step_flops
 from salt_jax.progress import Progress
 from salt_jax.train_step import Metrics
@@ -36,7 +36,9 @@ class _Reading:
 class Recorder:
     """Reads the metrics of a step once the next one has been dispatched.
 
-    So the host never waits for the step that it has just handed to the devices.
+    So the host never waits for the step that it has just handed to the devices. A
+    record has the means over the tokens since the one before, and of what is no mean
+    the last value.
     """
 
     def __init__(
@@ -56,6 +58,8 @@ class Recorder:
         self._seconds = seconds
         self._resumed_at: float | None = None
         self._last = _Reading(from_step, None, seconds, 0.0)
+        self._summed: Stage | None = None
+        self._sums: Metrics = {}
 
     @property
     def seconds(self) -> float:
@@ -137,9 +141,19 @@ class Recorder:
         self._facts |= {"stage": pending.stage.name, "loss": loss}
         if self._progress is not None:
             self._progress.update(pending.step, **self._facts)
+        self._add(pending.stage, metrics)
         every, total = self._experiment.log_every, self._experiment.total_steps
         if pending.step % every == 0 or pending.step == total:
-            self._record(dataclasses.replace(pending, metrics=metrics))
+            self._record(pending)
+
+    def _add(self, stage: Stage, metrics: Metrics) -> None:
+        """Adds what was measured to the sums since the last record of `stage`."""
+        if self._summed is not stage:
+            self._summed, self._sums = stage, {}
+        for name, value in metrics.items():
+            if isinstance(value, WeightedMean) and name in self._sums:
+                value = self._sums[name] + value
+            self._sums[name] = value
 
     def _record(self, pending: _Pending) -> None:
         now = _Reading(pending.step, pending.stage, self.seconds, pending.stall)
@@ -156,8 +170,8 @@ class Recorder:
         }
         stage = {"stage": pending.stage.name}
         values = stage | self._position(now.step, now.seconds)
-        values |= dict(pending.metrics) | rates
-        self._writer.write(now.step, values)
+        self._writer.write(now.step, values | self._sums | rates)
+        self._summed = None
 
     @property
     def _tokens_per_step(self) -> int:

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import jax.numpy as jnp
@@ -127,6 +128,19 @@ def test_a_number_that_is_not_finite_stops_with_where_it_was(bad, tmp_path):
     recorder.close()
     assert "at step 5, in stage 'standard', on batch 5" in str(stop.value)
     assert [r["step"] for r in read_metrics(tmp_path)] == [5]
+
+
+def test_a_record_has_the_means_since_the_one_before(tmp_path):
+    run = dataclasses.replace(RUN, log_every=2)
+    recorder = Recorder(run, tmp_path, from_step=0, seconds=0.0)
+    recorder.resume()
+    values = [(1.0, 4.0), (4.0, 2.0), (5.0, 1.0), (7.0, 1.0)]
+    for step, (loss, weight) in enumerate(values, start=1):
+        mean = WeightedMean(jnp.float32(loss * weight), jnp.float32(weight))
+        recorder.after(step, stage_of(step), metrics() | {"loss": mean}, 0.0)
+    recorder.pause()
+    recorder.close()
+    assert [r["loss"] for r in read_metrics(tmp_path)] == [2.0, 6.0]
 
 
 def test_a_step_is_looked_at_when_the_next_is_dispatched_and_not_before(tmp_path):

@@ -186,8 +186,11 @@ def _label_curves(axes: Axes, runs: Runs, spent: Spent, bill: float) -> None:
         upper = loss == max(ends.values())
         x = getattr(runs.curves[name], spent.name)[-1] / spent.unit
         style = {"weight": "bold", "fontsize": 9, "color": COLORS[name]}
-        style |= {"ha": "right", "va": "bottom" if upper else "top"}
-        _note(axes, f"{name} {loss:.3f}", (x, loss), (0, 10 if upper else -10), **style)
+        style |= {"va": "bottom" if upper else "top"}
+        # With a bill the axis goes on, and the ends have room to their right.
+        style |= {"ha": "left" if bill else "right"}
+        by = (6, 1 if upper else -1) if bill else (0, 10 if upper else -10)
+        _note(axes, f"{name} {loss:.3f}", (x, loss), by, **style)
     if bill:
         salt = runs.curves["SALT"]
         middle = np.argmin(np.abs(salt.losses - np.mean(axes.get_ylim())))

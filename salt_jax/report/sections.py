@@ -135,6 +135,8 @@ def settings_tables(comparison: Comparison) -> str:
     models = comparison.models
     settings = {name: dict(flat(run.experiment)) for name, run in models.items()}
     names = list(dict.fromkeys(key for each in settings.values() for key in each))
+    # Where arrays live decides no number; experiment.json has it.
+    names = [name for name in names if "rules." not in name]
     rows = [[key, *(each.get(key, "-") for each in settings.values())] for key in names]
     differ = [row for row in rows if len(set(row[1:])) > 1]
     same = [row[:2] for row in rows if len(set(row[1:])) == 1]
