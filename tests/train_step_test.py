@@ -85,6 +85,7 @@ def test_microbatches_add_up_to_the_batch(num_microbatches):
     assert_close(split, whole, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_microbatches_add_up_on_a_mesh():
     mesh = partitioning(8, model=2)
     batch = on_mesh(packed_batch(rows=8), mesh)
@@ -101,6 +102,7 @@ def test_the_schedule_counts_steps_not_microbatches():
     assert (float(first["kd_weight"]), float(second["kd_weight"])) == (0.5, 0.0)
 
 
+@pytest.mark.slow
 def test_at_weight_zero_a_teacher_changes_nothing():
     batch = packed_batch(rows=8)
     taught = two_steps(*stage(kd_weight=Constant(value=0.0)), batch)[0]

@@ -208,6 +208,7 @@ def test_with_a_selection_stage_one_reads_only_what_was_selected(files, tmp_path
     assert not read[N_KD] <= selected
 
 
+@pytest.mark.slow
 def test_the_second_stage_reads_what_a_run_without_a_first_one_reads(files, tmp_path):
     indices = []
 
@@ -276,6 +277,7 @@ def test_another_experiment_in_the_same_workdir_is_refused(files, unbroken):
         train(other, unbroken[0])
 
 
+@pytest.mark.slow
 def test_a_run_can_start_from_an_export(files, tmp_path):
     runs.make_teacher(tmp_path / "first", model=runs.STUDENT)
     run = experiment(files, initial_export=str(tmp_path / "first"))
