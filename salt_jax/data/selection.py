@@ -21,7 +21,7 @@ class HighestScores:
 
     scores: str  # Where `score` wrote them.
     keep_fraction: float  # Of the sequences that were scored.
-    score: str = "median_k10_zeros"
+    score: str = "median_k10_zeros"  # A column of the scores.
 
     def __post_init__(self):
         _check_fraction(self.keep_fraction)

@@ -1,6 +1,6 @@
 """Prints what a step of each stage costs beside a plain one, and what scoring costs.
 
-Run from the root of the repository: python tests/benchmarks/step.py [--rounds=15]
+Run from the root of the repository: python tests/benchmarks/step.py [--rounds=30]
 
 Sizes are those of the demo, parameters and text are random, and there is one device.
 Everything is measured in turn, round by round, so that whatever else the machine does
@@ -125,14 +125,19 @@ def matmul() -> Work:
 
 
 def measure(works: Sequence[Work], rounds: int) -> np.ndarray:
-    """Returns the seconds of each work in every round, after one that warms up."""
+    """Returns the seconds of each work in every round, after one that warms up.
 
-    def seconds(work: Work) -> float:
-        begin = time.perf_counter()
-        work()
-        return time.perf_counter() - begin
-
-    return np.array([[seconds(w) for w in works] for _ in range(rounds + 1)])[1:].T
+    The order is drawn anew for each round: what a work leaves in the caches would else
+    fall on the same one every time.
+    """
+    draw = np.random.default_rng(0)
+    seconds = np.empty((len(works), rounds + 1))
+    for number in range(rounds + 1):
+        for i in draw.permutation(len(works)):
+            begin = time.perf_counter()
+            works[i]()
+            seconds[i, number] = time.perf_counter() - begin
+    return seconds[:, 1:]
 
 
 def print_rates(
@@ -171,7 +176,7 @@ def print_ratios(seconds: dict[str, np.ndarray], floor: float) -> None:
 def main() -> None:
     """Prints the rate of each work, and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--score-batches", type=int, default=3)
     flags = parser.parse_args()
     salt, baseline, scoring = (gin_config.load([file]) for file in FILES)
