@@ -241,6 +241,7 @@ def test_bfloat16_inputs_with_peaked_logits_lose_nothing_but_the_last_rounding(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_tokens", [1, 7, 16, 48, 1000])
 def test_the_size_of_a_chunk_changes_nothing(tokens, chunk_tokens):
     student, teacher = unembedding(0), unembedding(1, width=TEACHER_D)
@@ -318,6 +319,7 @@ def test_the_gradient_is_scaled_by_what_comes_after_the_loss(tokens):
     jax.tree.map(lambda x, y: assert_close(x, y, 1e-5), gradient, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rules",
     [

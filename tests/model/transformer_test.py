@@ -165,6 +165,7 @@ def test_only_distances_between_positions_matter(shift):
     )
 
 
+@pytest.mark.slow
 def test_scanned_layers_equal_unrolled_ones():
     unrolled, params = small_model(scan_layers=False)
     scanned = Transformer(SMALL, unrolled.partitioning)
@@ -180,6 +181,7 @@ def test_scanned_layers_equal_unrolled_ones():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", REMAT_POLICIES)
 @pytest.mark.parametrize("scan_layers", [True, False])
 def test_recomputation_changes_no_number(remat, scan_layers):
