@@ -94,6 +94,7 @@ TEMPERATURE = 1.0
 KD_SCHEDULE = @schedules.Step()
 SELECTION = @selection.HighestScores()
 KEEP_FRACTION = 0.5
+SCORE = 'median_k10_zeros'
 """,
     "baseline": _LLM
     + _TRAINING
