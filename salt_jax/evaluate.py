@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from salt_jax.config import Experiment
 from salt_jax.data.dataset import PreparedDataset
+from salt_jax.data.pile import Pile
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.held_out import TokensRead, reading_of
 from salt_jax.model.transformer import Params
@@ -63,9 +65,7 @@ def evaluate(
     reading = reading_of(program)
     results = {}
     for split in splits:
-        data = dataclasses.replace(
-            experiment.stages[-1].data, split=split, selection=None
-        )
+        data = dataclasses.replace(_prepared(experiment), split=split, selection=None)
         dataset = data.open(seq_len=experiment.seq_len)
         byte_lengths = Vocabulary.open(data.vocabulary).byte_lengths()
         sums = [DomainSums() for _ in dataset.manifest.domains]
@@ -102,6 +102,18 @@ def table(results: Mapping[str, Any]) -> str:
                 f"{row['accuracy']:8.2%}"
             )
     return "\n".join(lines)
+
+
+def _prepared(experiment: Experiment) -> Pile:
+    """Returns the data whose splits are evaluated: that of the validation, if any."""
+    validation = experiment.validation
+    data = validation.data if validation else experiment.stages[-1].data
+    if not isinstance(data, Pile):
+        raise ValueError(
+            f"Only prepared text can be evaluated, and the last stage reads "
+            f"{type(data).__name__}: give the experiment a validation."
+        )
+    return data
 
 
 def _add(sums: list[DomainSums], tokens: TokensRead, byte_lengths: np.ndarray) -> None:

@@ -22,7 +22,7 @@ _IMPORTS = (
     "from salt_jax import optimizer",
     "from salt_jax import partitioning",
     "from salt_jax import schedules",
-    "from salt_jax.data import dataset",
+    "from salt_jax.data import pile",
     "from salt_jax.data import prepare",
     "from salt_jax.data import selection",
     "from salt_jax.model import config as model",

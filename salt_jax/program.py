@@ -15,6 +15,7 @@ from absl import logging
 
 from salt_jax.batch import Batch
 from salt_jax.config import Distillation, Experiment, Stage
+from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.export import Export
 from salt_jax.memory import available_per_device, check_fits
 from salt_jax.model.transformer import (
@@ -112,8 +113,7 @@ class Program:
         assert stage.distillation is not None
         export = Export.open(stage.distillation.teacher_export)
         export.check_model(stage.distillation.teacher)
-        data = stage.data.open(seq_len=self.experiment.seq_len)
-        export.check_vocabulary(data.manifest.settings.vocabulary_fingerprint)
+        export.check_vocabulary(Vocabulary.open(stage.data.vocabulary).fingerprint)
         return export
 
     def stages_from(self, step: int) -> list[Stage]:
@@ -165,7 +165,7 @@ class Program:
             self._abstract_teacher(stage.distillation) if stage.distillation else None
         )
         return update.lower(
-            self.abstract_state, teacher, self._abstract_batch()
+            self.abstract_state, teacher, self._abstract_batch(stage.data.has_prefix)
         ).compile()
 
     def compile_from(self, step: int) -> Iterator[tuple[Stage, CompiledUpdate]]:
@@ -188,7 +188,7 @@ class Program:
     def _abstract_teacher(self, distillation: Distillation) -> Params:
         return abstract_params(self.teacher(distillation), distillation.teacher_dtype)
 
-    def _abstract_batch(self) -> Batch:
+    def _abstract_batch(self, has_prefix: bool) -> Batch:
         shape = (self.experiment.batch_size, self.experiment.seq_len)
         sharding = self.partitioning.sharding("batch", "length")
 
@@ -196,7 +196,8 @@ class Program:
             return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
         int_BL, float_BL = field(jnp.int32), field(jnp.float32)
-        return Batch(int_BL, int_BL, float_BL, int_BL, int_BL)
+        prefix_BL = field(jnp.bool_) if has_prefix else None
+        return Batch(int_BL, int_BL, float_BL, int_BL, int_BL, prefix_BL)
 
 
 def _delete(arrays: Any) -> None:

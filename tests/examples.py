@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from salt_jax.batch import Batch
-from salt_jax.data.loader import causal_batch
+from salt_jax.data.rows import causal_batch
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.transformer import Transformer, init_params
 from salt_jax.partitioning import MeshShape, Partitioning
@@ -95,3 +95,8 @@ def dense_reading(model, params, sequences):
     log_sum_BL = np.log(np.exp(logits_BLV).sum(axis=-1))
     rank_BL = (logits_BLV > target_BL1).sum(axis=-1)
     return log_sum_BL - target_BL1[..., 0], rank_BL
+
+
+def batch_ids(loader, index):
+    """Returns the ids of the sequences of batch `index`."""
+    return loader.rows.ids(loader.row_numbers(index))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from salt_jax.config import Scoring
-from salt_jax.data.dataset import Pile
+from salt_jax.data.pile import Pile
 from salt_jax.data.scores import Scores
 from salt_jax.export import Export
 from salt_jax.metrics import read_metrics

@@ -19,6 +19,7 @@ from salt_jax.preemption import PreemptedError
 from salt_jax.schedules import Constant
 from salt_jax.train import train
 from tests import runs
+from tests.examples import batch_ids
 from tests.runs import N_KD, TOTAL_STEPS, experiment, open_then
 
 
@@ -199,7 +200,7 @@ def test_with_a_selection_stage_one_reads_only_what_was_selected(files, tmp_path
 
     def opening(loader, begin_index):
         read[begin_index] = {
-            i for step in range(N_KD) for i in loader.batch_ids(begin_index + step)
+            i for step in range(N_KD) for i in batch_ids(loader, begin_index + step)
         }
         return open_batches(loader, begin_index)
 
@@ -213,14 +214,14 @@ def test_the_second_stage_reads_what_a_run_without_a_first_one_reads(files, tmp_
     indices = []
 
     def opening(loader, begin_index):
-        indices.append((begin_index, loader.batch_ids(begin_index).tolist()))
+        indices.append((begin_index, batch_ids(loader, begin_index).tolist()))
         return open_batches(loader, begin_index)
 
     train(experiment(files), tmp_path / "salt", open_batches=opening)
     plain = experiment(files, stages=experiment(files).stages[1:])
 
     def from_the_start(loader, begin_index):
-        indices.append((N_KD, loader.batch_ids(N_KD).tolist()))
+        indices.append((N_KD, batch_ids(loader, N_KD).tolist()))
         return open_batches(loader, begin_index)
 
     train(plain, tmp_path / "plain", open_batches=from_the_start)

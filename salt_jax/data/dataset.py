@@ -5,9 +5,7 @@ Dimensions: N sequences, L length.
 
 from __future__ import annotations
 
-import dataclasses
 import threading
-from typing import Protocol
 
 import numpy as np
 from array_record.python import array_record_module
@@ -16,7 +14,6 @@ from etils import epath
 from salt_jax.data import sequences
 from salt_jax.data.manifest import Manifest, Shard
 from salt_jax.data.sequences import Sequences
-from salt_jax.data.vocabulary import Vocabulary
 
 # Nothing is read ahead: the next sequence is somewhere else.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
@@ -94,51 +91,6 @@ class PreparedDataset:
             raise ValueError(
                 f"{path} is damaged: delete {self.path} and prepare it again."
             ) from error
-
-
-class Selection(Protocol):
-    """Decides which sequences a stage reads."""
-
-    def select(self, dataset: PreparedDataset) -> np.ndarray:
-        """Returns the ids to keep, int64, in increasing order."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Pile:
-    """What an experiment reads: a prepared split, whole or selected."""
-
-    path: str  # Where `prepare` put its splits.
-    vocabulary: str
-    split: str = "train"
-    selection: Selection | None = None
-
-    def open(self, *, seq_len: int) -> PreparedDataset:
-        """Opens the split.
-
-        Raises:
-          FileNotFoundError: it is not prepared, or the vocabulary is missing.
-          ValueError: it was prepared with another vocabulary or sequence length.
-        """
-        vocabulary = Vocabulary.open(self.vocabulary)
-        dataset = PreparedDataset.open(epath.Path(self.path) / self.split)
-        settings = dataset.manifest.settings
-        if settings.vocabulary_fingerprint != vocabulary.fingerprint:
-            raise ValueError(
-                f"{dataset.path} was prepared with the vocabulary "
-                f"{settings.vocabulary_fingerprint[:12]}, and {vocabulary.path} is "
-                f"{vocabulary.fingerprint[:12]}: give the same one, or prepare again."
-            )
-        if seq_len != settings.seq_len:
-            loss = (
-                "a longer one cannot be read"
-                if seq_len > settings.seq_len
-                else "a shorter one would drop tokens"
-            )
-            raise ValueError(
-                f"{dataset.path} was prepared with seq_len={settings.seq_len}, not "
-                f"{seq_len}; {loss}. Prepare it again with seq_len={seq_len}."
-            )
-        return dataset
 
 
 def _open_shard(

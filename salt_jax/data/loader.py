@@ -1,9 +1,8 @@
 """Batches by index, the same for any number of hosts and after any restart.
 
-Batch i is the positions from i * batch_size to (i + 1) * batch_size of an endless
-stream of shuffled epochs, so a batch may hold the end of one epoch and the beginning of
-the next. The order is computed from the seed and from how many sequences there are, so
-that opening at any batch costs the same.
+Batch i is the rows from i * batch_size to (i + 1) * batch_size of an endless stream of
+shuffled epochs, so a batch may hold the end of one epoch and the beginning of the next.
+A row is computed from its number, so that opening at any batch costs the same.
 
 Dimensions: B batch, L length.
 """
@@ -20,48 +19,26 @@ import jax
 import numpy as np
 
 from salt_jax.batch import Batch
-from salt_jax.data import permutation
-from salt_jax.data.dataset import Pile
-from salt_jax.data.sequences import Sequences
+from salt_jax.data.pile import StageData
+from salt_jax.data.rows import Rows
 from salt_jax.partitioning import Partitioning
 
-# What the model reads where there is no token before: at the start of each document,
-# and of each row. SeqIO's converters for language models use the same.
-BEGIN_ID = 0
 _FIELDS = ("tokens_BL", "targets_BL", "weights_BL", "segments_BL", "positions_BL")
 
 
-def causal_batch(sequences: Sequences) -> Batch:
-    """Returns the batch in which each token is predicted from those before it.
-
-    Every token is a target; the first of each document is predicted from `BEGIN_ID`.
-    """
-    tokens_BL = np.roll(sequences.tokens, 1, axis=1)
-    is_target_BL = sequences.segments > 0
-    is_seen_BL = is_target_BL & (sequences.positions > 0)
-    fields: dict[str, Any] = {
-        "tokens_BL": np.where(is_seen_BL, tokens_BL, BEGIN_ID).astype(np.int32),
-        "targets_BL": sequences.tokens,
-        "weights_BL": is_target_BL.astype(np.float32),
-        "segments_BL": sequences.segments,
-        "positions_BL": sequences.positions,
-    }
-    return Batch(**fields)
-
-
 class Loader:
-    """The batches of a `Pile`, by index. May be read from several threads."""
+    """The batches of what a stage reads, by index. May be read from several threads."""
 
     def __init__(
         self,
-        data: Pile,
+        data: StageData,
         *,
         batch_size: int,
         seq_len: int,
         seed: int,
         partitioning: Partitioning,
     ):
-        """Opens the data and, if there is one, reads its selection.
+        """Opens the data.
 
         Raises:
           FileNotFoundError: the data, its vocabulary or its scores are missing.
@@ -74,33 +51,20 @@ class Loader:
                 f"batch_size={batch_size} does not divide over the {shards} parts into "
                 f"which the mesh {dict(partitioning.mesh.shape)} splits a batch."
             )
-        self.dataset = data.open(seq_len=seq_len)
-        selection = data.selection
-        self._ids = None if selection is None else selection.select(self.dataset)
+        self.rows: Rows = data.open_rows(seq_len=seq_len, seed=seed)
+        self._fields = _FIELDS + ("prefix_BL",) * data.has_prefix
         self._batch_size = batch_size
         self._shape = (batch_size, seq_len)
-        self._seed = seed
         self._sharding = partitioning.sharding("batch", "length")
 
-    @property
-    def sequences_per_epoch(self) -> int:
-        """How many sequences there are, or were selected."""
-        return len(self.dataset if self._ids is None else self._ids)
-
-    def batch_ids(self, index: int) -> np.ndarray:
-        """Returns the ids of the sequences of batch `index`, int64 [B]."""
-        begin = index * self._batch_size
-        numbers = permutation.shuffled(
-            np.arange(begin, begin + self._batch_size),
-            size=self.sequences_per_epoch,
-            seed=self._seed,
-        )
-        return numbers if self._ids is None else self._ids[numbers]
+    def row_numbers(self, index: int) -> np.ndarray:
+        """Returns the numbers of the rows of batch `index`, int64 [B]."""
+        return np.arange(self._batch_size) + index * self._batch_size
 
     def host_batch(self, index: int, rows: slice | None = None) -> Batch:
         """Returns `rows` of batch `index`, by default all, as numpy arrays."""
-        ids = self.batch_ids(index)
-        return causal_batch(self.dataset.read(ids if rows is None else ids[rows]))
+        numbers = self.row_numbers(index)
+        return self.rows.read(numbers if rows is None else numbers[rows])
 
     def device_batch(self, index: int) -> Batch:
         """Returns batch `index` on the mesh; reads the rows of this process only."""
@@ -119,7 +83,7 @@ class Loader:
 
             return jax.make_array_from_callback(self._shape, self._sharding, shard)
 
-        return Batch(**{name: global_array(name) for name in _FIELDS})
+        return Batch(**{name: global_array(name) for name in self._fields})
 
 
 class Batches(Iterator[Batch]):

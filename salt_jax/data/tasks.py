@@ -17,8 +17,9 @@ import seqio
 import tensorflow as tf
 
 from salt_jax.data import permutation
-from salt_jax.data.dataset import Pile, PreparedDataset
-from salt_jax.data.loader import causal_batch
+from salt_jax.data.dataset import PreparedDataset
+from salt_jax.data.pile import Pile
+from salt_jax.data.rows import causal_batch
 from salt_jax.data.scores import Scores
 from salt_jax.data.vocabulary import Vocabulary
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from salt_jax.data.dataset import Pile
 from salt_jax.data.loader import Loader, open_batches
+from salt_jax.data.pile import Pile
 from salt_jax.data.prepare import Preparation, prepare
 from salt_jax.data.score_columns import salt_scores
 from salt_jax.partitioning import MeshShape, Partitioning

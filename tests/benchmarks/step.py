@@ -18,7 +18,7 @@ import numpy as np
 from salt_jax import gin_config
 from salt_jax.batch import Batch
 from salt_jax.config import Experiment, Scoring
-from salt_jax.data.loader import causal_batch
+from salt_jax.data.rows import causal_batch
 from salt_jax.data.score_columns import salt_scores
 from salt_jax.data.sequences import Sequences
 from salt_jax.eval_step import token_reader

@@ -7,7 +7,7 @@ import random
 import pytest
 import zstandard
 
-from salt_jax.data.dataset import Pile
+from salt_jax.data.pile import Pile
 from salt_jax.data.prepare import Preparation, prepare
 
 VOCABULARY = "embedded:tokenizer/spm_4k.model"

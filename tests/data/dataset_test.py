@@ -7,7 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from salt_jax.data.dataset import Pile, PreparedDataset
+from salt_jax.data.dataset import PreparedDataset
+from salt_jax.data.pile import Pile
 from salt_jax.data.prepare import prepare
 from salt_jax.data.vocabulary import Vocabulary
 

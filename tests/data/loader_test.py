@@ -5,9 +5,11 @@ import jax
 import numpy as np
 import pytest
 
-from salt_jax.data.dataset import Pile
-from salt_jax.data.loader import Loader, causal_batch, open_batches
+from salt_jax.data.loader import Loader, open_batches
+from salt_jax.data.pile import Pile
+from salt_jax.data.rows import causal_batch
 from salt_jax.partitioning import AxisRules, MeshShape, Partitioning
+from tests.examples import batch_ids
 
 BATCH_SIZE = 8
 SEQ_LEN = 16
@@ -52,7 +54,7 @@ def assert_same(one, other):
 
 
 def ids_of_batches(loader, count):
-    return np.concatenate([loader.batch_ids(index) for index in range(count)])
+    return np.concatenate([batch_ids(loader, index) for index in range(count)])
 
 
 def test_every_token_is_a_target_once(train):
@@ -106,20 +108,20 @@ def test_a_batch_on_any_mesh_is_the_batch_on_the_host(mesh, rules, make_loader):
 
 def test_rows_that_several_devices_hold_are_read_once(make_loader, monkeypatch):
     loader = make_loader()
-    read = loader.dataset.read
+    read = loader.rows.dataset.read
     rows = []
     monkeypatch.setattr(
-        loader.dataset, "read", lambda ids: rows.append(ids) or read(ids)
+        loader.rows.dataset, "read", lambda ids: rows.append(ids) or read(ids)
     )
     loader.device_batch(0)
     np.testing.assert_array_equal(
-        np.sort(np.concatenate(rows)), np.sort(loader.batch_ids(0))
+        np.sort(np.concatenate(rows)), np.sort(batch_ids(loader, 0))
     )
 
 
 def test_an_epoch_reads_every_sequence_once(make_loader):
     loader = make_loader()
-    count = len(loader.dataset)
+    count = len(loader.rows.dataset)
     assert count % BATCH_SIZE  # So that batches straddle epochs.
     ids = ids_of_batches(loader, 3 * count // BATCH_SIZE + 1)
     for epoch in range(3):
@@ -129,7 +131,7 @@ def test_an_epoch_reads_every_sequence_once(make_loader):
 
 def test_epochs_have_orders_of_their_own(make_loader):
     loader = make_loader()
-    count = len(loader.dataset)
+    count = len(loader.rows.dataset)
     ids = ids_of_batches(loader, 2 * count // BATCH_SIZE + 1)
     assert not np.array_equal(ids[:count], ids[count : 2 * count])
 
@@ -141,13 +143,14 @@ def test_another_seed_has_another_order(make_loader):
 
 def test_rows_hold_the_sequences_of_their_ids(make_loader):
     loader = make_loader()
-    expected = loader.dataset.read(loader.batch_ids(11)).tokens
+    expected = loader.rows.dataset.read(batch_ids(loader, 11)).tokens
     np.testing.assert_array_equal(loader.host_batch(11).targets_BL, expected)
 
 
 def test_a_batch_may_be_larger_than_an_epoch(make_loader, pile):
     few = dataclasses.replace(pile, selection=Chosen((5, 9, 60)))
-    ids = make_loader(data=few).batch_ids(0)
+    loader = make_loader(data=few)
+    ids = batch_ids(loader, 0)
     counts = np.unique(ids, return_counts=True)
     assert counts[0].tolist() == [5, 9, 60]
     assert sorted(counts[1].tolist()) == [2, 3, 3]
@@ -158,9 +161,9 @@ def test_with_a_selection_only_its_sequences_are_read_each_once_an_epoch(
 ):
     chosen = tuple(range(3, 99, 4))
     loader = make_loader(data=dataclasses.replace(pile, selection=Chosen(chosen)))
-    assert loader.sequences_per_epoch == len(chosen) == 3 * BATCH_SIZE
+    assert loader.rows.rows_per_epoch == len(chosen) == 3 * BATCH_SIZE
     for epoch in range(2):
-        ids = [loader.batch_ids(3 * epoch + index) for index in range(3)]
+        ids = [batch_ids(loader, 3 * epoch + index) for index in range(3)]
         np.testing.assert_array_equal(np.sort(np.concatenate(ids)), chosen)
 
 

@@ -12,6 +12,7 @@ from salt_jax.data.scores import ScoresWriter
 from salt_jax.data.selection import HighestScores
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.partitioning import MeshShape, Partitioning
+from tests.examples import batch_ids
 
 SEQ_LEN = 16
 POOL = 50
@@ -62,13 +63,13 @@ def loader_of(pile):
 
 def test_a_task_keeps_what_the_loader_selects(selected):
     loader = loader_of(selected)
-    read = np.concatenate([loader.batch_ids(index) for index in range(3)])
+    read = np.concatenate([batch_ids(loader, index) for index in range(3)])
     ids = ids_of(examples_of(tasks.prepared_task(selected, seq_len=SEQ_LEN)))
     assert ids == sorted(read)
 
 
 def test_keeping_by_score_keeps_what_the_loader_selects(pile, scores, values, selected):
-    kept = loader_of(selected).sequences_per_epoch
+    kept = loader_of(selected).rows.rows_per_epoch
     threshold = float(np.sort(values)[-kept])
     task = tasks.prepared_task(
         pile,
@@ -84,7 +85,7 @@ def test_keeping_by_score_keeps_what_the_loader_selects(pile, scores, values, se
 
 def test_an_example_is_the_row_that_the_loader_reads(selected):
     loader = loader_of(selected)
-    batch, ids = loader.host_batch(0), loader.batch_ids(0)
+    batch, ids = loader.host_batch(0), batch_ids(loader, 0)
     examples = examples_of(tasks.prepared_task(selected, seq_len=SEQ_LEN))
     by_id = {int(example["id"]): example for example in examples}
     for row, index in enumerate(ids):

@@ -1,5 +1,10 @@
+import pathlib
+
 import numpy as np
 import pytest
+import sentencepiece
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from salt_jax.data import embedded
 from salt_jax.data.vocabulary import Vocabulary
@@ -20,6 +25,33 @@ def test_the_special_tokens_are_those_of_the_model(vocabulary):
 
 def test_decoding_gives_back_the_text(vocabulary):
     assert vocabulary.decode(np.array(vocabulary.encode(TEXT))) == TEXT
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.characters(codec="utf-8") | st.sampled_from("\u2581\0 \n\ufffd")))
+def test_every_text_comes_back_whatever_characters_it_has(vocabulary, text):
+    tokens = vocabulary.encode(text)
+    assert vocabulary.decode(tokens) == text
+    assert vocabulary.byte_lengths()[tokens].sum() == len(text.encode())
+
+
+LONG = {
+    "words": "so it goes,  and " * 10_000,
+    "no space": "\u2603ab" * 50_000,
+    "nothing but space": " " * 150_000,
+    "a space at the end of a piece": "x" * 65_535 + " " + "y" * 70_000,
+    "what a space is written as": "\u2581" + "a \u2581b\u2581" * 30_000,
+}
+
+
+@pytest.mark.parametrize("text", LONG.values(), ids=LONG)
+def test_a_long_text_comes_back(vocabulary, text):
+    assert vocabulary.decode(vocabulary.encode_array(text)) == text
+
+
+def test_a_long_text_of_words_has_the_tokens_that_it_would_have_whole(vocabulary):
+    text = LONG["words"]
+    assert vocabulary.encode(text) == vocabulary.processor.encode(text)
 
 
 def test_ends_and_padding_have_no_text(vocabulary):
@@ -53,3 +85,105 @@ def test_a_file_of_something_else_is_refused_by_name(tmp_path):
 def test_what_is_not_embedded_is_refused_with_what_is():
     with pytest.raises(FileNotFoundError, match="embedded:minipile"):
         embedded.resolve("embedded:maxipile")
+
+
+def train_model(folder, **options):
+    """Trains a small model, one that is not lossless unless `options` make it so."""
+    text = ["the cat sat on the mat", "a dog ate the log", "lo and behold"] * 9
+    defaults = {"vocab_size": 300, "byte_fallback": True, "pad_id": 3}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(text),
+        model_prefix=str(folder / "small"),
+        model_type="bpe",
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **(defaults | options),
+    )
+    return Vocabulary.open(folder / "small.model")
+
+
+IDENTITY = {
+    "normalization_rule_name": "identity",
+    "add_dummy_prefix": False,
+    "remove_extra_whitespaces": False,
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"add_dummy_prefix": True},
+        {"remove_extra_whitespaces": True},
+        {"normalization_rule_name": "nmt_nfkc"},
+        {"byte_fallback": False, "vocab_size": 60},
+    ],
+)
+def test_a_model_that_changes_texts_is_known_and_asked_for_them_whole(change, tmp_path):
+    vocabulary = train_model(tmp_path, **(IDENTITY | change))
+    assert not vocabulary.is_lossless
+    text = "a \u2581cat  sat " * 6_000
+    assert vocabulary.encode(text) == vocabulary.processor.encode(text)
+
+
+def test_a_model_that_changes_nothing_is_known(vocabulary, tmp_path):
+    assert vocabulary.is_lossless
+    assert train_model(tmp_path, **IDENTITY).is_lossless
+
+
+SENTINELS = tuple(f"<extra_id_{index}>" for index in range(150))
+
+
+@pytest.fixture
+def extended(vocabulary, tmp_path):
+    path = tmp_path / "more.model"
+    path.write_bytes(vocabulary.add_control_pieces(SENTINELS))
+    return Vocabulary.open(path)
+
+
+def test_control_pieces_are_added_at_the_end_and_nothing_else_moves(
+    extended, vocabulary
+):
+    ids = [extended.piece_id(name) for name in SENTINELS]
+    assert ids == list(range(vocabulary.size, extended.size))
+    assert all(extended.processor.is_control(token) for token in ids)
+    assert (extended.pad_id, extended.eos_id) == (vocabulary.pad_id, vocabulary.eos_id)
+    assert extended.encode(TEXT) == vocabulary.encode(TEXT)
+
+
+def test_text_that_names_a_control_piece_is_text(extended):
+    text = f"{SENTINELS[0]} and {SENTINELS[149]}{SENTINELS[1]}</s><pad>"
+    tokens = extended.encode(text)
+    assert max(tokens) < extended.piece_id(SENTINELS[0])
+    assert extended.decode([extended.piece_id(SENTINELS[2]), *tokens]) == text
+
+
+def test_control_pieces_have_no_bytes(extended):
+    ids = [extended.piece_id(name) for name in SENTINELS]
+    assert not extended.byte_lengths()[ids].any()
+
+
+def test_a_long_name_of_a_control_piece_is_kept(vocabulary, tmp_path):
+    name = "<" + "\u00e9" * 300 + ">"
+    path = tmp_path / "long.model"
+    path.write_bytes(vocabulary.add_control_pieces([name]))
+    assert Vocabulary.open(path).piece_id(name) == vocabulary.size
+
+
+def test_a_piece_that_the_vocabulary_lacks_is_refused_by_name(vocabulary):
+    with pytest.raises(ValueError, match=r"has no piece '<extra_id_0>'; add it with"):
+        vocabulary.piece_id("<extra_id_0>")
+
+
+@pytest.mark.parametrize("names", [["</s>"], ["<a>", "<a>"]])
+def test_a_piece_is_not_added_twice(names, vocabulary):
+    with pytest.raises(ValueError, match=rf"the piece '{names[0]}' twice"):
+        vocabulary.add_control_pieces(names)
+
+
+def test_the_added_bytes_are_those_of_the_library_s_own_format(vocabulary):
+    # The library writes the model that it read back out: it knows every field.
+    contents = vocabulary.add_control_pieces(["<b>"])
+    processor = sentencepiece.SentencePieceProcessor(model_proto=contents)
+    assert processor.get_score(vocabulary.size) == 0.0
+    assert len(processor.serialized_model_proto()) == len(contents)
+    assert contents.startswith(pathlib.Path(vocabulary.path).read_bytes())

@@ -1,0 +1,90 @@
+"""Prepared text as what a stage reads."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol
+
+import numpy as np
+from etils import epath
+
+from salt_jax.data.dataset import PreparedDataset
+from salt_jax.data.rows import Rows, SequenceRows
+from salt_jax.data.vocabulary import Vocabulary
+
+
+class StageData(Protocol):
+    """Says, as a frozen value, what a stage reads."""
+
+    @property
+    def vocabulary(self) -> str:
+        """The path of the vocabulary that the tokens are of."""
+
+    @property
+    def has_prefix(self) -> bool:
+        """Whether some tokens of a row may see what comes after them."""
+
+    def open_rows(self, *, seq_len: int, seed: int) -> Rows:
+        """Opens it, as rows of `seq_len` tokens in the order that the seed gives."""
+
+
+class Selection(Protocol):
+    """Decides which sequences a stage reads."""
+
+    def select(self, dataset: PreparedDataset) -> np.ndarray:
+        """Returns the ids to keep, int64, in increasing order."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pile:
+    """What an experiment reads: a prepared split, whole or selected."""
+
+    path: str  # Where `prepare` put its splits.
+    vocabulary: str
+    split: str = "train"
+    selection: Selection | None = None
+
+    @property
+    def has_prefix(self) -> bool:
+        """Whether some tokens of a row may see what comes after them: none may."""
+        return False
+
+    def open_rows(self, *, seq_len: int, seed: int) -> Rows:
+        """Opens the split, and reads its selection if it has one.
+
+        Raises:
+          FileNotFoundError: the data, its vocabulary or its scores are missing.
+          ValueError: the data was prepared otherwise; the scores are of other data.
+        """
+        dataset = self.open(seq_len=seq_len)
+        selection = self.selection
+        ids = None if selection is None else selection.select(dataset)
+        return SequenceRows(dataset, ids, seed)
+
+    def open(self, *, seq_len: int) -> PreparedDataset:
+        """Opens the split.
+
+        Raises:
+          FileNotFoundError: it is not prepared, or the vocabulary is missing.
+          ValueError: it was prepared with another vocabulary or sequence length.
+        """
+        vocabulary = Vocabulary.open(self.vocabulary)
+        dataset = PreparedDataset.open(epath.Path(self.path) / self.split)
+        settings = dataset.manifest.settings
+        if settings.vocabulary_fingerprint != vocabulary.fingerprint:
+            raise ValueError(
+                f"{dataset.path} was prepared with the vocabulary "
+                f"{settings.vocabulary_fingerprint[:12]}, and {vocabulary.path} is "
+                f"{vocabulary.fingerprint[:12]}: give the same one, or prepare again."
+            )
+        if seq_len != settings.seq_len:
+            loss = (
+                "a longer one cannot be read"
+                if seq_len > settings.seq_len
+                else "a shorter one would drop tokens"
+            )
+            raise ValueError(
+                f"{dataset.path} was prepared with seq_len={settings.seq_len}, not "
+                f"{seq_len}; {loss}. Prepare it again with seq_len={seq_len}."
+            )
+        return dataset
