@@ -1,19 +1,18 @@
-"""The command line: prepare, train, score, evaluate, export, report, compare."""
+"""What each command of the command line does."""
 
 from __future__ import annotations
 
 import argparse
-import logging as python_logging
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 from absl import logging
 from etils import epath
 
-from salt_jax import gin_config
+from salt_jax import command_line, gin_config
 from salt_jax.config import Experiment, Scoring
 from salt_jax.data.prepare import Preparation, prepare
 from salt_jax.preemption import PreemptedError
@@ -23,17 +22,6 @@ from salt_jax.score import score
 from salt_jax.train import train
 from salt_jax.trained import evaluate_run, export_run
 
-COMMANDS = ("prepare", "train", "score", "evaluate", "export", "report", "compare")
-EXAMPLES = """examples:
-  python -m salt_jax.main --gin_file=gin/tiny_salt_ds.gin --workdir=runs/mine
-  python -m salt_jax.main --gin_file=gin/salt_2p8b.gin --gin.KD_WEIGHT=0.5
-  python -m salt_jax.main evaluate --gin_file=gin/tiny_salt_ds.gin --workdir=runs/mine
-  python -m salt_jax.main export --gin_file=gin/slm_1p5b.gin --step=26000 \\
-      --output=/exports/slm_1p5b_early
-
-Without a command, a file that binds config.Experiment trains, config.Scoring scores
-and prepare.Preparation prepares."""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code.
@@ -41,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done, or asked to stop and saved. 2: the caller can fix it. 1: anything else.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(_as_bindings(arguments))
-    _log_to_stderr()
+    options = command_line.parse(arguments)
+    command_line.log_to_stderr()
     try:
         _run(options)
     except PreemptedError as stopped:
@@ -156,86 +144,6 @@ def _compare(options: argparse.Namespace) -> None:
 def _workdir(options: argparse.Namespace) -> epath.Path:
     stem = pathlib.PurePath(options.gin_file[-1]).stem
     return epath.Path(options.workdir or f"runs/{stem}")
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong with a command."""
-
-    def error(self, message: str) -> NoReturn:
-        print(f"salt_jax: {message}; see --help.", file=sys.stderr)
-        sys.exit(2)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m salt_jax.main",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("command", nargs="?", choices=COMMANDS)
-    add("--gin_file", action="append", default=[], help="may be repeated")
-    add("--gin_bindings", action="append", default=[], metavar="'NAME = VALUE'")
-    parser.add_argument_group("overrides").add_argument(
-        "--gin.NAME", dest="unused", metavar="VALUE", help="the same as --gin_bindings"
-    )
-    add("--workdir", help="the folder of the run; runs/<gin file's stem> by default")
-    add("--accept_change", action="append", default=[], metavar="FIELD")
-    add("--step", default="latest", help="a number, latest (the default) or best")
-    add("--export", help="evaluate: an export instead of a checkpoint")
-    add("--output", help="export, report: where to write")
-    add("--dtype", default="float32", choices=("float32", "bfloat16"), help="export")
-    for name in ("baseline", "salt"):
-        add(
-            f"--{name}",
-            action="append",
-            default=[],
-            metavar="DIR",
-            help="report, compare: a workdir; compare: once a seed",
-        )
-    add("--slm", metavar="DIR", help="report: the small model's workdir")
-    add("--scores", metavar="DIR", help="report: the folder of the scores")
-    add(
-        "--distributed",
-        metavar="auto|HOST:PORT,COUNT,INDEX",
-        help="this is one of several processes; auto asks the cluster which",
-    )
-    add("--verbose", action="store_true", help="show where an error came from")
-    return parser
-
-
-def _as_bindings(arguments: Sequence[str]) -> list[str]:
-    """Turns --gin.NAME=VALUE into --gin_bindings=NAME=VALUE."""
-    prefix = "--gin."
-    return [
-        f"--gin_bindings={argument.removeprefix(prefix)}"
-        if argument.startswith(prefix) and "=" in argument
-        else argument
-        for argument in arguments
-    ]
-
-
-def _log_to_stderr() -> None:
-    """Shows the package's own log lines, and warnings, but what gin is to raise."""
-    handler = python_logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
-    )
-    handler.addFilter(
-        lambda record: (
-            "salt_jax" in record.pathname
-            or (
-                record.levelno >= python_logging.WARNING
-                and "/gin/" not in record.pathname
-            )
-        )
-    )
-    python_logging.getLogger().handlers = [handler]
-    logger = python_logging.getLogger("absl")
-    logger.handlers, logger.propagate = [], True
-    logging.set_verbosity(logging.INFO)
 
 
 def _refuse(error: Exception, code: int, *, verbose: bool) -> int:

@@ -10,8 +10,8 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "salt_jax"
 LAYERS = [
-    {"array_files", "batch", "memory", "metrics", "partitioning", "preemption"}
-    | {"adafactor", "progress", "schedules", "versions"},
+    {"array_files", "batch", "command_line", "memory", "metrics", "partitioning"}
+    | {"adafactor", "preemption", "progress", "schedules", "versions"},
     {"model", "optimizer"},
     {"token_chunks"},
     {"chunked_loss"},

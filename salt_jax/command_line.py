@@ -1,0 +1,107 @@
+"""What can be said on the command line, and what is printed back."""
+
+from __future__ import annotations
+
+import argparse
+import logging as python_logging
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from absl import logging
+
+COMMANDS = ("prepare", "train", "score", "evaluate", "export", "report", "compare")
+EXAMPLES = """examples:
+  python -m salt_jax.main --gin_file=gin/tiny_salt_ds.gin --workdir=runs/mine
+  python -m salt_jax.main --gin_file=gin/salt_2p8b.gin --gin.KD_WEIGHT=0.5
+  python -m salt_jax.main evaluate --gin_file=gin/tiny_salt_ds.gin --workdir=runs/mine
+  python -m salt_jax.main export --gin_file=gin/slm_1p5b.gin --step=26000 \\
+      --output=/exports/slm_1p5b_early
+
+Without a command, a file that binds config.Experiment trains, config.Scoring scores
+and prepare.Preparation prepares."""
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Returns the options that `arguments` give; ends the program if it cannot."""
+    return _parser().parse_args(_as_bindings(arguments))
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with a command."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"salt_jax: {message}; see --help.", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m salt_jax.main",
+        description="Pre-training with early help from a small model.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("command", nargs="?", choices=COMMANDS)
+    add("--gin_file", action="append", default=[], help="may be repeated")
+    add("--gin_bindings", action="append", default=[], metavar="'NAME = VALUE'")
+    parser.add_argument_group("overrides").add_argument(
+        "--gin.NAME", dest="unused", metavar="VALUE", help="the same as --gin_bindings"
+    )
+    add("--workdir", help="the folder of the run; runs/<gin file's stem> by default")
+    add("--accept_change", action="append", default=[], metavar="FIELD")
+    add("--step", default="latest", help="a number, latest (the default) or best")
+    add("--export", help="evaluate: an export instead of a checkpoint")
+    add("--output", help="export, report: where to write")
+    add("--dtype", default="float32", choices=("float32", "bfloat16"), help="export")
+    for name in ("baseline", "salt"):
+        add(
+            f"--{name}",
+            action="append",
+            default=[],
+            metavar="DIR",
+            help="report, compare: a workdir; compare: once a seed",
+        )
+    add("--slm", metavar="DIR", help="report: the small model's workdir")
+    add("--scores", metavar="DIR", help="report: the folder of the scores")
+    add(
+        "--distributed",
+        metavar="auto|HOST:PORT,COUNT,INDEX",
+        help="this is one of several processes; auto asks the cluster which",
+    )
+    add("--verbose", action="store_true", help="show where an error came from")
+    return parser
+
+
+def _as_bindings(arguments: Sequence[str]) -> list[str]:
+    """Turns --gin.NAME=VALUE into --gin_bindings=NAME=VALUE."""
+    prefix = "--gin."
+    return [
+        f"--gin_bindings={argument.removeprefix(prefix)}"
+        if argument.startswith(prefix) and "=" in argument
+        else argument
+        for argument in arguments
+    ]
+
+
+def log_to_stderr() -> None:
+    """Shows the package's own log lines, and warnings, but what gin is to raise."""
+    handler = python_logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
+    )
+    handler.addFilter(
+        lambda record: (
+            "salt_jax" in record.pathname
+            or (
+                record.levelno >= python_logging.WARNING
+                and "/gin/" not in record.pathname
+            )
+        )
+    )
+    python_logging.getLogger().handlers = [handler]
+    logger = python_logging.getLogger("absl")
+    logger.handlers, logger.propagate = [], True
+    logging.set_verbosity(logging.INFO)
