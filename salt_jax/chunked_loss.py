@@ -23,14 +23,6 @@ Values = dict[str, jax.Array]  # By the name of a metric.
 
 
 @flax.struct.dataclass
-class TokenStatistics:
-    """How a model met each target; sharded as the targets are."""
-
-    ce_BL: jax.Array  # float32, nats.
-    rank_BL: jax.Array  # int32, how many logits are greater than the target's.
-
-
-@flax.struct.dataclass
 class Tokens:
     """What a loss is told of each token."""
 
@@ -202,33 +194,6 @@ def _backward(loss, gradient, cotangents):
 
 
 summed_loss.defvjp(_forward, _backward)
-
-
-def token_statistics(
-    chunks: TokenChunks, model: Unembedding, targets_BL: jax.Array
-) -> TokenStatistics:
-    """Returns what `model` made of each target."""
-
-    def body(model, targets_BL):
-        model = chunks.gather_embedding(model)
-
-        def read(_, chunk):
-            hidden_CD, targets_C = chunk
-            logits_CV = chunks.logits(model, hidden_CD)
-            max_C1 = chunks.largest(logits_CV)
-            share_C1 = chunks.target_share(logits_CV, targets_C)
-            sums = (_sum(jnp.exp(logits_CV - max_C1)), share_C1)
-            sum_C1, target_C1 = chunks.sum_over_vocab(sums)
-            above_C1 = _sum((logits_CV > target_C1).astype(jnp.int32))
-            rank_C1 = chunks.sum_over_vocab(above_C1)
-            ce_C1 = jnp.log(sum_C1) + (max_C1 - target_C1)
-            return None, TokenStatistics(ce_C1[:, 0], rank_C1[:, 0])
-
-        return chunks.scan(read, None, (model.hidden_BLD, targets_BL))[1]
-
-    tokens = chunks.tokens_spec
-    run = chunks.on_devices(body, (chunks.student_specs(model), tokens), tokens)
-    return run(model, targets_BL)
 
 
 def blend(values: Values, kd_weight: jax.Array | float) -> jax.Array:

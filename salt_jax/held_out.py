@@ -6,7 +6,7 @@ Dimensions: N sequences, L length.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import jax
 import numpy as np
@@ -29,6 +29,8 @@ class TokensRead:
     sequences: Sequences
     ce_NL: np.ndarray  # float32, nats.
     rank_NL: np.ndarray  # int32, how many tokens were likelier than the target.
+    entropy_NL: np.ndarray | None  # float32, nats; None if the reader leaves it out.
+    ids: np.ndarray  # int64 [N], of the sequences.
 
     @property
     def is_target(self) -> np.ndarray:
@@ -56,14 +58,28 @@ class OrderedReading:
         self, params: Params, dataset: PreparedDataset, ids: np.ndarray
     ) -> Iterator[TokensRead]:
         """Yields what the model makes of the sequences `ids`, a batch at a time."""
-        pending = None
+        return self.stream(params, dataset, self.batches(ids))
+
+    def batches(self, ids: np.ndarray) -> Iterator[np.ndarray]:
+        """Yields `ids` in batches, of which only the last may be smaller."""
         for begin in range(0, len(ids), self.batch_size):
-            sequences = dataset.read(ids[begin : begin + self.batch_size])
+            yield ids[begin : begin + self.batch_size]
+
+    def stream(
+        self, params: Params, dataset: PreparedDataset, batches: Iterable[np.ndarray]
+    ) -> Iterator[TokensRead]:
+        """Yields what the model makes of each of `batches`, arrays of ids.
+
+        A batch is asked for when the one before it is on the devices.
+        """
+        pending = None
+        for ids in batches:
+            sequences = dataset.read(ids)
             statistics = self.read(params, self._on_mesh(sequences))
             # The devices read these while the host looks at those before.
             if pending is not None:
                 yield _on_host(*pending)
-            pending = (sequences, statistics)
+            pending = (sequences, statistics, ids)
         if pending is not None:
             yield _on_host(*pending)
 
@@ -118,10 +134,10 @@ def reading_of(program: Program) -> OrderedReading:
     )
 
 
-def _on_host(sequences: Sequences, statistics: TokenStatistics) -> TokensRead:
-    count = len(sequences.tokens)
+def _on_host(
+    sequences: Sequences, statistics: TokenStatistics, ids: np.ndarray
+) -> TokensRead:
+    on_host = jax.tree.map(lambda x_BL: np.asarray(x_BL)[: len(ids)], statistics)
     return TokensRead(
-        sequences,
-        np.asarray(statistics.ce_BL)[:count],
-        np.asarray(statistics.rank_BL)[:count],
+        sequences, on_host.ce_BL, on_host.rank_BL, on_host.entropy_BL, ids
     )

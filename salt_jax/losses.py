@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from salt_jax import chunked_loss
-from salt_jax.chunked_loss import ChunkedBlend, Tokens, TokenStatistics
+from salt_jax.chunked_loss import ChunkedBlend, Tokens
 from salt_jax.metrics import WeightedMean
 from salt_jax.model.unembedding import Unembedding
 from salt_jax.partitioning import Partitioning
-from salt_jax.token_chunks import TokenChunks
+from salt_jax.token_chunks import TokenChunks, TokenStatistics, token_statistics
 
 
 def salt_loss(
@@ -142,9 +142,7 @@ def chunked_token_statistics(
     """
     chunks = TokenChunks(partitioning, chunk_tokens)
     chunks.check(model, targets_BL)
-    return chunked_loss.token_statistics(
-        chunks, jax.lax.stop_gradient(model), targets_BL
-    )
+    return token_statistics(chunks, jax.lax.stop_gradient(model), targets_BL)
 
 
 def _means(loss, values, weights_BL):

@@ -1,28 +1,31 @@
 """The small model reads the corpus and writes one record a sequence.
 
-With several processes all of them read, and process 0 writes.
+Each process reads on a mesh of its own devices, on which the scorer must fit, and takes
+a shard at a time from those that nobody has written: its own first, and then whatever
+others have left. Processes need not know of each other: the same command on two
+machines that share the output does the same. None waits for another while it scores.
+With --distributed all wait for each other twice: Orbax restores the scorer together,
+and JAX leaves together. JAX also ends all of them, some 100 s after one has died.
+Without --distributed the others go on, and make what the dead one has left.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
 from absl import logging
-from etils import epath
-from jax.experimental import multihost_utils
 
 from salt_jax.config import Scoring
 from salt_jax.data.dataset import PreparedDataset
-from salt_jax.data.score_columns import salt_scores
+from salt_jax.data.score_bill import BillWriter
+from salt_jax.data.score_columns import score_columns
 from salt_jax.data.scores import Scores, ScoresWriter
 from salt_jax.eval_step import token_reader
 from salt_jax.export import Export
-from salt_jax.held_out import OrderedReading
+from salt_jax.held_out import OrderedReading, TokensRead
 from salt_jax.memory import available_per_device, check_fits
-from salt_jax.metrics import METRICS_FILE, MetricWriter, read_metrics
 from salt_jax.model.flops import forward_flops
 from salt_jax.model.transformer import Params, Transformer, abstract_params
 from salt_jax.partitioning import Partitioning, bytes_per_device
@@ -37,124 +40,134 @@ def score(scoring: Scoring) -> Scores:
       ValueError: the scorer has another vocabulary than the data, or does not fit; the
         output holds other scores.
     """
-    partitioning = Partitioning(mesh=scoring.mesh.build(), rules=scoring.rules)
+    mesh = scoring.mesh.build(jax.local_devices())
+    partitioning = Partitioning(mesh=mesh, rules=scoring.rules)
     model = Transformer(scoring.scorer, partitioning)
     reading = OrderedReading(
-        read=token_reader(model, scoring.chunk_tokens),
+        read=token_reader(model, scoring.chunk_tokens, with_entropy=True),
         partitioning=partitioning,
         batch_size=scoring.batch_size,
     )
     like = abstract_params(model, scoring.scorer_dtype)
-    device = partitioning.mesh.local_devices[0]
+    device = mesh.local_devices[0]
     check_fits({"scorer": bytes_per_device(like)}, available_per_device(device))
     dataset = scoring.data.open(seq_len=scoring.seq_len)
     export = Export.open(scoring.scorer_export)
     export.check_model(scoring.scorer)
     export.check_vocabulary(dataset.manifest.settings.vocabulary_fingerprint)
-    writer = _open_writer(scoring, dataset, export.fingerprint)
-    shards = writer.missing_shards()
-    # Every process has listed the same shards before one of them writes any.
-    multihost_utils.sync_global_devices("missing shards")
-    if shards:
-        _score_shards(scoring, writer, shards, dataset, reading, export.load(like))
-    if jax.process_index() == 0:
-        writer.finish()
-    multihost_utils.sync_global_devices("scored")
-    scores = Scores.open(scoring.output, dataset)
-    _log_shares_of_zeros(scores)
-    return scores
-
-
-def _open_writer(
-    scoring: Scoring, dataset: PreparedDataset, scorer_fingerprint: str
-) -> ScoresWriter:
-    """Returns the scores in the making, which process 0 is the first to open."""
-    is_first = jax.process_index() == 0
-    if not is_first:
-        multihost_utils.sync_global_devices("scores begun")
     writer = ScoresWriter.open(
         scoring.output,
         dataset,
-        scorer_fingerprint=scorer_fingerprint,
+        scorer_fingerprint=export.fingerprint,
         count=scoring.pool,
         ks=scoring.ks,
         shard_size=scoring.sequences_per_shard,
     )
-    if is_first:
-        multihost_utils.sync_global_devices("scores begun")
-    return writer
+    # Processes that know of each other restore together, so all do or none does.
+    if jax.process_count() > 1 or writer.missing_shards():
+        _score_shards(scoring, writer, dataset, reading, export.load(like))
+    scores = writer.finish()
+    _log_shares_of_zeros(scores)
+    return scores
 
 
 def _score_shards(
     scoring: Scoring,
     writer: ScoresWriter,
-    shards: Sequence[int],
     dataset: PreparedDataset,
     reading: OrderedReading,
     params: Params,
 ) -> None:
-    total = writer.manifest.count
-    missing = sum(len(writer.manifest.shard_ids(shard)) for shard in shards)
-    done = total - missing
-    with (
-        Progress("score", total, initial=done) as progress,
-        _Bill(scoring, from_step=done) as bill,
-    ):
-        for shard in shards:
-            parts = []
-            ids = writer.manifest.shard_ids(shard)
-            for tokens in reading(params, dataset, ids):
-                columns = salt_scores(
-                    tokens.ce_NL, tokens.rank_NL, tokens.is_target, scoring.ks
-                )
-                parts.append(columns)
-                done += len(tokens.ce_NL)
-                progress.update(done)
-            if jax.process_index() == 0:
-                writer.write_shard(shard, _joined(parts))
-            bill.add(done, num_sequences=len(ids))
+    """Scores until each shard is written, by this process or another."""
+    manifest = writer.manifest
+    parts: list[Mapping[str, np.ndarray]] = []
+    with _ShardsProgress(writer) as progress, _bill(scoring) as bill:
+        for tokens in reading.stream(params, dataset, _batches(writer, reading)):
+            shard = int(tokens.ids[0]) // manifest.shard_size
+            if tokens.ids[0] == manifest.shard_ids(shard)[0]:
+                parts = []  # The shard before may have been left unfinished.
+            parts.append(_columns(tokens, scoring))
+            bill.read(len(tokens.ids))
+            if tokens.ids[-1] < manifest.shard_ids(shard)[-1]:
+                progress.read(len(tokens.ids))
+                continue
+            bill.write(shard)
+            writer.write_shard(shard, _joined(parts))
+            progress.look()
 
 
-def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _batches(writer: ScoresWriter, reading: OrderedReading) -> Iterator[np.ndarray]:
+    """Yields the ids of batches until no shard is left to take."""
+    process, num_processes = jax.process_index(), jax.process_count()
+    while (shard := writer.shards.take(process, num_processes)) is not None:
+        for ids in reading.batches(writer.manifest.shard_ids(shard)):
+            # Another process may have been faster, where this one is slow or late.
+            if writer.shards.is_written(shard):
+                break
+            yield ids
+
+
+def _columns(tokens: TokensRead, scoring: Scoring) -> dict[str, np.ndarray]:
+    assert tokens.entropy_NL is not None
+    return score_columns(
+        tokens.sequences,
+        ce_NL=tokens.ce_NL,
+        rank_NL=tokens.rank_NL,
+        entropy_NL=tokens.entropy_NL,
+        ks=scoring.ks,
+    )
+
+
+def _joined(parts: list[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
-class _Bill:
-    """What the scores have cost, over all the processes that made them.
+def _bill(scoring: Scoring) -> BillWriter:
+    return BillWriter(
+        scoring.output,
+        seq_len=scoring.seq_len,
+        flops_per_token=forward_flops(scoring.scorer, scoring.seq_len),
+        num_accelerators=jax.local_device_count(),
+    )
 
-    A record a shard, in `metrics.jsonl` beside the scores; its step is how many
-    sequences are scored. Seconds are those of reading, the compiler's included.
-    """
 
-    def __init__(self, scoring: Scoring, *, from_step: int):
-        self._scoring = scoring
-        path = epath.Path(scoring.output)
-        before = read_metrics(path) if (path / METRICS_FILE).exists() else []
-        last = before[-1] if before else {}
-        self._tokens, self._seconds = last.get("tokens", 0), last.get("seconds", 0.0)
-        self._writer = MetricWriter(path, from_step=from_step)
-        self._read_at = time.monotonic()
+class _ShardsProgress:
+    """How many sequences are scored, by all processes, as far as this one knows."""
 
-    def __enter__(self) -> _Bill:
+    def __init__(self, writer: ScoresWriter):
+        self._writer = writer
+        self._count_written()
+        self._progress = Progress(
+            "score", writer.manifest.count, initial=self._num_written
+        )
+
+    def __enter__(self) -> _ShardsProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._writer.close()
+        self.look()
+        self._progress.close()
 
-    def add(self, step: int, *, num_sequences: int) -> None:
-        """Adds a shard of `num_sequences`, and the time since the one before."""
-        seq_len = self._scoring.seq_len
-        now = time.monotonic()
-        self._seconds += now - self._read_at
-        self._read_at = now
-        self._tokens += num_sequences * seq_len
-        per_token = forward_flops(self._scoring.scorer, seq_len)
-        values = {
-            "tokens": self._tokens,
-            "flops": float(self._tokens * per_token),
-            "seconds": self._seconds,
-        }
-        self._writer.write(step, values)
+    def read(self, num_sequences: int) -> None:
+        """Counts sequences of a shard that is not written yet."""
+        self._num_read += num_sequences
+        self._update()
+
+    def look(self) -> None:
+        """Counts what is written."""
+        self._count_written()
+        self._update()
+
+    def _count_written(self) -> None:
+        manifest = self._writer.manifest
+        missing = self._writer.missing_shards()
+        num_missing = sum(len(manifest.shard_ids(shard)) for shard in missing)
+        self._shards = f"{manifest.num_shards - len(missing)}/{manifest.num_shards}"
+        self._num_written, self._num_read = manifest.count - num_missing, 0
+
+    def _update(self) -> None:
+        done = self._num_written + self._num_read
+        self._progress.update(done, shards=self._shards)
 
 
 def _log_shares_of_zeros(scores: Scores) -> None:

@@ -362,6 +362,45 @@ def test_statistics_of_tokens_are_those_of_whole_logits(tokens, mesh, softcap):
     assert found.rank_BL.dtype == jnp.int32
 
 
+def entropies(model, mesh):
+    """What the chunked pass, and the definition in float64, say of each position."""
+    options = dict(partitioning=partitioned(mesh), chunk_tokens=5)
+    found = jax.jit(functools.partial(chunked_token_statistics, **options))(
+        model, jnp.zeros((B, L), jnp.int32)
+    ).entropy_BL
+    whole = jax.tree.map(lambda x: x.astype(jnp.float32), model)
+    logits_BLV = np.asarray(whole.logits(), np.float64)
+    log_sum_BL1 = np.logaddexp.reduce(logits_BLV, axis=-1, keepdims=True)
+    log_p_BLV = logits_BLV - log_sum_BL1
+    return found, -np.sum(np.exp(log_p_BLV) * log_p_BLV, axis=-1)
+
+
+@pytest.mark.parametrize("softcap", [None, 4.0])
+@pytest.mark.parametrize("mesh", MESHES)
+def test_entropy_is_that_of_the_models_own_distribution(mesh, softcap):
+    found, expected = entropies(unembedding(0, scale=0.3, softcap=softcap), mesh)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert found.dtype == jnp.float32
+    assert expected.min() > 0.2 and expected.max() < np.log(V)
+
+
+@pytest.mark.parametrize("scale", [0.3, 4.0, 40.0])
+@pytest.mark.parametrize("mesh", ["one", "data2_model4"])
+def test_entropy_of_bfloat16_inputs_is_that_of_their_values_however_peaked(mesh, scale):
+    model = unembedding(0, scale=scale, rounded=True)
+    model = model.replace(hidden_BLD=model.hidden_BLD.astype(jnp.bfloat16))
+    found, expected = entropies(model, mesh)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert (scale < 40.0) or np.median(expected) < 1e-3
+
+
+@pytest.mark.parametrize("mesh", ["one", "data2_model4"])
+def test_entropy_of_equal_logits_is_the_logarithm_of_the_vocabulary(mesh):
+    model = unembedding(0)
+    flat = model.replace(embedding_VD=jnp.zeros_like(model.embedding_VD))
+    np.testing.assert_allclose(entropies(flat, mesh)[0], np.log(V), rtol=1e-6)
+
+
 def test_the_rank_of_the_largest_logit_is_zero_and_of_the_smallest_the_last():
     model = unembedding(0)
     logits_BLV = model.logits()

@@ -3,57 +3,23 @@
 The first `count` sequences of a split are scored; their ids are 0 to count - 1. Since
 documents were shuffled when they were prepared, they are a random sample of the split.
 A folder holds `manifest.json` and shards `scores-IIIII-of-NNNNN.npy`, structured arrays
-with one float32 field for each column of `score_columns`.
+whose rows are the `record_dtype` of `score_columns`.
+
+Any number of processes may write into one folder: see `shared_shards`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from etils import epath
 
 from salt_jax.data.dataset import PreparedDataset
 from salt_jax.data.score_columns import column_definitions
-
-FORMAT_VERSION = 1
-_MANIFEST = "manifest.json"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ScoresManifest:
-    """Of what the scores are, by whom, and how many."""
-
-    dataset_fingerprint: str
-    split: str
-    scorer_fingerprint: str
-    count: int  # Sequences scored, or to be scored: ids 0 to count - 1.
-    shard_size: int
-    columns: dict[str, str]  # What each means.
-    # By column, the share of sequences whose score is 0; None until all are scored.
-    zero_shares: dict[str, float] | None = None
-    format_version: int = FORMAT_VERSION
-
-    @property
-    def num_shards(self) -> int:
-        """How many files the scores are in."""
-        return -(-self.count // self.shard_size)
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The type of a shard's rows."""
-        return np.dtype([(name, "<f4") for name in self.columns])
-
-    def shard_name(self, shard: int) -> str:
-        """Returns the file name of a shard."""
-        return f"scores-{shard:05}-of-{self.num_shards:05}.npy"
-
-    def shard_ids(self, shard: int) -> np.ndarray:
-        """Returns the ids of the sequences scored in a shard, int64."""
-        begin = shard * self.shard_size
-        return np.arange(begin, min(begin + self.shard_size, self.count))
+from salt_jax.data.scores_manifest import NAME, ScoresManifest
+from salt_jax.data.shared_shards import SharedShards
 
 
 class ScoresWriter:
@@ -62,6 +28,8 @@ class ScoresWriter:
     def __init__(self, path: epath.Path, manifest: ScoresManifest):
         self.path = path
         self.manifest = manifest
+        names = [manifest.shard_name(shard) for shard in range(manifest.num_shards)]
+        self.shards = SharedShards(path, names)
 
     @classmethod
     def open(
@@ -81,7 +49,7 @@ class ScoresWriter:
           dataset: The sequences to be scored.
           scorer_fingerprint: Of the export that scores them.
           count: How many are to be scored, from id 0; by default all.
-          ks: The k of `salt_scores`.
+          ks: The k of `score_columns`.
           shard_size: How many scores are written at a time.
 
         Raises:
@@ -101,23 +69,24 @@ class ScoresWriter:
             scorer_fingerprint=scorer_fingerprint,
             count=count,
             shard_size=shard_size,
+            ks=tuple(ks),
             columns=column_definitions(ks),
+            domains=dataset.manifest.domains,
         )
-        if (path / _MANIFEST).exists():
-            manifest = _same_scores(path, manifest)
-        else:
+        if not (path / NAME).exists():
             path.mkdir(parents=True, exist_ok=True)
-            _write_manifest(path, manifest)
+            manifest.write(path)
+        manifest.check_same(path)
         return cls(path, manifest)
 
     def missing_shards(self) -> list[int]:
         """Returns the shards that are still to be written."""
-        present = {file.name for file in self.path.iterdir()}
-        shards = range(self.manifest.num_shards)
-        return [i for i in shards if self.manifest.shard_name(i) not in present]
+        return self.shards.missing()
 
     def write_shard(self, shard: int, columns: Mapping[str, np.ndarray]) -> None:
         """Writes the scores of the sequences `manifest.shard_ids(shard)`.
+
+        Where another process has written them first, its file stays.
 
         Raises:
           ValueError: these are not the manifest's columns, or a number is not finite.
@@ -129,23 +98,21 @@ class ScoresWriter:
                 f"{sorted(self.manifest.columns)}."
             )
         for name, values in columns.items():
-            if np.shape(values) != rows.shape or not np.isfinite(values).all():
+            num_finite = np.isfinite(values).sum()
+            if np.shape(values) != rows[name].shape or num_finite < rows[name].size:
                 raise ValueError(
-                    f"Shard {shard} of {name!r} needs {len(rows)} finite numbers, got "
-                    f"{np.isfinite(values).sum()} in shape {np.shape(values)}."
+                    f"Shard {shard} of {name!r} needs {rows[name].size} finite numbers "
+                    f"in shape {rows[name].shape}, got {num_finite} in shape "
+                    f"{np.shape(values)}."
                 )
             rows[name] = values
-        path = self.path / self.manifest.shard_name(shard)
-        partial = self.path / f"{path.name}.partial"
-        with partial.open("wb") as file:
-            np.save(file, rows)
-        partial.replace(path)
+        self.shards.write(shard, rows)
 
     def finish(self) -> Scores:
-        """Returns the scores, now that every shard is written.
+        """Returns the scores, now that every shard is written; any process may call it.
 
         Raises:
-          ValueError: some are missing.
+          ValueError: some are missing, or hold what is no score.
         """
         missing = self.missing_shards()
         if missing:
@@ -153,13 +120,12 @@ class ScoresWriter:
                 f"{len(missing)} of {self.manifest.num_shards} shards of {self.path} "
                 f"are not written, the first is {missing[0]}."
             )
+        self.manifest.check_same(self.path)
         scores = Scores(self.path, self.manifest)
-        shares = {
-            name: float(np.mean(scores.column(name) == 0))
-            for name in self.manifest.columns
-        }
+        shares = scores.zero_shares()
         self.manifest = dataclasses.replace(self.manifest, zero_shares=shares)
-        _write_manifest(self.path, self.manifest)
+        self.manifest.write(self.path)
+        self.shards.clean()
         return Scores(self.path, self.manifest)
 
 
@@ -172,19 +138,24 @@ class Scores:
 
     @classmethod
     def open(cls, path: epath.PathLike, dataset: PreparedDataset) -> Scores:
-        """Opens the scores of `dataset`.
+        """Opens the scores of `dataset`, which may be of its first sequences only.
 
         Raises:
           FileNotFoundError: there are none.
           ValueError: they are of another dataset, or not complete.
         """
         path = epath.Path(path)
-        manifest = _read_manifest(path)
+        manifest = ScoresManifest.read(path)
         if manifest.dataset_fingerprint != dataset.fingerprint:
             raise ValueError(
                 f"The scores {path} are of the dataset "
                 f"{manifest.dataset_fingerprint[:12]}, and {dataset.path} is "
                 f"{dataset.fingerprint[:12]}: score it, or give its own scores."
+            )
+        if manifest.count > len(dataset):
+            raise ValueError(
+                f"The scores {path} are of {manifest.count} sequences, and "
+                f"{dataset.path} has {len(dataset)}: delete them and score again."
             )
         if manifest.zero_shares is None:
             raise ValueError(
@@ -196,75 +167,64 @@ class Scores:
         return self.manifest.count
 
     def column(self, name: str) -> np.ndarray:
-        """Returns the scores of a column by sequence id, float32 [len(self)].
+        """Returns a column by sequence id, [len(self)], of the type of the record.
+
+        Holds one shard at a time beside it. `loss_quantiles` is [len(self), Q].
 
         Raises:
-          ValueError: there is no such column, or a shard is damaged or missing.
+          ValueError: there is no such column; a shard is damaged, missing, or holds
+            what is not finite.
         """
-        manifest = self.manifest
-        if name not in manifest.columns:
+        if name not in self.manifest.columns:
             raise ValueError(
                 f"The scores {self.path} have no column {name!r}; there are "
-                f"{sorted(manifest.columns)}."
+                f"{sorted(self.manifest.columns)}."
             )
-        shards = [self._read_shard(shard) for shard in range(manifest.num_shards)]
-        return np.concatenate([rows[name] for rows in shards])
+        base, shape = self.manifest.dtype[name].base, self.manifest.dtype[name].shape
+        values = np.empty((len(self), *shape), base)
+        for ids, rows in self._shards():
+            values[ids[0] : ids[-1] + 1] = rows[name]
+        return values
 
-    def _read_shard(self, shard: int) -> np.ndarray:
-        path = self.path / self.manifest.shard_name(shard)
-        try:
-            with path.open("rb") as file:
-                rows = np.load(file)
-        except (OSError, ValueError, EOFError):
-            rows = None
-        expected = (self.manifest.shard_ids(shard).shape, self.manifest.dtype)
-        if rows is None or (rows.shape, rows.dtype) != expected:
-            raise ValueError(
-                f"{path} is missing or damaged: delete it and run score again."
-            )
-        return rows
+    def zero_shares(self) -> dict[str, float]:
+        """Returns the share of zeros in each median, in one reading of all shards.
+
+        Raises:
+          ValueError: a shard is damaged, missing, or holds what is not finite.
+        """
+        zeros = dict.fromkeys(self.manifest.medians, 0)
+        for _, rows in self._shards():
+            for name in zeros:
+                zeros[name] += int(np.count_nonzero(rows[name] == 0))
+        return {name: count / len(self) for name, count in zeros.items()}
+
+    def _shards(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields the ids and the rows of each shard, its numbers checked."""
+        for shard in range(self.manifest.num_shards):
+            ids = self.manifest.shard_ids(shard)
+            path = self.path / self.manifest.shard_name(shard)
+            rows = _read_rows(path)
+            expected = (ids.shape, self.manifest.dtype)
+            if rows is None or (rows.shape, rows.dtype) != expected:
+                found = "no scores" if rows is None else f"{len(rows)} scores"
+                raise ValueError(
+                    f"{path} is missing or damaged: it has {found}, and should have "
+                    f"{len(ids)}. Delete it and run score again."
+                )
+            for name in self.manifest.columns:
+                is_bad = ~np.isfinite(rows[name]).reshape(len(ids), -1).all(axis=1)
+                if is_bad.any():
+                    raise ValueError(
+                        f"{path} holds {rows[name][is_bad][0]} as {name!r} of sequence "
+                        f"{ids[is_bad][0]}: delete it and run score again."
+                    )
+            yield ids, rows
 
 
-def _same_scores(path: epath.Path, wanted: ScoresManifest) -> ScoresManifest:
-    """Returns the manifest at `path`, having refused other scores than `wanted`."""
-    found = _read_manifest(path)
-    other = [
-        f"{field.name}={getattr(found, field.name)!r}, not "
-        f"{getattr(wanted, field.name)!r}"
-        for field in dataclasses.fields(found)
-        if field.name != "zero_shares"
-        and getattr(found, field.name) != getattr(wanted, field.name)
-    ]
-    if other:
-        raise ValueError(
-            f"{path} has scores with {'; '.join(other)}. Give another path, or delete "
-            "them first."
-        )
-    return found
-
-
-def _read_manifest(path: epath.Path) -> ScoresManifest:
-    file = path / _MANIFEST
-    if not file.exists():
-        raise FileNotFoundError(
-            f"No scores at {path}: {_MANIFEST} is missing. Run score first."
-        )
+def _read_rows(path: epath.Path) -> np.ndarray | None:
+    """Returns the array in a file; None if it is missing or damaged."""
     try:
-        record = json.loads(file.read_text())
-        version = record["format_version"]
-        manifest = ScoresManifest(**record) if version == FORMAT_VERSION else None
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{file} is damaged: delete {path}, score again.") from error
-    if manifest is None:
-        raise ValueError(
-            f"The scores {path} are in format {version}, and this version reads format "
-            f"{FORMAT_VERSION}: delete them and score again."
-        )
-    return manifest
-
-
-def _write_manifest(path: epath.Path, manifest: ScoresManifest) -> None:
-    text = json.dumps(dataclasses.asdict(manifest), indent=2) + "\n"
-    partial = path / f"{_MANIFEST}.partial"
-    partial.write_text(text)
-    partial.replace(path / _MANIFEST)
+        with path.open("rb") as file:
+            return np.load(file)
+    except (OSError, ValueError, EOFError):
+        return None

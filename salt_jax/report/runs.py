@@ -9,6 +9,7 @@ from typing import Any
 
 from etils import epath
 
+from salt_jax.data.score_bill import read_bill
 from salt_jax.metrics import read_metrics
 from salt_jax.report.comparison import (
     PassingPoint,
@@ -93,12 +94,12 @@ class Comparison:
         slm: epath.PathLike,
         scores: epath.PathLike | None,
     ) -> Comparison:
-        """Reads three workdirs, and the metrics of the scoring where there was one."""
+        """Reads three workdirs, and the bill of the scoring where there was one."""
         return cls(
             baseline=Run.read(baseline),
             salt=Run.read(salt),
             slm=Run.read(slm),
-            scoring=None if scores is None else read_metrics(scores)[-1],
+            scoring=None if scores is None else dataclasses.asdict(read_bill(scores)),
         )
 
     @property

@@ -19,7 +19,7 @@ from salt_jax import gin_config
 from salt_jax.batch import Batch
 from salt_jax.config import Experiment, Scoring
 from salt_jax.data.rows import causal_batch
-from salt_jax.data.score_columns import salt_scores
+from salt_jax.data.score_columns import score_columns
 from salt_jax.data.sequences import Sequences
 from salt_jax.eval_step import token_reader
 from salt_jax.held_out import OrderedReading
@@ -105,14 +105,24 @@ def forward_passes(scoring: Scoring, num_batches: int) -> dict[str, Work]:
     rows = num_batches * size
     text = RandomText(scoring.scorer.vocab_size, (rows, scoring.seq_len))
     batches = batches_of(text, rows, size, partitioning)
-    ordered = OrderedReading(read=read, partitioning=partitioning, batch_size=size)
+    ordered = OrderedReading(
+        read=token_reader(model, scoring.chunk_tokens, with_entropy=True),
+        partitioning=partitioning,
+        batch_size=size,
+    )
 
     def evaluate() -> None:
         jax.block_until_ready([read(params, batch) for batch in batches])
 
     def score() -> None:
         for tokens in ordered(params, text, np.arange(rows)):
-            salt_scores(tokens.ce_NL, tokens.rank_NL, tokens.is_target, scoring.ks)
+            score_columns(
+                tokens.sequences,
+                ce_NL=tokens.ce_NL,
+                rank_NL=tokens.rank_NL,
+                entropy_NL=tokens.entropy_NL,
+                ks=scoring.ks,
+            )
 
     return {"evaluate only": evaluate, "score": score}
 

@@ -66,14 +66,24 @@ def write_run(workdir, losses, flops_a_step, domains=DOMAINS):
     (workdir / "metrics.jsonl").write_text(lines)
 
 
+def write_bill(path):
+    """Writes the bill of two shards, of 40 and of 60 FLOPs."""
+    records = [
+        {"sequences": 1, "tokens": 16, "flops": flops, "seconds": 2.0}
+        | {"shard": shard, "accelerators": 1, "ended_at": 10.0 + 2.0 * shard}
+        for shard, flops in enumerate((40.0, 60.0))
+    ]
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    (path / "bill-here.jsonl").write_text(lines)
+
+
 @pytest.fixture
 def runs(tmp_path):
     """Returns the workdirs, as the arguments of `write_report`."""
     for name, losses in LOSSES.items():
         write_run(tmp_path / name, losses, FLOPS_A_STEP[name])
     (tmp_path / "scores").mkdir()
-    line = json.dumps({"step": 7, "flops": 100.0, "seconds": 4.0})
-    (tmp_path / "scores" / "metrics.jsonl").write_text(line)
+    write_bill(tmp_path / "scores")
     return {name: tmp_path / name for name in (*LOSSES, "scores")}
 
 

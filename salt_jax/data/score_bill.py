@@ -1,0 +1,117 @@
+"""What some scores have cost, over all the processes that made them.
+
+Each process has a file of its own beside the scores, `bill-HOST-....jsonl`, with a
+record a shard: which one, the sequences and tokens that were read, the FLOPs of that,
+the wall-clock seconds since the record before (of the first, the compiler's included),
+the accelerators of the process, and when it was done. A shard that was made twice has
+cost twice, and is billed twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import socket
+import time
+import uuid
+
+from etils import epath
+
+_FILES = "bill-*.jsonl"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bill:
+    """The totals."""
+
+    sequences: int
+    tokens: int
+    flops: float
+    seconds: float  # By the clock on the wall, while any process was scoring.
+    accelerator_seconds: float  # Of each process, times its accelerators.
+
+
+class BillWriter:
+    """Bills what one process scores, from now on. A context manager."""
+
+    def __init__(
+        self,
+        path: epath.PathLike,
+        *,
+        seq_len: int,
+        flops_per_token: int,
+        num_accelerators: int,
+    ):
+        name = f"bill-{socket.gethostname()}-{uuid.uuid4().hex}.jsonl"
+        self._path = epath.Path(path) / name
+        self._seq_len, self._flops = seq_len, flops_per_token
+        self._num_accelerators = num_accelerators
+        self._lines: list[str] = []
+        self._sequences = 0  # Not billed yet.
+        self._billed_at = time.monotonic()
+
+    def __enter__(self) -> BillWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._sequences:  # Of a shard that another process wrote first.
+            self.write(None)
+
+    def read(self, num_sequences: int) -> None:
+        """Counts sequences that were read."""
+        self._sequences += num_sequences
+
+    def write(self, shard: int | None) -> None:
+        """Bills what was read since the call before, and the time that it took."""
+        now = time.monotonic()
+        tokens = self._sequences * self._seq_len
+        record = {
+            "shard": shard,
+            "sequences": self._sequences,
+            "tokens": tokens,
+            "flops": float(tokens * self._flops),
+            "seconds": now - self._billed_at,
+            "accelerators": self._num_accelerators,
+            "ended_at": time.time(),  # Since 1970, so that hosts can be compared.
+        }
+        self._sequences, self._billed_at = 0, now
+        self._lines.append(json.dumps(record) + "\n")
+        # The whole file each time: it may be in a bucket, to which nothing is appended.
+        partial = self._path.with_name(f"{self._path.name}.partial")
+        partial.write_text("".join(self._lines))
+        partial.replace(self._path)
+
+
+def read_bill(path: epath.PathLike) -> Bill:
+    """Returns what the scores at `path` have cost so far.
+
+    Raises:
+      FileNotFoundError: nothing has been billed there.
+      ValueError: a bill is damaged.
+    """
+    records = []
+    for file in sorted(epath.Path(path).glob(_FILES)):
+        try:
+            records += [json.loads(line) for line in file.read_text().splitlines()]
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{file} is damaged: remove it.") from error
+    if not records:
+        raise FileNotFoundError(f"No {_FILES} at {path}: was it ever scored?")
+    summed = {
+        name: sum(x[name] for x in records) for name in ("sequences", "tokens", "flops")
+    }
+    spans = [(x["ended_at"] - x["seconds"], x["ended_at"]) for x in records]
+    return Bill(
+        **summed,
+        seconds=_covered(spans),
+        accelerator_seconds=sum(x["seconds"] * x["accelerators"] for x in records),
+    )
+
+
+def _covered(spans: list[tuple[float, float]]) -> float:
+    """Returns the length of the union of some spans of time."""
+    total, covered_to = 0.0, float("-inf")
+    for begin, end in sorted(spans):
+        total += max(0.0, end - max(begin, covered_to))
+        covered_to = max(covered_to, end)
+    return total

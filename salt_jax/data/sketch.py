@@ -1,0 +1,101 @@
+"""Eight bytes a sequence by which near-duplicates are found.
+
+MinHash: under a random order of all shingles (runs of `SHINGLE` tokens), the chance
+that two sequences have one smallest shingle is their Jaccard similarity J, the share of
+the shingles of either that both have. A band is a hash of the smallest shingles under
+`ORDERS_PER_BAND` orders. So two sequences share one of two bands with a chance of
+1 - (1 - J ** ORDERS_PER_BAND) ** 2: 0.89 where one token in a hundred differs, which is
+J = 0.90, and 0.0002 at J = 0.1.
+
+Dimensions: N sequences, L length, S shingles.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+SHINGLE = 5  # Tokens.
+ORDERS_PER_BAND = 4
+NUM_BANDS = 2
+_ROWS_AT_A_TIME = 16  # So that the hashes of the rows stay in a core's own cache.
+_MASK = (1 << 64) - 1
+
+
+def sketches(tokens_NL: np.ndarray, is_token_NL: np.ndarray) -> np.ndarray:
+    """Returns the sketch of each row.
+
+    Args:
+      tokens_NL: Rows of tokens, not negative; padding comes last.
+      is_token_NL: True where there is a token, not padding.
+
+    Returns:
+      uint64 [N], which `bands` takes apart. It depends on the set of shingles alone. A
+      row of fewer than `SHINGLE` tokens has one shingle, of what there is.
+    """
+    found = np.empty(len(tokens_NL), np.uint64)
+    for begin in range(0, len(found), _ROWS_AT_A_TIME):
+        rows = slice(begin, begin + _ROWS_AT_A_TIME)
+        found[rows] = _sketches(shingles(tokens_NL[rows], is_token_NL[rows]))
+    return found
+
+
+def bands(sketch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the two bands of sketches, uint32; near-duplicates mostly share one."""
+    sketch = np.asarray(sketch, np.uint64)
+    low, high = sketch & np.uint64(0xFFFFFFFF), sketch >> np.uint64(32)
+    return low.astype(np.uint32), high.astype(np.uint32)
+
+
+def shingles(tokens_NL: np.ndarray, is_token_NL: np.ndarray) -> np.ndarray:
+    """Returns a hash of each shingle of the rows, uint64 [N, S].
+
+    Where padding begins, the first shingle of the row is repeated.
+    """
+    missing = max(SHINGLE - tokens_NL.shape[1], 0)
+    tokens_NL, is_token_NL = (
+        np.pad(x_NL, ((0, 0), (0, missing))) for x_NL in (tokens_NL, is_token_NL)
+    )
+    # From 1, so that no token is like the padding of a row that has but a few.
+    numbers_NL = (tokens_NL.astype(np.uint64) + np.uint64(1)) * is_token_NL
+    num_shingles = tokens_NL.shape[1] - SHINGLE + 1
+    sums_NS = numbers_NL[:, :num_shingles] * _FACTORS[0]
+    for place in range(1, SHINGLE):
+        sums_NS += numbers_NL[:, place : place + num_shingles] * _FACTORS[place]
+    hashes_NS = _mixed(sums_NS)
+    return np.where(is_token_NL[:, SHINGLE - 1 :], hashes_NS, hashes_NS[:, :1])
+
+
+def _sketches(shingles_NS: np.ndarray) -> np.ndarray:
+    """Returns the bands of the smallest hash under each order, uint64 [N]."""
+    found = np.zeros(len(shingles_NS), np.uint64)
+    for band in range(NUM_BANDS):
+        smallest = np.zeros(len(shingles_NS), np.uint64)
+        for order in range(band * ORDERS_PER_BAND, (band + 1) * ORDERS_PER_BAND):
+            # The hashes are mixed already: one-to-one and another order is enough.
+            ordered_NS = (shingles_NS ^ _SEEDS[order]) * _MULTIPLIERS[order]
+            smallest = _mixed(smallest ^ ordered_NS.min(axis=1))
+        found |= (smallest >> np.uint64(32)) << np.uint64(32 * band)
+    return found
+
+
+def _mixed(x: np.ndarray) -> np.ndarray:
+    """Returns the finalizer of SplitMix64 of each number, in the array given."""
+    x ^= x >> np.uint64(30)
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x
+
+
+def _constants(count: int, *, seed: int) -> np.ndarray:
+    """Returns fixed numbers that look random: SplitMix64 from `seed` on."""
+    steps = [(seed + (i + 1) * 0x9E3779B97F4A7C15) & _MASK for i in range(count)]
+    return _mixed(np.array(steps, np.uint64))
+
+
+# Changing any of these changes every sketch, and so the format of the scores.
+_NUM_ORDERS = NUM_BANDS * ORDERS_PER_BAND
+_FACTORS = _constants(SHINGLE, seed=1) | np.uint64(1)
+_SEEDS = _constants(_NUM_ORDERS, seed=2)
+_MULTIPLIERS = _constants(_NUM_ORDERS, seed=3) | np.uint64(1)
