@@ -8,8 +8,11 @@ import pytest
 
 from salt_jax import config, gin_config
 from salt_jax.config import Experiment, Scoring
+from salt_jax.data.near_duplicates import NearDuplicates
+from salt_jax.data.objectives import CausalLM, Mixture, PrefixLM, SpanCorruption
 from salt_jax.data.prepare import Preparation
-from salt_jax.data.selection import HighestScores, RandomSubset
+from salt_jax.data.ranking import HighestScores, Learnability, PerplexityBand, Random
+from salt_jax.data.selection import Selection
 from salt_jax.model.transformer import Transformer, abstract_params
 from salt_jax.program import Program
 from salt_jax.schedules import Constant, LinearDecay, LinearRatioDecay, Step
@@ -27,6 +30,11 @@ def _clear_gin():
 
 def load(*overrides, file=SALT):
     return gin_config.load([file], overrides)
+
+
+def with_objective(objective, stage):
+    data = dataclasses.replace(stage.data, objective=objective)
+    return dataclasses.replace(stage, data=data)
 
 
 def params_of(model):
@@ -77,7 +85,11 @@ def test_the_demo_differs_from_the_paper_in_sizes_and_paths_only():
         return [shape(x) for x in value] if isinstance(value, list) else None
 
     big, tiny = load(), load(file="gin/tiny_salt_ds.gin")
-    big = dataclasses.replace(big, optimizer=tiny.optimizer)
+    big = dataclasses.replace(
+        big,
+        optimizer=tiny.optimizer,
+        stages=[with_objective(CausalLM(), stage) for stage in big.stages],
+    )
     assert shape(config.as_json(big)) == shape(config.as_json(tiny))
 
 
@@ -99,8 +111,12 @@ def test_salt_and_baseline_differ_in_nothing_but_the_first_stage():
         ("KEEP_FRACTION=0.125", lambda s: s.data.selection.keep_fraction, 0.125),
         ("TEACHER='/x'", lambda s: s.distillation.teacher_export, "/x"),
         ("SELECTION=None", lambda s: s.data.selection, None),
-        ("SELECTION=@selection.RandomSubset()", lambda s: type(s.data.selection),
-         RandomSubset),
+        ("RANKING=@ranking.Random()", lambda s: s.data.selection.ranking,
+         Random(seed=0)),
+        ("PER_DOMAIN=True", lambda s: s.data.selection.per_domain, True),
+        ("NEAR_DUPLICATES=@near_duplicates.NearDuplicates()",
+         lambda s: s.data.selection.near_duplicates,
+         NearDuplicates(min_similarity=0.8)),
         ("KD_SCHEDULE=@schedules.Constant()",
          lambda s: s.distillation.kd_weight, Constant(value=0.667)),
         ("KD_SCHEDULE=@schedules.LinearDecay()", lambda s: s.distillation.kd_weight,
@@ -114,10 +130,122 @@ def test_an_override_reaches_the_experiment(override, of, value):
     assert of(load(override).stages[0]) == value
 
 
+HIGHEST = Selection(
+    scores="/scores/slm_1p5b",
+    ranking=HighestScores(score="median_k10_zeros"),
+    keep_fraction=0.5,
+)
+
+
+@pytest.mark.parametrize(
+    "overrides, ranking",
+    [
+        (["RANKING=@ranking.Random()", "SEED=3"], Random(seed=3)),
+        (["RANKING=@ranking.PerplexityBand()", "BAND='mid'"],
+         PerplexityBand(band="mid")),
+        (["RANKING=@ranking.Learnability()", "REFERENCE_SCORES='/late'"],
+         Learnability(reference="/late")),
+    ],
+)  # fmt: skip
+def test_another_ranking_is_an_override_and_what_it_must_be_told(overrides, ranking):
+    assert load(*overrides).stages[0].data.selection.ranking == ranking
+
+
 def test_the_defaults_are_a_step_and_the_highest_scores():
     stage = load().stages[0]
     assert stage.distillation.kd_weight == Step(value=0.667, end_step=36_000)
-    assert isinstance(stage.data.selection, HighestScores)
+    assert stage.data.selection == HIGHEST
+
+
+UL2 = Mixture(
+    denoisers=(
+        CausalLM(),
+        PrefixLM(mean_share=0.25),
+        SpanCorruption(rate=0.15, mean_length=3.0),
+        SpanCorruption(rate=0.5, mean_length=32.0),
+    ),
+    weights=(6, 2, 1, 1),
+)
+
+
+@pytest.mark.parametrize("name", ["salt_2p8b", "baseline_2p8b", "rkd_2p8b", "slm_1p5b"])
+def test_at_the_papers_scale_every_stage_learns_ul2_and_is_measured_causally(name):
+    experiment = load(file=f"gin/{name}.gin")
+    assert [stage.data.objective for stage in experiment.stages] == [UL2] * len(
+        experiment.stages
+    )
+    assert experiment.validation.data.objective == CausalLM()
+
+
+@pytest.mark.parametrize("name", ["tiny_salt_ds", "tiny_baseline", "tiny_slm"])
+def test_the_demo_learns_causally_unless_told_otherwise(name):
+    file = f"gin/{name}.gin"
+    for stage in load(file=file).stages:
+        assert stage.data.objective == CausalLM()
+    for stage in load("OBJECTIVE=@objectives.Mixture()", file=file).stages:
+        assert stage.data.objective == UL2
+
+
+@pytest.mark.parametrize(
+    "override, index, denoiser",
+    [
+        ("MEAN_PREFIX_SHARE=0.5", 1, PrefixLM(mean_share=0.5)),
+        ("SHORT_SPAN_RATE=0.2", 2, SpanCorruption(rate=0.2, mean_length=3.0)),
+        ("LONG_SPAN_LENGTH=16.0", 3, SpanCorruption(rate=0.5, mean_length=16.0)),
+        ("objectives.CausalLM.mode_token='[S]'", 0, CausalLM(mode_token="[S]")),
+        ("long_spans/objectives.SpanCorruption.mode_token='[X]'", 3,
+         SpanCorruption(rate=0.5, mean_length=32.0, mode_token="[X]")),
+    ],
+)  # fmt: skip
+def test_the_rates_of_ul2_are_dials(override, index, denoiser):
+    stage = load(override).stages[0]
+    assert stage.data.objective.denoisers[index] == denoiser
+
+
+def test_an_override_chooses_another_objective():
+    data = load("OBJECTIVE=@objectives.PrefixLM()").stages[1].data
+    assert data.objective == PrefixLM(mean_share=0.25)
+
+
+def test_a_denoiser_of_a_users_own_module_is_an_objective(tmp_path, monkeypatch):
+    (tmp_path / "my_denoisers.py").write_text(
+        """
+import dataclasses
+from salt_jax.data.objectives import Example
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Continuation:
+    given: int = 1
+    mode_token: str | None = None
+    has_prefix = True
+
+    def capacity(self, row_len):
+        return row_len
+
+    def num_sentinels(self, row_len):
+        return 0
+
+    def denoise(self, tokens, draw, sentinels):
+        given = min(self.given, len(tokens) - 1)
+        return Example(tokens[:given], tokens[given:])
+"""
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mine.gin").write_text(
+        f"""
+from __gin__ import dynamic_registration
+import my_denoisers
+
+include '{pathlib.Path("gin/tiny_baseline.gin").resolve()}'
+
+OBJECTIVE = @my_denoisers.Continuation()
+my_denoisers.Continuation.given = 3
+"""
+    )
+    objective = load(file=str(tmp_path / "mine.gin")).stages[0].data.objective
+    assert objective.given == 3
+    inputs, targets = objective.denoise([5, 6, 7, 8], None, None)
+    assert (inputs, targets) == ([5, 6, 7], [8])
 
 
 def test_the_seed_can_be_overridden():
@@ -127,7 +255,7 @@ def test_the_seed_can_be_overridden():
 def test_stage_one_can_be_left_its_selection_without_its_teacher():
     stage = load("distill/config.Stage.distillation=None").stages[0]
     assert stage.distillation is None
-    assert isinstance(stage.data.selection, HighestScores)
+    assert stage.data.selection == HIGHEST
 
 
 def test_a_later_override_wins():
@@ -150,6 +278,7 @@ def test_a_later_override_wins():
         ("N_KD=300_000", "increasing order"),
         ("TEMPERATURE=0", "temperature must be positive, got 0"),
         ("KEEP_FRACTION=0.0", "keep_fraction must be"),
+        ("RANKING=@ranking.PerplexityBand()", "BAND"),
         ("config.Experiment.num_microbatches=3", "does not divide batch_size=2048"),
     ],
 )

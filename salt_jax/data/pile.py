@@ -9,6 +9,8 @@ import numpy as np
 from etils import epath
 
 from salt_jax.data.dataset import PreparedDataset
+from salt_jax.data.denoising import DenoisedRows
+from salt_jax.data.objectives import CausalLM, Objective, mixture_of
 from salt_jax.data.rows import Rows, SequenceRows
 from salt_jax.data.vocabulary import Vocabulary
 
@@ -43,23 +45,33 @@ class Pile:
     vocabulary: str
     split: str = "train"
     selection: Selection | None = None
+    objective: Objective = CausalLM()
 
     @property
     def has_prefix(self) -> bool:
-        """Whether some tokens of a row may see what comes after them: none may."""
-        return False
+        """Whether some tokens of a row may see what comes after them."""
+        return self.objective.has_prefix
 
     def open_rows(self, *, seq_len: int, seed: int) -> Rows:
         """Opens the split, and reads its selection if it has one.
 
         Raises:
           FileNotFoundError: the data, its vocabulary or its scores are missing.
-          ValueError: the data was prepared otherwise; the scores are of other data.
+          ValueError: the data was prepared otherwise; the scores are of other data;
+            the vocabulary lacks a piece that the objective needs.
         """
         dataset = self.open(seq_len=seq_len)
         selection = self.selection
-        ids = None if selection is None else selection.select(dataset)
-        return SequenceRows(dataset, ids, seed)
+        ids = None if selection is None else selected_ids(selection, dataset)
+        if self.objective == CausalLM():
+            return SequenceRows(dataset, ids, seed)
+        return DenoisedRows(
+            dataset,
+            ids,
+            seed=seed,
+            mixture=mixture_of(self.objective),
+            vocabulary=Vocabulary.open(self.vocabulary),
+        )
 
     def open(self, *, seq_len: int) -> PreparedDataset:
         """Opens the split.
@@ -88,3 +100,37 @@ class Pile:
                 f"{seq_len}; {loss}. Prepare it again with seq_len={seq_len}."
             )
         return dataset
+
+
+def selected_ids(selection: Selection, dataset: PreparedDataset) -> np.ndarray:
+    """Returns the ids that `selection` keeps of `dataset`, int64, increasing.
+
+    Raises:
+      ValueError: there are none, or they are not increasing, not ids of the dataset,
+        or no whole numbers.
+    """
+    ids = np.asarray(selection.select(dataset))
+    name = f"The selection {type(selection).__name__}"
+    if not ids.size:
+        raise ValueError(
+            f"{name} keeps no sequence of {dataset.path}: there is no data."
+        )
+    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(
+            f"{name} gives {ids.dtype}{list(ids.shape)}, not a list of ids."
+        )
+    (wrong,) = np.nonzero(ids[1:] <= ids[:-1])
+    if len(wrong):
+        before, after = ids[wrong[0] : wrong[0] + 2].tolist()
+        what = "duplicated ids" if before == after else "ids out of order"
+        raise ValueError(
+            f"{name} gives {what}: {after} after {before}. A selection is of "
+            "increasing ids, each of them once."
+        )
+    if ids[0] < 0 or ids[-1] >= len(dataset):
+        unknown = ids[0] if ids[0] < 0 else ids[-1]
+        raise ValueError(
+            f"{name} gives the id {unknown}, which {dataset.path} does not have: ids "
+            f"are 0 to {len(dataset) - 1}."
+        )
+    return ids.astype(np.int64, copy=False)
