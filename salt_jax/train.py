@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,9 @@ from etils import epath
 from salt_jax import config, versions
 from salt_jax.checkpoint import Checkpointer
 from salt_jax.config import Experiment, Stage
-from salt_jax.data.loader import Loader, open_batches
+from salt_jax.data.loader import Loader, describe_epochs, open_batches
+from salt_jax.data.selection import stage_warnings
+from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.held_out import HeldOut
 from salt_jax.model.transformer import Params
 from salt_jax.preemption import PreemptedError, PreemptionGuard
@@ -67,6 +69,7 @@ def train(
             return state
         # Whatever a later stage lacks is known before anything is trained.
         loaders = {s.name: _open_inputs(program, s) for s in program.stages_from(step)}
+        _log_epochs(experiment, loaders)
         held_out = HeldOut.of(program)
         recorder = Recorder(
             experiment, workdir, from_step=step, seconds=meta.get("seconds", 0.0)
@@ -161,6 +164,7 @@ class _Loop:
 def _open_inputs(program: Program, stage: Stage) -> Loader:
     """Returns the loader of `stage`, having checked its teacher's export too."""
     experiment = program.experiment
+    Vocabulary.open(stage.data.vocabulary).check_model(experiment.model.vocab_size)
     if stage.distillation is not None:
         program.open_teacher(stage)
     return Loader(
@@ -170,6 +174,24 @@ def _open_inputs(program: Program, stage: Stage) -> Loader:
         seed=experiment.seed,
         partitioning=program.partitioning,
     )
+
+
+def _log_epochs(experiment: Experiment, loaders: Mapping[str, Loader]) -> None:
+    """Says how often each stage reads its text, or which part of it."""
+    for begin_step, stage in experiment.timeline():
+        if stage.name in loaders:
+            num_rows = (stage.end_step - begin_step) * experiment.batch_size
+            selected = getattr(stage.data, "selection", None) is not None
+            rows = loaders[stage.name].rows
+            reading = describe_epochs(num_rows, rows, selected=selected)
+            logging.info("Stage %r %s.", stage.name, reading)
+            if selected and rows.rows_per_epoch is not None:
+                for line in stage_warnings(
+                    rows.rows_per_epoch,
+                    num_read=num_rows,
+                    batch_size=experiment.batch_size,
+                ):
+                    logging.warning("Stage %r: %s", stage.name, line)
 
 
 def _open_checkpoints(experiment: Experiment, workdir: epath.Path) -> Checkpointer:

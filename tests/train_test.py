@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import logging
 import os
 import re
 import shutil
@@ -12,14 +13,15 @@ import numpy as np
 import pytest
 
 from salt_jax.data.loader import open_batches
-from salt_jax.data.scores import ScoresWriter
-from salt_jax.data.selection import HighestScores
+from salt_jax.data.ranking import HighestScores
+from salt_jax.data.selection import Selection
 from salt_jax.metrics import read_metrics
 from salt_jax.preemption import PreemptedError
 from salt_jax.schedules import Constant
 from salt_jax.train import train
 from tests import runs
 from tests.examples import batch_ids
+from tests.made_scores import write_scores
 from tests.runs import N_KD, TOTAL_STEPS, experiment, open_then
 
 
@@ -90,6 +92,44 @@ def test_what_was_run_is_written_before_the_first_step(files, tmp_path):
             operative_gin="A = 1\n",
             open_batches=open_then(0, look),
         )
+
+
+def test_it_is_said_how_often_each_stage_reads_its_text(files, tmp_path, caplog):
+    run = experiment(files)
+    count = len(run.stages[0].data.open(seq_len=runs.SEQ_LEN))
+    few = dataclasses.replace(run.stages[0].data, selection=FirstSequences(count=20))
+    stages = (dataclasses.replace(run.stages[0], data=few), run.stages[1])
+
+    def stop():
+        raise InterruptedError
+
+    with (
+        caplog.at_level(logging.INFO, logger="absl"),
+        pytest.raises(InterruptedError),
+    ):
+        train(
+            dataclasses.replace(run, stages=stages),
+            tmp_path,
+            open_batches=open_then(0, stop),
+        )
+    assert (
+        "Stage 'distill' reads 32 rows of 20 that were selected: 1.60 epochs, each in "
+        "an order of its own."
+    ) in caplog.messages
+    assert (
+        f"Stage 'standard' reads 24 rows of {count:,} that there are: "
+        f"{24 / count:.2%} of an epoch."
+    ) in caplog.messages
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FirstSequences:
+    """A selection of the first sequences."""
+
+    count: int
+
+    def select(self, dataset):
+        return np.arange(self.count)
 
 
 def test_after_the_transition_no_buffer_is_the_teacher_s(files, tmp_path):
@@ -181,17 +221,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(files, tmp_pat
     assert not (tmp_path / "checkpoints" / str(state)).exists()
 
 
-def test_with_a_selection_stage_one_reads_only_what_was_selected(files, tmp_path):
+def test_with_a_selection_stage_one_reads_only_what_was_selected(
+    files, tmp_path, caplog
+):
     run = experiment(files)
     dataset = run.stages[0].data.open(seq_len=run.seq_len)
-    writer = ScoresWriter.open(
-        tmp_path / "scores", dataset, scorer_fingerprint="x", ks=(10,)
+    scores = np.arange(len(dataset)) % 7
+    write_scores(tmp_path / "scores", dataset, {"mean_loss": scores})
+    selection = Selection(
+        scores=str(tmp_path / "scores"),
+        ranking=HighestScores(score="mean_loss"),
+        keep_fraction=0.05,
     )
-    ids = np.arange(len(dataset))
-    scores = {name: (ids % 7).astype(np.float32) for name in writer.manifest.columns}
-    writer.write_shard(0, scores)
-    writer.finish()
-    selection = HighestScores(scores=str(tmp_path / "scores"), keep_fraction=0.25)
     selected = set(selection.select(dataset).tolist())
     first, second = run.stages
     data = dataclasses.replace(first.data, selection=selection)
@@ -207,6 +248,10 @@ def test_with_a_selection_stage_one_reads_only_what_was_selected(files, tmp_path
     train(run, tmp_path / "run", open_batches=opening)
     assert read[0] <= selected and len(read[0]) > 8
     assert not read[N_KD] <= selected
+    warned = [x.message for x in caplog.records if x.levelname == "WARNING"]
+    few = f"Stage 'distill': The {len(selected)} sequences that are kept are fewer"
+    assert any(line.startswith(few) for line in warned)
+    assert any("domains lose more than 90%" in line for line in warned)
 
 
 @pytest.mark.slow

@@ -5,18 +5,15 @@ Dimensions: N sequences, L length.
 
 from __future__ import annotations
 
-import threading
+import functools
 
 import numpy as np
-from array_record.python import array_record_module
 from etils import epath
 
 from salt_jax.data import sequences
-from salt_jax.data.manifest import Manifest, Shard
+from salt_jax.data.manifest import Manifest
+from salt_jax.data.readers import ShardReader, threads
 from salt_jax.data.sequences import Sequences
-
-# Nothing is read ahead: the next sequence is somewhere else.
-_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 
 
 class PreparedDataset:
@@ -25,10 +22,7 @@ class PreparedDataset:
     def __init__(self, path: epath.PathLike, manifest: Manifest):
         self.path = epath.Path(path)
         self.manifest = manifest
-        self.fingerprint = manifest.fingerprint
-        # The readers promise nothing about threads.
-        self._lock = threading.Lock()
-        self._readers = [_open_shard(self.path, shard) for shard in manifest.shards]
+        self._readers: dict[int, ShardReader] = {}
         counts = [shard.count for shard in manifest.shards]
         self._begins = np.cumsum([0, *counts])
         if self._begins[-1] != manifest.count:
@@ -36,17 +30,23 @@ class PreparedDataset:
                 f"The manifest of {path} counts {manifest.count} sequences, and its "
                 f"shards {self._begins[-1]}: prepare it again."
             )
+        self._check_shards()
 
     @classmethod
     def open(cls, path: epath.PathLike) -> PreparedDataset:
-        """Opens one split, a folder that `prepare` wrote, and counts its shards.
+        """Opens one split, a folder that `prepare` wrote; shards when they are read.
 
         Raises:
           FileNotFoundError: there is no such folder, or a shard of it is missing.
-          ValueError: the manifest or a shard is damaged, or of another version.
+          ValueError: the manifest is damaged, or of another version.
         """
         path = epath.Path(path)
         return cls(path, Manifest.read(path))
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the manifest, and so of every shard."""
+        return self.manifest.fingerprint
 
     def __len__(self) -> int:
         return self.manifest.count
@@ -55,7 +55,8 @@ class PreparedDataset:
         """Returns the sequences with `ids`, int [N], in that order.
 
         Raises:
-          ValueError: there is no such id, or a shard is damaged.
+          ValueError: there is no such id, or a shard is missing or damaged; it was
+            tried several times, over some seconds.
         """
         ids = np.asarray(ids, np.int64)
         unknown = ids[(ids < 0) | (ids >= len(self))]
@@ -73,38 +74,46 @@ class PreparedDataset:
         )
 
     def _read_records(self, ids: np.ndarray) -> list[bytes]:
+        if not len(ids):
+            return []
         shard_of = np.searchsorted(self._begins, ids, side="right") - 1
+        # The rows of each shard stand together, so that it is opened once.
+        order = np.argsort(shard_of, kind="stable")
+        shards, begins = np.unique(shard_of[order], return_index=True)
+        rows_of = np.split(order, begins[1:])
+        places_of = [
+            (ids[rows] - self._begins[shard]).tolist()
+            for shard, rows in zip(shards, rows_of, strict=True)
+        ]
+        readers = [self._reader(shard) for shard in shards.tolist()]
+        # A thread that reads alone does not wait for others.
+        read_all = threads().map if len(readers) > 1 else map
+        records_of = read_all(ShardReader.read, readers, places_of)
         records: list[bytes] = [b""] * len(ids)
-        for shard in np.unique(shard_of):
-            (rows,) = np.nonzero(shard_of == shard)
-            places = (ids[rows] - self._begins[shard]).tolist()
-            for row, record in zip(rows, self._read_shard(shard, places), strict=True):
+        for rows, found in zip(rows_of, records_of, strict=True):
+            for row, record in zip(rows.tolist(), found, strict=True):
                 records[row] = record
         return records
 
-    def _read_shard(self, shard: int, places: list[int]) -> list[bytes]:
-        try:
-            with self._lock:
-                return self._readers[shard].read(places)
-        except RuntimeError as error:
-            path = self.path / self.manifest.shards[shard].name
-            raise ValueError(
-                f"{path} is damaged: delete {self.path} and prepare it again."
-            ) from error
-
-
-def _open_shard(
-    folder: epath.Path, shard: Shard
-) -> array_record_module.ArrayRecordReader:
-    path = folder / shard.name
-    if not path.exists():
-        raise FileNotFoundError(
-            f"No shard at {path}: delete {folder} and prepare it again."
+    def _reader(self, shard: int) -> ShardReader:
+        described = self.manifest.shards[shard]
+        # Two threads may make it at once; all use the one that came first.
+        return self._readers.get(shard) or self._readers.setdefault(
+            shard,
+            ShardReader(
+                self.path / described.name,
+                count=described.count,
+                num_bytes=described.num_bytes,
+            ),
         )
-    reader = array_record_module.ArrayRecordReader(str(path), _READER_OPTIONS)
-    if reader.num_records() != shard.count:
-        raise ValueError(
-            f"{path} holds {reader.num_records()} sequences, and should hold "
-            f"{shard.count}: delete {folder} and prepare it again."
-        )
-    return reader
+
+    def _check_shards(self) -> None:
+        """Refuses a dataset of which a shard is missing; lists the folder once."""
+        there = {path.name for path in self.path.iterdir()}
+        missing = [x.name for x in self.manifest.shards if x.name not in there]
+        if missing:
+            others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+            raise FileNotFoundError(
+                f"No shard at {self.path / missing[0]}{others}: fetch what is missing, "
+                f"or delete {self.path} and prepare it again."
+            )

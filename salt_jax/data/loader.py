@@ -9,8 +9,8 @@ Dimensions: B batch, L length.
 
 from __future__ import annotations
 
-import queue
-import threading
+import collections
+import concurrent.futures
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -87,41 +87,47 @@ class Loader:
 
 
 class Batches(Iterator[Batch]):
-    """Consecutive batches on the mesh, made ahead on another thread.
+    """Consecutive batches on the mesh, several being made ahead at once.
 
-    A context manager: leaving it ends the thread.
+    A context manager: leaving it ends the threads in which they are made.
     """
 
     def __init__(self, loader: Loader, begin_index: int, read_ahead: int):
         self.stall_seconds = 0.0  # That `next` has waited so far, in all.
         self._loader = loader
-        self._index = begin_index
-        self._ready: queue.SimpleQueue[Batch | Exception] = queue.SimpleQueue()
-        self._room = threading.Semaphore(read_ahead)
-        self._is_closed = threading.Event()
-        self._thread = threading.Thread(
-            target=self._make, name="read-ahead", daemon=True
+        self._index = begin_index  # Of the batch that is delivered next.
+        self._is_closed = False
+        self._threads = concurrent.futures.ThreadPoolExecutor(read_ahead, "read-ahead")
+        self._ahead = collections.deque(
+            self._threads.submit(loader.device_batch, begin_index + i)
+            for i in range(read_ahead)
         )
-        self._thread.start()
 
     def __next__(self) -> Batch:
-        """Returns the next batch, or raises what kept it from being made."""
-        if self._is_closed.is_set():
+        """Returns the next batch, or raises what kept it from being made.
+
+        Raises:
+          ValueError: these batches are closed, or the data of the next is not right.
+          OSError: it could not be read.
+        """
+        if self._is_closed:
             raise ValueError("These batches are closed.")
         begin = time.monotonic()
-        batch = self._ready.get()
-        self.stall_seconds += time.monotonic() - begin
-        if isinstance(batch, Exception):
+        try:
+            batch = self._ahead.popleft().result()
+        except Exception as error:
             self.close()
-            raise batch
-        self._room.release()
+            raise _at(self._index, error) from error
+        self.stall_seconds += time.monotonic() - begin
+        self._index += 1
+        last = self._index + len(self._ahead)
+        self._ahead.append(self._threads.submit(self._loader.device_batch, last))
         return batch
 
     def close(self) -> None:
-        """Ends the thread, after the batch that it is making."""
-        self._is_closed.set()
-        self._room.release()
-        self._thread.join()
+        """Ends the threads, after the batches that they are making."""
+        self._is_closed = True
+        self._threads.shutdown(cancel_futures=True)
 
     def __enter__(self) -> Batches:
         return self
@@ -129,13 +135,16 @@ class Batches(Iterator[Batch]):
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _make(self) -> None:
-        try:
-            while self._room.acquire() and not self._is_closed.is_set():
-                self._ready.put(self._loader.device_batch(self._index))
-                self._index += 1
-        except Exception as error:  # To be raised where the batch is missed.
-            self._ready.put(error)
+
+def _at(index: int, error: Exception) -> Exception:
+    """Returns `error` with the batch that it kept from being made.
+
+    Batches are counted from 0 and steps from 1, as they are where metrics are written.
+    """
+    if not isinstance(error, (OSError, ValueError)):
+        return error  # Nothing that a person could put right.
+    kind = ValueError if isinstance(error, ValueError) else OSError
+    return kind(f"Batch {index}, for step {index + 1}, cannot be made: {error}")
 
 
 def open_batches(loader: Loader, begin_index: int, read_ahead: int = 4) -> Batches:
@@ -150,3 +159,21 @@ def open_batches(loader: Loader, begin_index: int, read_ahead: int = 4) -> Batch
             f"begin_index={begin_index}, read_ahead={read_ahead}."
         )
     return Batches(loader, begin_index, read_ahead)
+
+
+def describe_epochs(num_rows: int, rows: Rows, *, selected: bool = False) -> str:
+    """Returns, in words, how often the text comes that a stage reads.
+
+    Args:
+      num_rows: How many rows the stage reads.
+      rows: Those that it reads from.
+      selected: Whether they were selected.
+    """
+    of = rows.rows_per_epoch
+    if of is None:
+        return f"reads {num_rows:,} rows of a stream that is not counted beforehand"
+    there_are = "were selected" if selected else "there are"
+    found = f"reads {num_rows:,} rows of {of:,} that {there_are}"
+    if num_rows <= of:
+        return f"{found}: {num_rows / of:.2%} of an epoch"
+    return f"{found}: {num_rows / of:.2f} epochs, each in an order of its own"

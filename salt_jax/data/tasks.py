@@ -2,9 +2,20 @@
 
 A task here is a value: pass it to `seqio.get_dataset`, or call `register` for tools
 that want a name. Examples have the features that SeqIO's converters make for language
-models, and "id"; use them with `seqio.PassThroughFeatureConverter`.
+models, and "id"; they are packed already, so nothing is to be converted:
 
-This is the one module that imports TensorFlow.
+    from salt_jax.data import tasks
+    from salt_jax.data.pile import Pile
+
+    pile = Pile(path="/data/pile/prepared", vocabulary="/data/vocabulary/256k.model")
+    tasks.register("salt_pile", pile, seq_len=1280)
+
+    seqio.get_dataset(
+        "salt_pile",
+        task_feature_lengths={"decoder_target_tokens": 1280},
+        feature_converter=seqio.PassThroughFeatureConverter(),
+        dataset_split="train",
+    )
 """
 
 from __future__ import annotations
@@ -18,7 +29,8 @@ import tensorflow as tf
 
 from salt_jax.data import permutation
 from salt_jax.data.dataset import PreparedDataset
-from salt_jax.data.pile import Pile
+from salt_jax.data.objectives import CausalLM
+from salt_jax.data.pile import Pile, selected_ids
 from salt_jax.data.rows import causal_batch
 from salt_jax.data.scores import Scores
 from salt_jax.data.vocabulary import Vocabulary
@@ -139,11 +151,18 @@ def prepared_task(
 
     Raises:
       FileNotFoundError: the data, its vocabulary or its scores are missing.
-      ValueError: they do not go together.
+      ValueError: they do not go together, or the objective is not the causal one.
     """
+    if pile.objective != CausalLM():
+        raise ValueError(
+            f"A task gives whole sequences, and {pile.objective} would change them: "
+            "give it a Pile without an objective."
+        )
     dataset = pile.open(seq_len=seq_len)
     selection = pile.selection
-    ids = np.arange(len(dataset)) if selection is None else selection.select(dataset)
+    ids = np.arange(len(dataset))
+    if selection is not None:
+        ids = selected_ids(selection, dataset)
     scores = None
     if scored is not None:
         scores = Scores.open(scored.scores, dataset).column(scored.score)

@@ -1,26 +1,57 @@
-"""Prints how fast batches are read and put on the mesh, and what opening costs.
+"""Prints how fast batches are made, what opening them costs, and who waits for whom.
 
-Run from the root of the repository: python tests/benchmarks/loader.py
+The embedded corpus is read in each way, and once as SeqIO by itself would read it. Run
+from the root of the repository: python tests/benchmarks/loader.py
 """
 
+import concurrent.futures
+import dataclasses
+import os
+import pathlib
+import resource
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from unittest import mock
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.append(str(pathlib.Path(__file__).parents[2]))  # For `tests`.
 
 import jax
 import numpy as np
 
+from salt_jax.data import readers
+from salt_jax.data.dataset import PreparedDataset
 from salt_jax.data.loader import Loader, open_batches
+from salt_jax.data.objectives import CausalLM, Mixture, PrefixLM, SpanCorruption
 from salt_jax.data.pile import Pile
 from salt_jax.data.prepare import Preparation, prepare
+from salt_jax.data.readers import ShardReader
 from salt_jax.data.score_columns import salt_scores
 from salt_jax.partitioning import MeshShape, Partitioning
+from tests import plain_seqio
+from tests.stand_in import SEQ_LEN as STAND_IN_LEN
+from tests.stand_in import write_stand_in
 
-SEQ_LEN = 512
 BATCH_SIZE = 64
-NUM_BATCHES = 40
+NUM_TOKENS = 2_000_000
+NUM_STEPS = 40
 STEP_SECONDS = 0.05  # Of a pretended step, far shorter than a real one on a CPU.
-VOCABULARY = "embedded:tokenizer/spm_4k.model"
+LATENCY_SECONDS = 0.03  # Of each read of a shard, as from another building.
+NUM_THREADS = 2
+NUM_SHARDS = 12_208  # Of 16,384 sequences: 200 million.
+VOCABULARY = "embedded:tokenizer/spm_4k_ul2.model"
+read_shard = ShardReader.read
+UL2 = Mixture(
+    denoisers=(
+        CausalLM(),
+        PrefixLM(),
+        SpanCorruption(),
+        SpanCorruption(rate=0.5, mean_length=32.0),
+    ),
+    weights=(6, 2, 1, 1),
+)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -33,50 +64,128 @@ def seconds(work: Callable[[], object]) -> float:
     return min(times)
 
 
-def open_loader(folder: str) -> Loader:
-    """Prepares the embedded corpus in `folder` and opens its train split."""
+def open_loader(data: Pile, seq_len: int) -> Loader:
+    """Opens `data` for one device."""
+    mesh = Partitioning(mesh=MeshShape().build(jax.devices()[:1]))
+    return Loader(
+        data, batch_size=BATCH_SIZE, seq_len=seq_len, seed=0, partitioning=mesh
+    )
+
+
+def prepared(folder: str, seq_len: int, **changes: int) -> Pile:
+    """Prepares the embedded corpus."""
+    output = f"{folder}/{seq_len}{''.join(changes)}"
     prepare(
         Preparation(
             corpus="embedded:minipile",
             vocabulary=VOCABULARY,
-            output=folder,
-            seq_len=SEQ_LEN,
+            output=output,
+            seq_len=seq_len,
+            **changes,
         ),
         progress=lambda line: None,
     )
-    return Loader(
-        Pile(path=folder, vocabulary=VOCABULARY),
-        batch_size=BATCH_SIZE,
-        seq_len=SEQ_LEN,
-        seed=0,
-        partitioning=Partitioning(mesh=MeshShape().build()),
-    )
+    return Pile(path=output, vocabulary=VOCABULARY)
 
 
-def print_reading(loader: Loader) -> None:
-    """Prints the rate of reading, and what opening far ahead costs."""
-    tokens = NUM_BATCHES * BATCH_SIZE * SEQ_LEN
-    on_host = seconds(lambda: [loader.host_batch(i) for i in range(NUM_BATCHES)])
-    on_mesh = seconds(lambda: [loader.device_batch(i) for i in range(NUM_BATCHES)])
-    near = seconds(lambda: loader.host_batch(0))
-    far = seconds(lambda: loader.host_batch(10**9))
-    print(f"batches on the host  {tokens / on_host:12,.0f} tokens/s")
-    print(f"batches on the mesh  {tokens / on_mesh:12,.0f} tokens/s")
-    print(f"batch 10^9 / batch 0 {far / near:12.2f} in time")
+def tokens_per_second(make: Callable[[int], object], seq_len: int) -> float:
+    """Returns how many tokens have the batches that `make` makes in a second."""
+    count = BATCH_SIZE * seq_len
+    indices = range(NUM_TOKENS // count)
+    with concurrent.futures.ThreadPoolExecutor(NUM_THREADS) as pool:
+        return len(indices) * count / seconds(lambda: list(pool.map(make, indices)))
 
 
-def print_stall(loader: Loader) -> None:
-    """Prints the share of time that steps wait for batches."""
-    begin = time.perf_counter()
-    with open_batches(loader, 0) as batches:
-        for _ in range(NUM_BATCHES):
-            jax.block_until_ready(next(batches))
-            time.sleep(STEP_SECONDS)
-        share = batches.stall_seconds / (time.perf_counter() - begin)
+def print_rates(data: Pile, seq_len: int) -> float:
+    """Prints how fast batches are made; returns it for plain text on the host."""
+    for name, objective, aim in (("UL2", UL2, "1.5 M"), ("text", CausalLM(), "5 M")):
+        loader = open_loader(dataclasses.replace(data, objective=objective), seq_len)
+        rate = tokens_per_second(loader.host_batch, seq_len)
+        print(f"{name:4s} of {seq_len:4d}, host {rate:14,.0f} tokens/s (aim: {aim})")
+        on_mesh = tokens_per_second(loader.device_batch, seq_len)
+        print(f"{name:4s} of {seq_len:4d}, mesh {on_mesh:14,.0f} tokens/s")
+    return rate
+
+
+def print_openings(name: str, data: Pile, seq_len: int) -> None:
+    """Prints how long it takes to open data and to make one batch, wherever it is."""
+    for index in (0, 10**6, 10**9):
+        begin = time.perf_counter()
+        loader = open_loader(data, seq_len)
+        opened = time.perf_counter()
+        loader.host_batch(index)
+        end = time.perf_counter()
+        print(
+            f"{name}, open {opened - begin:.3f} s, and batch {index:<13,d} "
+            f"{end - opened:.3f} s"
+        )
+        del loader  # Before the next one is there.
+
+
+@dataclasses.dataclass(frozen=True)
+class EveryOther:
+    """A selection of half of a dataset."""
+
+    def select(self, dataset: PreparedDataset) -> np.ndarray:
+        """Returns the even ids."""
+        return np.arange(0, len(dataset), 2)
+
+
+def print_large(folder: str) -> None:
+    """Prints the same for as many sequences as the Pile has, whole and selected."""
+    data = write_stand_in(folder, NUM_SHARDS)
+    print_openings("200 M sequences", data, STAND_IN_LEN)
+    before = peak_bytes()
+    selected = dataclasses.replace(data, selection=EveryOther())
+    print_openings("100 M of them", selected, STAND_IN_LEN)
     print(
-        f"input stall          {share:12.2%} of steps of {STEP_SECONDS * 1000:.0f} ms "
-        "(aim: below 2%)"
+        f"100 M of them, peak memory more: {(peak_bytes() - before) / 2**20:,.0f} MiB"
     )
+
+
+def slow_read(reader: ShardReader, places: Sequence[int]) -> list[bytes]:
+    """Reads a shard as from another building."""
+    time.sleep(LATENCY_SECONDS)
+    return read_shard(reader, places)
+
+
+def print_stall(name: str, data: Pile, seq_len: int) -> None:
+    """Prints the share of time that steps wait for batches, made ahead or not."""
+    loader = open_loader(data, seq_len)
+    begin, stall = time.perf_counter(), 0.0
+    for index in range(NUM_STEPS):
+        asked = time.perf_counter()
+        jax.block_until_ready(loader.device_batch(index))
+        stall += time.perf_counter() - asked
+        time.sleep(STEP_SECONDS)
+    share = stall / (time.perf_counter() - begin)
+    print(f"stall, {name}, none made ahead {share:8.2%} of the time")
+    for read_ahead in (1, 4):
+        with open_batches(loader, 0, read_ahead) as batches:
+            next(batches)  # Compiling hides it in a run.
+            begin, before = time.perf_counter(), batches.stall_seconds
+            for _ in range(NUM_STEPS):
+                jax.block_until_ready(next(batches))
+                time.sleep(STEP_SECONDS)
+            stall = batches.stall_seconds - before
+        share = stall / (time.perf_counter() - begin)
+        print(f"stall, {name}, {read_ahead:4d} made ahead {share:8.2%} of the time")
+
+
+def seqio_tokens_per_second(folder: str, seq_len: int) -> float:
+    """Returns the rate at which SeqIO by itself makes packed batches of the corpus."""
+    batches = plain_seqio.batches(
+        folder, VOCABULARY, batch_size=BATCH_SIZE, seq_len=seq_len
+    )
+    next(batches)
+    count = NUM_TOKENS // 4 // (BATCH_SIZE * seq_len)
+    time_of_batches = seconds(lambda: [next(batches) for _ in range(count)])
+    return count * BATCH_SIZE * seq_len / time_of_batches
+
+
+def peak_bytes() -> int:
+    """Returns the most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def print_scores() -> None:
@@ -93,9 +202,22 @@ def print_scores() -> None:
 def main() -> None:
     """Prints every number."""
     with tempfile.TemporaryDirectory() as folder:
-        loader = open_loader(folder)
-        print_reading(loader)
-        print_stall(loader)
+        rates = {}
+        for seq_len in (512, 1280):
+            data = prepared(folder, seq_len)
+            rates[seq_len] = print_rates(data, seq_len)
+        print(f"peak memory so far {peak_bytes() / 2**20:,.0f} MiB")
+        print_openings("embedded corpus", data, 1280)
+        print_stall("shards here", data, 1280)
+        many = prepared(folder, 256, sequences_per_shard=64)
+        with mock.patch.object(readers.ShardReader, "read", slow_read):
+            print_stall(f"shards {LATENCY_SECONDS * 1000:.0f} ms away", many, 256)
+        print_large(f"{folder}/large")
+        plain = seqio_tokens_per_second(folder, 512)
+        print(
+            f"seqio.get_dataset, 512  {plain:14,.0f} tokens/s; ours from prepared data "
+            f"is {rates[512] / plain:.0f} times as fast"
+        )
     print_scores()
 
 

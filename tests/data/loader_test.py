@@ -1,15 +1,20 @@
 import dataclasses
+import pathlib
+import threading
 import time
 
 import jax
 import numpy as np
 import pytest
 
-from salt_jax.data.loader import Loader, open_batches
+from salt_jax.data import readers
+from salt_jax.data.loader import Loader, describe_epochs, open_batches
 from salt_jax.data.pile import Pile
+from salt_jax.data.prepare import prepare
 from salt_jax.data.rows import causal_batch
 from salt_jax.partitioning import AxisRules, MeshShape, Partitioning
 from tests.examples import batch_ids
+from tests.stand_in import write_stand_in
 
 BATCH_SIZE = 8
 SEQ_LEN = 16
@@ -202,7 +207,7 @@ def test_no_more_is_made_ahead_than_asked(make_loader, monkeypatch):
         while len(made) < 4 and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(0.1)
-        assert made == [0, 1, 2, 3]
+        assert sorted(made) == [0, 1, 2, 3]
 
 
 def test_waiting_for_a_batch_is_counted_as_stall(make_loader, monkeypatch):
@@ -239,15 +244,231 @@ def test_what_keeps_a_batch_from_being_made_is_raised_where_it_is_missed(
 
 
 @pytest.mark.parametrize("num_read", [0, 2])
-def test_closing_ends_the_thread(num_read, make_loader):
+def test_closing_ends_the_threads(num_read, make_loader):
     batches = open_batches(make_loader(), 0, read_ahead=2)
     for _ in range(num_read):
         next(batches)
     begin = time.monotonic()
     batches.close()
     assert time.monotonic() - begin < 2.0
-    assert not batches._thread.is_alive()
+    assert not [x for x in threading.enumerate() if x.name.startswith("read-ahead")]
     batches.close()
+
+
+def test_batches_made_ahead_are_made_at_the_same_time(make_loader, monkeypatch):
+    loader = make_loader()
+    expected = [loader.host_batch(index) for index in range(3)]
+    together = threading.Barrier(3, timeout=20)
+    make = loader.device_batch
+
+    def wait_and_make(index):
+        if index < 3:
+            together.wait()
+        return make(index)
+
+    monkeypatch.setattr(loader, "device_batch", wait_and_make)
+    with open_batches(loader, 0, read_ahead=3) as batches:
+        for one in expected:
+            assert_same(next(batches), one)
+
+
+def test_batches_that_are_made_out_of_order_are_delivered_in_order(
+    make_loader, monkeypatch
+):
+    loader = make_loader()
+    made = [threading.Event() for _ in range(8)]
+
+    def make(index):
+        # Even batches wait for those after them.
+        if index % 2 == 0:
+            assert made[index + 1].wait(20)
+        made[index].set()
+        return index
+
+    monkeypatch.setattr(loader, "device_batch", make)
+    with open_batches(loader, 0, read_ahead=2) as batches:
+        assert [next(batches) for _ in range(6)] == list(range(6))
+
+
+def test_slow_storage_is_hidden_by_reading_ahead(many_shards, partitioning, slow):
+    def open_loader():
+        return Loader(
+            many_shards,
+            batch_size=BATCH_SIZE,
+            seq_len=SEQ_LEN,
+            seed=3,
+            partitioning=partitioning,
+        )
+
+    alone, seconds = open_loader(), 0.0
+    expected = []
+    for index in range(10):
+        begin = time.monotonic()
+        expected.append(alone.device_batch(index))
+        seconds += time.monotonic() - begin
+    assert len(slow) >= 10
+    with open_batches(open_loader(), 0, read_ahead=4) as batches:
+        time.sleep(0.1)
+        for one in expected:
+            assert_same(next(batches), one)
+            time.sleep(0.02)
+    # Waiting for each read in turn takes ten times 30 ms or more.
+    assert batches.stall_seconds < seconds / 3
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """Storage that takes 30 ms for each read of a shard; the reads, by thread."""
+    reads = []
+    real = readers.ShardReader.read
+
+    def read(self, places):
+        reads.append(threading.current_thread().name)
+        time.sleep(0.03)
+        return real(self, places)
+
+    monkeypatch.setattr(readers.ShardReader, "read", read)
+    return reads
+
+
+@pytest.fixture(scope="module")
+def many_shards(preparation, tmp_path_factory):
+    output = str(tmp_path_factory.mktemp("many"))
+    prepare(dataclasses.replace(preparation, output=output, sequences_per_shard=3))
+    return Pile(path=output, vocabulary=preparation.vocabulary)
+
+
+@pytest.mark.parametrize("kind", [ValueError, OSError])
+def test_what_keeps_a_batch_from_being_made_names_the_batch_and_the_step(
+    kind, make_loader, monkeypatch
+):
+    loader = make_loader()
+
+    def fail(index):
+        raise kind("sequences-00001 is missing: fetch it again.")
+
+    monkeypatch.setattr(loader, "device_batch", fail)
+    message = r"Batch 1234, for step 1235, cannot be made: sequences-00001 is missing"
+    with (
+        open_batches(loader, 1234) as batches,
+        pytest.raises(kind, match=message),
+    ):
+        next(batches)
+
+
+def test_a_mistake_of_ours_is_raised_as_it_is(make_loader, monkeypatch):
+    loader = make_loader()
+    error = KeyError("tokens")
+
+    def fail(index):
+        raise error
+
+    monkeypatch.setattr(loader, "device_batch", fail)
+    with open_batches(loader, 0) as batches, pytest.raises(KeyError) as raised:
+        next(batches)
+    assert raised.value is error
+
+
+def test_a_shard_that_disappears_stops_the_run_with_its_name_and_the_step(
+    own_preparation, make_loader, monkeypatch
+):
+    monkeypatch.setattr(readers, "RETRY_SECONDS", (0.0, 0.0))
+    prepare(own_preparation)
+    data = Pile(path=own_preparation.output, vocabulary=own_preparation.vocabulary)
+    loader = make_loader(data=data)
+    next(pathlib.Path(data.path).glob("train/*-00003-of-*")).unlink()
+    ids = [batch_ids(loader, index) for index in range(9)]
+    hit = next(i for i, x in enumerate(ids) if ((x >= 90) & (x < 120)).any())
+    with open_batches(loader, 0) as batches:
+        for _ in range(hit):
+            next(batches)
+        message = rf"Batch {hit}, for step {hit + 1}, .*sequences-00003-of.* is missing"
+        with pytest.raises(ValueError, match=message):
+            next(batches)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A dataset of 200 M sequences, nearly all of them links to the same file."""
+    folder = tmp_path_factory.mktemp("large")
+    return write_stand_in(folder, num_shards=12_208)
+
+
+def test_batch_1_000_000_of_200_million_sequences_costs_what_batch_0_costs(
+    large, partitioning, monkeypatch
+):
+    opened = note_opened(monkeypatch)
+    costs = []
+    for index in (0, 1_000_000):
+        opened.clear()
+        loader = Loader(
+            large, batch_size=64, seq_len=16, seed=1, partitioning=partitioning
+        )
+        before = bytes_read()
+        batch = loader.host_batch(index)
+        costs.append(bytes_read() - before)
+        ids = batch_ids(loader, index)
+        assert len(opened) == len(np.unique(ids // 16_384)) > 50
+        # The stand-in says in each sequence where in its shard it is.
+        np.testing.assert_array_equal(batch.targets_BL[:, 0], ids % 16_384)
+        assert loader.rows.rows_per_epoch == 200_015_872
+    assert costs[1] < 1.5 * costs[0] + 1e6
+
+
+def note_opened(monkeypatch):
+    """Returns a list to which the path of each shard is added that is opened."""
+    opened = []
+    module = readers.array_record_module
+    real = module.ArrayRecordReader
+
+    def open_and_note(path, *options):
+        opened.append(path)
+        return real(path, *options)
+
+    monkeypatch.setattr(module, "ArrayRecordReader", open_and_note)
+    return opened
+
+
+def bytes_read():
+    """How much this process has read from files so far; 0 where that is not known."""
+    counters = pathlib.Path("/proc/self/io")
+    if not counters.exists():
+        return 0
+    return int(dict(x.split(": ") for x in counters.read_text().splitlines())["rchar"])
+
+
+@dataclasses.dataclass
+class Counted:
+    """Rows of which it is known how many there are, or not."""
+
+    rows_per_epoch: int | None
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "rows_per_epoch", "selected", "expected"),
+    [
+        (
+            73_728,
+            51_200,
+            True,
+            "reads 73,728 rows of 51,200 that were selected: 1.44 epochs, each in an "
+            "order of its own",
+        ),
+        (
+            640,
+            1280,
+            False,
+            "reads 640 rows of 1,280 that there are: 50.00% of an epoch",
+        ),
+        (9, 9, False, "reads 9 rows of 9 that there are: 100.00% of an epoch"),
+        (9, None, False, "reads 9 rows of a stream that is not counted beforehand"),
+    ],
+)
+def test_it_is_said_how_often_a_stage_reads_its_text(
+    num_rows, rows_per_epoch, selected, expected
+):
+    rows = Counted(rows_per_epoch)
+    assert describe_epochs(num_rows, rows, selected=selected) == expected
 
 
 @pytest.mark.parametrize("arguments", [(-1, 4), (0, 0)])

@@ -8,11 +8,13 @@ import seqio
 
 from salt_jax.data import tasks
 from salt_jax.data.loader import Loader
-from salt_jax.data.scores import ScoresWriter
-from salt_jax.data.selection import HighestScores
+from salt_jax.data.objectives import PrefixLM
+from salt_jax.data.ranking import HighestScores
+from salt_jax.data.selection import Selection
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.partitioning import MeshShape, Partitioning
 from tests.examples import batch_ids
+from tests.made_scores import write_scores
 
 SEQ_LEN = 16
 POOL = 50
@@ -27,17 +29,14 @@ def values():
 @pytest.fixture(scope="module")
 def scores(train, values, tmp_path_factory):
     path = tmp_path_factory.mktemp("scores")
-    writer = ScoresWriter.open(
-        path, train, scorer_fingerprint="abc", count=POOL, ks=(10,)
-    )
-    writer.write_shard(0, dict.fromkeys(writer.manifest.columns, values))
-    writer.finish()
+    write_scores(path, train, {"median_k10_zeros": values})
     return str(path)
 
 
 @pytest.fixture(scope="module")
 def selected(pile, scores):
-    selection = HighestScores(scores=scores, keep_fraction=0.3)
+    ranking = HighestScores(score="median_k10_zeros")
+    selection = Selection(scores=scores, ranking=ranking, keep_fraction=0.3)
     return dataclasses.replace(pile, selection=selection)
 
 
@@ -141,6 +140,23 @@ def test_a_task_has_a_name_only_after_it_is_registered(pile):
         seqio.TaskRegistry.remove("our_pile")
 
 
+def test_a_registered_task_is_read_by_its_name(pile, train):
+    tasks.register("our_pile", pile, seq_len=SEQ_LEN)
+    try:
+        dataset = seqio.get_dataset(
+            "our_pile",
+            task_feature_lengths={"decoder_target_tokens": SEQ_LEN},
+            feature_converter=seqio.PassThroughFeatureConverter(),
+            dataset_split="train",
+            shuffle=False,
+        )
+        examples = list(dataset.as_numpy_iterator())
+    finally:
+        seqio.TaskRegistry.remove("our_pile")
+    tokens = np.stack([x["decoder_target_tokens"] for x in examples])
+    np.testing.assert_array_equal(tokens, train.read(np.arange(len(train))).tokens)
+
+
 def test_another_split_is_refused(pile):
     source = tasks.prepared_task(pile, seq_len=SEQ_LEN).source
     with pytest.raises(ValueError, match="not 'val'"):
@@ -150,3 +166,9 @@ def test_another_split_is_refused(pile):
 def test_another_sequence_length_is_refused(pile):
     with pytest.raises(ValueError, match="prepared with seq_len=16, not 32"):
         tasks.prepared_task(pile, seq_len=32)
+
+
+def test_an_objective_that_a_task_would_leave_out_is_refused(pile):
+    prefixed = dataclasses.replace(pile, objective=PrefixLM())
+    with pytest.raises(ValueError, match=r"PrefixLM.* would change them"):
+        tasks.prepared_task(prefixed, seq_len=SEQ_LEN)
