@@ -36,6 +36,7 @@ salt score --gin_file=gin/tiny_score.gin
 # The student, with that help and without it.
 with=(--gin_file=gin/tiny_salt_ds.gin --workdir=$runs/salt_ds)
 without=(--gin_file=gin/tiny_baseline.gin --workdir=$runs/baseline)
+salt select "${with[@]}"
 salt train "${with[@]}"
 salt train "${without[@]}"
 

@@ -10,7 +10,10 @@ from typing import NoReturn
 
 from absl import logging
 
-COMMANDS = ("prepare", "train", "score", "evaluate", "export", "report", "compare")
+COMMANDS = (
+    *("prepare", "score", "select", "train", "evaluate", "export"),
+    *("report", "compare"),
+)
 EXAMPLES = """examples:
   python -m salt_jax.main --gin_file=gin/tiny_salt_ds.gin --workdir=runs/mine
   python -m salt_jax.main --gin_file=gin/salt_2p8b.gin --gin.KD_WEIGHT=0.5
@@ -38,6 +41,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m salt_jax.main",
+        usage="%(prog)s [COMMAND] --gin_file=FILE [OPTION ...]",
         description="Pre-training with early help from a small model.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -50,11 +54,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument_group("overrides").add_argument(
         "--gin.NAME", dest="unused", metavar="VALUE", help="the same as --gin_bindings"
     )
+    add("--verify", action="store_true", help="prepare: read all that is prepared")
+    add(
+        "--beam",
+        metavar="FLAGS",
+        help="prepare: with Apache Beam and its own flags; '' for none",
+    )
     add("--workdir", help="the folder of the run; runs/<gin file's stem> by default")
     add("--accept_change", action="append", default=[], metavar="FIELD")
     add("--step", default="latest", help="a number, latest (the default) or best")
     add("--export", help="evaluate: an export instead of a checkpoint")
-    add("--output", help="export, report: where to write")
+    add("--output", help="select, export, report: where to write")
     add("--dtype", default="float32", choices=("float32", "bfloat16"), help="export")
     for name in ("baseline", "salt"):
         add(

@@ -22,8 +22,12 @@ _IMPORTS = (
     "from salt_jax import optimizer",
     "from salt_jax import partitioning",
     "from salt_jax import schedules",
+    "from salt_jax.data import document",
+    "from salt_jax.data import near_duplicates",
+    "from salt_jax.data import objectives",
     "from salt_jax.data import pile",
     "from salt_jax.data import prepare",
+    "from salt_jax.data import ranking",
     "from salt_jax.data import selection",
     "from salt_jax.model import config as model",
 )

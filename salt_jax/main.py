@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,8 +16,10 @@ from etils import epath
 from salt_jax import command_line, gin_config
 from salt_jax.config import Experiment, Scoring
 from salt_jax.data.prepare import Preparation, prepare
+from salt_jax.data.verify import verify
 from salt_jax.preemption import PreemptedError
 from salt_jax.report.seeds import Pair, seeds_table
+from salt_jax.report.selection import report_selections
 from salt_jax.report.write import write_report
 from salt_jax.score import score
 from salt_jax.train import train
@@ -52,7 +55,12 @@ def _run(options: argparse.Namespace) -> None:
         _join(options.distributed)
     job = gin_config.load(options.gin_file, options.gin_bindings)
     commands: dict[type, dict[str, Callable[[Any, argparse.Namespace], None]]] = {
-        Experiment: {"train": _train, "evaluate": _evaluate, "export": _export},
+        Experiment: {
+            "train": _train,
+            "select": _select,
+            "evaluate": _evaluate,
+            "export": _export,
+        },
         Scoring: {"score": _score},
         Preparation: {"prepare": _prepare},
     }
@@ -84,7 +92,33 @@ def _join(processes: str) -> None:
 def _prepare(preparation: Preparation, options: argparse.Namespace) -> None:
     if jax.process_count() > 1:
         raise ValueError("prepare works in one process: leave out --distributed.")
-    prepare(preparation)
+    if options.beam is not None:
+        if options.verify:
+            raise ValueError("--verify reads what is there: leave out --beam.")
+        _prepare_with_beam(preparation, shlex.split(options.beam))
+        return
+    if not options.verify:
+        prepare(preparation)
+        return
+    if failures := verify(preparation):
+        for failure in failures:
+            print(f"salt_jax: {failure}", file=sys.stderr)
+        raise ValueError(
+            f"{len(failures)} failures: delete what is damaged and prepare it again."
+        )
+
+
+def _prepare_with_beam(preparation: Preparation, flags: Sequence[str]) -> None:
+    try:
+        from salt_jax.data import beam_prepare  # In an extra, and slow to import.
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "apache_beam":
+            raise
+        raise ValueError(
+            "--beam needs Apache Beam, which is not installed: run "
+            "pip install -e '.[beam]'."
+        ) from error
+    beam_prepare.prepare_with_beam(preparation, flags)
 
 
 def _train(experiment: Experiment, options: argparse.Namespace) -> None:
@@ -98,6 +132,15 @@ def _train(experiment: Experiment, options: argparse.Namespace) -> None:
 
 def _score(scoring: Scoring, options: argparse.Namespace) -> None:
     score(scoring)
+
+
+def _select(experiment: Experiment, options: argparse.Namespace) -> None:
+    if options.distributed:
+        raise ValueError("select works in one process: leave out --distributed.")
+    output = epath.Path(options.output or _workdir(options) / "selection")
+    for line in report_selections(experiment, output):
+        print(line)
+    print(f"The selection is shown in {output / 'selection.html'}.")
 
 
 def _evaluate(experiment: Experiment, options: argparse.Namespace) -> None:

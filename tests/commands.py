@@ -11,6 +11,7 @@ from __gin__ import dynamic_registration
 from salt_jax import config
 from salt_jax import partitioning
 from salt_jax import schedules
+from salt_jax.data import ranking
 from salt_jax.data import selection
 from salt_jax.model import config as model
 
@@ -92,7 +93,8 @@ N_KD = 3
 KD_WEIGHT = 0.667
 TEMPERATURE = 1.0
 KD_SCHEDULE = @schedules.Step()
-SELECTION = @selection.HighestScores()
+SELECTION = @selection.Selection()
+RANKING = @ranking.HighestScores()
 KEEP_FRACTION = 0.5
 SCORE = 'median_k10_zeros'
 """,

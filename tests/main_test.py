@@ -92,8 +92,8 @@ def salt(files, workdir, *overrides):
         (["train"], "Give --gin_file=FILE"),
         (["--gin_file=gin/salt.gin"], "No gin file at 'gin/salt.gin'"),
         (["score", "--gin_file=gin/tiny_slm.gin"],
-         "tiny_slm.gin binds Experiment, which can train or evaluate or export, not "
-         "score"),
+         "tiny_slm.gin binds Experiment, which can train or select or evaluate or "
+         "export, not score"),
         (["train", "--gin_file=gin/tiny_score.gin"], "which can score, not train"),
         (["export", "--gin_file=gin/tiny_prepare.gin"], "which can prepare, not expo"),
         (["--gin_file=gin/models/llm_tiny.gin"], "they bind none"),
@@ -204,6 +204,42 @@ def test_a_corrupt_teacher_is_refused(files, tmp_path, capsys):
     *_, line = capsys.readouterr().err.splitlines()
     assert code == 2
     assert line.startswith(f"salt_jax: The export at {export} is damaged: ")
+
+
+def selecting(files, output, *overrides):
+    return ["select", *salt(files, output / "run", *overrides), f"--output={output}"]
+
+
+def test_select_shows_what_training_would_read(files, tmp_path, capsys):
+    assert main(selecting(files, tmp_path / "out", "KEEP_FRACTION=0.25")) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[-1] == f"The selection is shown in {tmp_path}/out/selection.html."
+    (stage,) = json.loads((tmp_path / "out/selection.json").read_text())["stages"]
+    assert out[:-1] == [f"Stage 'distill': {line}" for line in stage["warnings"]]
+    assert stage["kept"] == round(0.25 * stage["scored"])
+    assert not (tmp_path / "out/run").exists()
+
+
+def test_a_selection_is_shown_in_the_workdir_unless_told_otherwise(files, tmp_path):
+    assert main(["select", *salt(files, tmp_path / "run")]) == 0
+    assert (tmp_path / "run/selection/selection.html").is_file()
+
+
+@pytest.mark.parametrize(
+    "overrides, said",
+    [
+        (["SCORES='/nowhere/scores'"], "No scores at /nowhere/scores"),
+        (["SCORE='median_k7_zeros'"], "have no column 'median_k7_zeros' to rank by"),
+        (["KEEP_FRACTION=2"], "keep_fraction must be in (0, 1], got 2"),
+        (["RANKING=@ranking.PerplexityBand()", "BAND='best'"], "band must be one of"),
+        (["SELECTION=None"], "none of ['distill', 'standard'] has a Selection"),
+    ],
+)
+def test_a_selection_that_cannot_be_is_refused(
+    overrides, said, files, refused, tmp_path
+):
+    assert said in refused(*selecting(files, tmp_path / "out", *overrides))
+    assert not (tmp_path / "out").exists()
 
 
 def test_scores_of_another_dataset_are_refused(files, refused, tmp_path):

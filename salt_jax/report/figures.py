@@ -7,6 +7,7 @@ global state; whoever called it saves it.
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -77,7 +78,7 @@ def loss_figure(runs: Runs, spent: Spent, *, bill: float = 0.0) -> Figure:
     """
     right = max(getattr(curve, spent.name)[-1] for curve in runs.curves.values())
     spent = spent.scaled_to(right + bill)
-    figure, axes = _new_figure(spent.title, "loss, nats per token")
+    figure, axes = new_figure(spent.title, "loss, nats per token")
     baseline, salt = runs.curves["BASELINE"], runs.curves["SALT"]
     for name, curve in runs.curves.items():
         _draw_training(axes, runs.records[name], spent, COLORS[name])
@@ -98,7 +99,7 @@ def loss_figure(runs: Runs, spent: Spent, *, bill: float = 0.0) -> Figure:
 
 def kl_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
     """Draws the KL from teacher to student over the steps that had a teacher."""
-    figure, axes = _new_figure("steps", "KL to the teacher, nats per token")
+    figure, axes = new_figure("steps", "KL to the teacher, nats per token")
     taught = [record for record in records if "kl" in record]
     steps = np.array([record["step"] for record in taught])
     kl = np.array([record["kl"] for record in taught], float)
@@ -123,7 +124,7 @@ def domains_figure(bits_per_byte: Mapping[str, Mapping[str, float]]) -> Figure:
     models = list(bits_per_byte)
     order = sorted(bits_per_byte[models[0]], key=bits_per_byte[models[0]].__getitem__)
     thick = 0.8 / len(models)
-    figure, axes = _new_figure(
+    figure, axes = new_figure(
         "bits per byte (less is better)", "", height=0.8 + 0.45 * len(order)
     )
     for i, model in enumerate(models):
@@ -143,7 +144,15 @@ def domains_figure(bits_per_byte: Mapping[str, Mapping[str, float]]) -> Figure:
     return figure
 
 
-def _new_figure(x_label: str, y_label: str, height: float = 3.9) -> tuple[Figure, Axes]:
+def png(figure: Figure) -> bytes:
+    """Returns the figure as the bytes of a file."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
+
+
+def new_figure(x_label: str, y_label: str, height: float = 3.9) -> tuple[Figure, Axes]:
+    """Returns an empty figure of `height` inches, and its axes."""
     figure = Figure(figsize=(6.6, height), dpi=180, layout="constrained")
     axes = figure.subplots()
     for side in ("top", "right"):

@@ -13,12 +13,15 @@ from html import escape
 STYLE = """
 body { max-width: 56rem; margin: 2rem auto; padding: 0 1rem; color: #222;
   background: #fff; font: 1rem/1.5 system-ui, sans-serif; }
+p, figcaption { overflow-wrap: anywhere; }
 h1 { font-size: 1.7rem; line-height: 1.25; }
 h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; }
 h3 { font-size: 1rem; margin: 1.5rem 0 .25rem; }
 figure { margin: 1rem 0 2rem; }
 img { width: 100%; max-width: 48rem; height: auto; }
 figcaption, .note { color: #555; font-size: .9rem; }
+.warning { border-left: .3rem solid #c2571a; background: #fdf3ec; margin: .5rem 0;
+  padding: .4rem .8rem; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0; }
 th, td { padding: .2rem .8rem .2rem 0; text-align: right; white-space: nowrap;
@@ -60,6 +63,11 @@ def paragraph(text: str) -> str:
 def note(text: str) -> str:
     """Returns a paragraph that says how to read what is beside it."""
     return f'<p class="note">{escape(text)}</p>'
+
+
+def warning(text: str) -> str:
+    """Returns a paragraph that is not to be overlooked."""
+    return f'<p class="warning">{escape(text)}</p>'
 
 
 def preformatted(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 
 from etils import epath
@@ -28,8 +27,8 @@ def write_report(
       baseline: The workdir of the run without a teacher.
       salt: The workdir of the run with one.
       slm: The workdir of the teacher's own training.
-      scores: The folder of the scores that SALT selected by, whose `metrics.jsonl`
-        ends with the "flops" and "seconds" of making them; None without selection.
+      scores: The folder of the scores that SALT selected by, with the bill of making
+        them; None without selection.
       commands: What to type to make all of it again, for the page.
 
     Raises:
@@ -40,7 +39,7 @@ def write_report(
     comparison = Comparison.read(baseline=baseline, salt=salt, slm=slm, scores=scores)
     output = epath.Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    pngs = {name: _png(figure) for name, figure in _figures(comparison)}
+    pngs = {name: figures.png(figure) for name, figure in _figures(comparison)}
     for name, png in pngs.items():
         (output / f"{name}.png").write_bytes(png)
     html = page.document(
@@ -142,9 +141,3 @@ def _tables(comparison: Comparison, commands: Sequence[str]) -> Iterator[str]:
     if commands:
         again = page.preformatted("\n".join(commands))
         yield page.section("To make all of this again", again)
-
-
-def _png(figure: Figure) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue()

@@ -1,0 +1,71 @@
+"""Dividing what is kept among groups, and finding the highest of each.
+
+Dimensions: N sequences, D groups.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+_BLOCK = 1 << 22  # Sequences counted at a time.
+
+
+def sum_by_group(
+    groups: np.ndarray, values: np.ndarray, *, num_groups: int
+) -> np.ndarray:
+    """Returns the sum of the `values` [N] of each group, float64 [num_groups].
+
+    Args:
+      groups: From 0 to `num_groups` - 1, [N].
+      values: Numbers, [N].
+      num_groups: How many there are.
+    """
+    totals = np.zeros(num_groups)
+    for begin in range(0, len(groups), _BLOCK):
+        part = slice(begin, begin + _BLOCK)
+        totals += np.bincount(groups[part], values[part], num_groups)
+    return totals
+
+
+def shares(total: int, sizes: np.ndarray) -> np.ndarray:
+    """Returns how `total` is divided in proportion to `sizes`, int64 [D].
+
+    By largest remainder, of equal ones the first: each is its proportion rounded down
+    or up, so none is above its size unless `total` is above their sum.
+    """
+    sizes = sizes.astype(np.int64)
+    whole, rest = np.divmod(total * sizes, sizes.sum())
+    left = total - whole.sum()
+    whole[np.argsort(-rest, kind="stable")[:left]] += 1
+    return whole
+
+
+def highest_of_groups(
+    worth: np.ndarray, groups: np.ndarray, may_be_kept: np.ndarray, count: int
+) -> np.ndarray:
+    """Returns True for the highest of each group, bool [N].
+
+    Args:
+      worth: Real numbers, [N]. Of equal ones the first are the highest.
+      groups: The group of each, from 0, [N].
+      may_be_kept: Who is left to choose from, bool [N].
+      count: How many are chosen, of each group in proportion to what is left of it.
+    """
+    num_groups = int(groups.max()) + 1
+    sizes = sum_by_group(groups, may_be_kept, num_groups=num_groups)
+    quotas = shares(count, sizes)
+    is_kept = np.zeros(len(worth), bool)
+    for group in np.flatnonzero(quotas):
+        members = may_be_kept & (groups == group)
+        is_kept[members] = _highest(worth[members], quotas[group])
+    return is_kept
+
+
+def _highest(worth: np.ndarray, count: int) -> np.ndarray:
+    """Returns True for the `count` highest, at least 1; of equal ones the first."""
+    place = len(worth) - count
+    lowest = np.partition(worth, place)[place]
+    is_kept = worth > lowest
+    equal = np.flatnonzero(worth == lowest)
+    is_kept[equal[: count - np.count_nonzero(is_kept)]] = True
+    return is_kept

@@ -1,0 +1,62 @@
+"""Writes what the stages of an experiment select: a page and the same as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from etils import epath
+
+from salt_jax.config import Experiment
+from salt_jax.data.pile import Pile
+from salt_jax.data.selection import Selection
+from salt_jax.report.selection_numbers import Selected
+from salt_jax.report.selection_page import selection_page
+
+
+def report_selections(experiment: Experiment, output: epath.PathLike) -> list[str]:
+    """Writes `selection.json` and `selection.html` into the folder `output`.
+
+    Args:
+      experiment: Whose stages select.
+      output: Made where there is none.
+
+    Returns:
+      What may not be meant, a line each, by the names of the stages.
+
+    Raises:
+      FileNotFoundError: the data, its vocabulary or scores are missing.
+      ValueError: no stage selects by scores; they do not go together, are damaged, or
+        nothing would be kept.
+    """
+    selected = list(_selected(experiment))
+    if not selected:
+        names = [stage.name for stage in experiment.stages]
+        raise ValueError(
+            f"No stage selects what it reads: none of {names} has a Selection."
+        )
+    described = [one.describe() for one in selected]
+    output = epath.Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"stages": described}, indent=2) + "\n"
+    (output / "selection.json").write_text(text)
+    (output / "selection.html").write_text(selection_page(described))
+    return [
+        f"Stage {one['stage']!r}: {line}"
+        for one in described
+        for line in one["warnings"]
+    ]
+
+
+def _selected(experiment: Experiment) -> Iterator[Selected]:
+    for stage in experiment.stages:
+        data = stage.data
+        if isinstance(data, Pile) and isinstance(data.selection, Selection):
+            dataset = data.open(seq_len=experiment.seq_len)
+            yield Selected(
+                experiment=experiment,
+                stage=stage,
+                data=data,
+                selection=data.selection,
+                choice=data.selection.choose(dataset),
+            )
