@@ -6,6 +6,9 @@ one of the same minor version; each upper bound is the next release that may bre
 
 import setuptools
 
+# The protobuf code of sentencepiece 0.2.3 needs protobuf 7, which Beam forbids.
+BEAM = ["apache-beam>=2.77,<3", "sentencepiece<=0.2.2"]
+
 setuptools.setup(
     name="salt_jax",
     version="0.1.0",
@@ -26,7 +29,8 @@ setuptools.setup(
         "numpy>=2.4,<3",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
-        "sentencepiece>=0.2.1,<0.3",
+        "pyarrow>=25.0,<26",
+        "sentencepiece>=0.2.2,<0.3",
         "seqio>=0.0.20,<0.1",
         "tensorboardX>=2.6,<3",
         "tensorflow>=2.21,<2.22",
@@ -37,7 +41,10 @@ setuptools.setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda12": ["jax[cuda12]"],
+        "beam": BEAM,
         "dev": [
+            *BEAM,
+            "hypothesis>=6.170,<7",
             "mypy>=2.4,<3",
             "pre-commit>=4.7,<5",
             "pytest>=9.2,<10",

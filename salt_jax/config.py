@@ -151,7 +151,7 @@ class Scoring:
     output: str
     ks: Sequence[int] = (1, 10, 50, 100)
     pool: int | None = None  # Score the first so many sequences; None: all.
-    batch_size: int = 64
+    batch_size: int = 64  # Of each process.
     sequences_per_shard: int = 4096
     mesh: MeshShape = MeshShape()
     rules: AxisRules = AxisRules()

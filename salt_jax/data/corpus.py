@@ -1,147 +1,121 @@
-"""Text in the Pile's layout: files of one JSON object a line.
+"""What can be prepared, by name, and the parts that it has.
 
-A split is `SPLIT.jsonl` or the files `SPLIT/*.jsonl`, plain or compressed (`.zst`,
-`.gz`). A line is `{"text": ..., "meta": {"pile_set_name": ...}}`, where the name is
-the domain of the document.
+- A folder: a split of it is `SPLIT.jsonl` or the files `SPLIT/*.jsonl`, plain or
+  compressed (`.zst`, `.gz`), or Parquet files as `data.parquet` names them. A line is
+  `{"text": ..., "meta": {"pile_set_name": ...}}`, where the name is the domain of the
+  document; `Fields` says where else they may be. "embedded:NAME" is such a folder.
+- "tfds:NAME[/CONFIG][:VERSION]": a data set of TensorFlow Datasets in `data_dir`.
+- "seqio:NAME": a task or mixture that `module` registers.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import gzip
 import hashlib
-import json
-import zlib
-from collections.abc import Iterator, Sequence
-from typing import IO
+from collections.abc import Sequence
 
-import zstandard
 from etils import epath
 
-from salt_jax.data import embedded
+from salt_jax.data import embedded, jsonl
+from salt_jax.data.document import Block, Document, Fields, Part
 
-_SUFFIXES = (".jsonl", ".jsonl.zst", ".jsonl.gz")
-_READ_BYTES = 1 << 17
+__all__ = ["Block", "Document", "Fields", "Part", "fingerprint", "split_parts"]
 
-
-@dataclasses.dataclass(frozen=True)
-class Document:
-    """One text, and the part of the corpus that it is from."""
-
-    text: str
-    domain: str
-    num_bytes: int  # Of the text, in UTF-8.
+_TFDS = "tfds:"
+_SEQIO = "seqio:"
 
 
-@dataclasses.dataclass(frozen=True)
-class Lines:
-    """Consecutive lines of a file, still as bytes."""
+def split_parts(
+    corpus: str,
+    split: str,
+    fields: Fields = Fields(),
+    *,
+    data_dir: str | None = None,
+    module: str | None = None,
+    vocabulary: str | None = None,
+) -> list[Part]:
+    """Returns the parts of a split; their order decides the bytes of what is prepared.
 
-    path: epath.Path
-    first_number: int  # Of the first line, as an editor counts: from 1.
-    lines: Sequence[bytes]
-
-
-def split_files(corpus: epath.PathLike, split: str) -> list[epath.Path]:
-    """Returns the files of a split, in the order in which they are read.
+    Args:
+      corpus: A folder, "tfds:..." or "seqio:...".
+      split: A part of the corpus by name, such as "train".
+      fields: Where a record keeps what is needed.
+      data_dir: Where "tfds:..." is; for nothing else.
+      module: What to import first for "seqio:..."; for nothing else.
+      vocabulary: The file with which a "seqio:..." may be tokenised already.
 
     Raises:
       FileNotFoundError: there is no such corpus, or it has no such split.
+      ValueError: an argument is of no use to this kind of corpus, or what is there
+        has no text or no domain.
     """
-    root = embedded.resolve(corpus)
-    if not root.is_dir():
-        raise FileNotFoundError(f"No corpus at {root}: there is no such folder.")
-    files = [root / f"{split}{suffix}" for suffix in _SUFFIXES]
-    files = [file for file in files if file.is_file()]
-    if (root / split).is_dir():
-        entries = sorted((root / split).iterdir(), key=lambda file: file.name)
-        files += [file for file in entries if file.name.endswith(_SUFFIXES)]
-    if not files:
-        raise FileNotFoundError(
-            f"The corpus {root} has no split {split!r}: expected {split}.jsonl.zst or "
-            f"{split}/*.jsonl.zst, found {sorted(e.name for e in root.iterdir())}."
+    kind = next((kind for kind in (_TFDS, _SEQIO) if corpus.startswith(kind)), "")
+    of_use = {"data_dir": kind == _TFDS, "module": kind == _SEQIO}
+    for name, value in {"data_dir": data_dir, "module": module}.items():
+        if value is not None and not of_use[name]:
+            raise ValueError(
+                f"{name}={value!r} is of no use to the corpus {corpus!r}: leave it out."
+            )
+    if not kind:
+        return _folder_parts(embedded.resolve(corpus), split, fields)
+    name = corpus.removeprefix(kind)
+    # TensorFlow takes seconds to import, and most who prepare need none.
+    if kind == _TFDS:
+        from salt_jax.data import tfds_corpus
+
+        return [*tfds_corpus.tfds_shards(name, split, fields, data_dir=data_dir)]
+    from salt_jax.data import seqio_corpus
+
+    return [
+        *seqio_corpus.task_shards(
+            name, split, fields, module=module, vocabulary=vocabulary
         )
-    return files
+    ]
 
 
-def fingerprint(files: Sequence[epath.Path]) -> str:
-    """Returns the SHA-256 over the contents of `files`, in their order."""
+def fingerprint(fingerprints: Sequence[str]) -> str:
+    """Returns the SHA-256 over the fingerprints of the parts, in their order."""
     digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+    for part in fingerprints:
+        digest.update(bytes.fromhex(part))
     return digest.hexdigest()
 
 
-def read_lines(path: epath.Path, *, block_bytes: int = _READ_BYTES) -> Iterator[Lines]:
-    """Yields the lines of a file, in blocks of about `block_bytes`.
+def _folder_parts(root: epath.Path, split: str, fields: Fields) -> list[Part]:
+    # PyArrow takes a while to import, and training needs none.
+    from salt_jax.data import parquet
 
-    Raises:
-      ValueError: the file is compressed and damaged, or cut short.
-    """
-    number = 1
-    rest = b""
-    for block in _read_bytes(path, block_bytes):
-        *lines, rest = (rest + block).split(b"\n")
-        if lines:
-            yield Lines(path, number, lines)
-        number += len(lines)
-    if rest:
-        yield Lines(path, number, [rest])
-
-
-def parse_document(line: bytes) -> Document:
-    """Returns the document on a line.
-
-    Raises:
-      ValueError: the line is not one; the message says why, in a few words.
-    """
-    try:
-        record = json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        raise ValueError("not UTF-8") from error
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError("not JSON") from error
-    text = record.get("text") if isinstance(record, dict) else None
-    if not isinstance(text, str):
-        raise ValueError("no 'text'")
-    meta = record.get("meta")
-    domain = meta.get("pile_set_name") if isinstance(meta, dict) else None
-    if not isinstance(domain, str):
-        raise ValueError("no 'pile_set_name' in 'meta'")
-    try:
-        return Document(text, domain, len(text.encode()))
-    except UnicodeEncodeError as error:
-        raise ValueError("half of a surrogate pair in 'text'") from error
+    if not root.is_dir():
+        raise FileNotFoundError(f"No corpus at {root}: there is no such folder.")
+    lines = _line_files(root, split)
+    columns = parquet.split_files(root, split)
+    if lines and columns:
+        raise ValueError(
+            f"The corpus {root} has the split {split!r} as {lines[0].name} and as "
+            f"{columns[0].name}: leave one."
+        )
+    if not lines and not columns:
+        raise FileNotFoundError(
+            f"The corpus {root} has no split {split!r}: expected {split}.jsonl.zst, "
+            f"{split}/*.jsonl.zst or {split}-00000-of-NNNNN.parquet, found "
+            f"{_found(root)}."
+        )
+    if lines:
+        return [jsonl.JsonLines(file, fields) for file in lines]
+    return [*parquet.file_parts(columns, fields)]
 
 
-def _read_bytes(path: epath.Path, block_bytes: int) -> Iterator[bytes]:
-    try:
-        with path.open("rb") as file:
-            if path.name.endswith(".zst"):
-                yield from _decompress_zstd(file, block_bytes)
-            elif path.name.endswith(".gz"):
-                yield from _blocks(gzip.GzipFile(fileobj=file), block_bytes)
-            else:
-                yield from _blocks(file, block_bytes)
-    except EOFError as error:
-        raise ValueError(f"{path} is cut short: fetch or make it again.") from error
-    except (zstandard.ZstdError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path} is damaged: {error}.") from error
+def _line_files(root: epath.Path, split: str) -> list[epath.Path]:
+    files = [root / f"{split}{suffix}" for suffix in jsonl.SUFFIXES]
+    files = [file for file in files if file.is_file()]
+    if (root / split).is_dir():
+        entries = sorted((root / split).iterdir(), key=lambda file: file.name)
+        files += [file for file in entries if file.name.endswith(jsonl.SUFFIXES)]
+    return files
 
 
-def _blocks(file: IO[bytes] | gzip.GzipFile, block_bytes: int) -> Iterator[bytes]:
-    while block := file.read(block_bytes):
-        yield block
-
-
-def _decompress_zstd(file: IO[bytes], block_bytes: int) -> Iterator[bytes]:
-    """Yields the contents of all frames; zstandard's own reader takes half a frame."""
-    frame = None
-    for block in _blocks(file, block_bytes):
-        while block:
-            frame = frame or zstandard.ZstdDecompressor().decompressobj()
-            yield frame.decompress(block)
-            block, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
-    if frame is not None:
-        raise EOFError
+def _found(root: epath.Path) -> list[str]:
+    """Returns the first names in a folder, and in its data/, where splits may be."""
+    names = sorted(entry.name for entry in root.iterdir())
+    if (root / "data").is_dir():
+        names += sorted(f"data/{entry.name}" for entry in (root / "data").iterdir())
+    return [*names[:20], *(["..."] if len(names) > 20 else [])]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from typing import Any
 
 from etils import epath
 
-FORMAT_VERSION = 1
+from salt_jax.data.document import Fields
+
+FORMAT_VERSION = 2
 NAME = "manifest.json"
 
 
@@ -29,6 +32,7 @@ class Shard:
 
     name: str
     count: int
+    num_bytes: int  # Of the file.
     sha256: str
 
 
@@ -42,7 +46,19 @@ class Settings:
     sequences_per_shard: int
     vocabulary_fingerprint: str
     corpus_fingerprint: str
+    domains: tuple[str, ...] | None = None  # Kept; None: all.
+    fields: Fields = Fields()
     format_version: int = FORMAT_VERSION
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Settings:
+        """Returns the settings of which `record` is the JSON."""
+        domains = record["domains"]
+        parts = {
+            "domains": None if domains is None else tuple(domains),
+            "fields": Fields(**record["fields"]),
+        }
+        return cls(**(record | parts))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +101,7 @@ class Manifest:
 
         Raises:
           FileNotFoundError: there is none.
-          ValueError: it is damaged, or of another version.
+          ValueError: it is damaged, of another version, or lists a shard twice.
         """
         file = path / NAME
         if not file.exists():
@@ -105,12 +121,22 @@ class Manifest:
                 f"{path} was prepared in format {version}, and this version reads "
                 f"format {FORMAT_VERSION}: delete it and prepare it again."
             )
+        manifest._refuse_duplicates(file)
         return manifest
+
+    def _refuse_duplicates(self, file: epath.Path) -> None:
+        names = [shard.name for shard in self.shards]
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise ValueError(
+                f"{file} has duplicated ids: it lists {twice[0]} more than once. "
+                f"Delete {file.parent} and prepare it again."
+            )
 
     @classmethod
     def _from_record(cls, record: dict[str, Any]) -> Manifest:
         parts = {
-            "settings": Settings(**record["settings"]),
+            "settings": Settings.from_record(record["settings"]),
             "domains": tuple(record["domains"]),
             "domain_counts": tuple(DomainCounts(**x) for x in record["domain_counts"]),
             "shards": tuple(Shard(**x) for x in record["shards"]),

@@ -35,8 +35,9 @@ def make_lines(count, seed):
 
 def write_zst(path, lines):
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join(f"{line}\n" for line in lines)
-    path.write_bytes(zstandard.compress(text.encode()))
+    # A frame a line: each is read on its own, whatever is read at a time.
+    frames = [zstandard.compress(f"{line}\n".encode()) for line in lines]
+    path.write_bytes(b"".join(frames))
 
 
 def write_corpus(root):

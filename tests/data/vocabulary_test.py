@@ -49,8 +49,8 @@ def test_a_long_text_comes_back(vocabulary, text):
     assert vocabulary.decode(vocabulary.encode_array(text)) == text
 
 
-def test_a_long_text_of_words_has_the_tokens_that_it_would_have_whole(vocabulary):
-    text = LONG["words"]
+@pytest.mark.parametrize("text", [LONG["words"], "so    " * 30_000])
+def test_a_long_text_of_words_has_the_tokens_that_it_would_have_whole(vocabulary, text):
     assert vocabulary.encode(text) == vocabulary.processor.encode(text)
 
 
@@ -187,3 +187,14 @@ def test_the_added_bytes_are_those_of_the_library_s_own_format(vocabulary):
     assert processor.get_score(vocabulary.size) == 0.0
     assert len(processor.serialized_model_proto()) == len(contents)
     assert contents.startswith(pathlib.Path(vocabulary.path).read_bytes())
+
+
+@pytest.mark.parametrize("num_predicted", [4096, 5000])
+def test_a_model_may_predict_more_tokens_than_the_vocabulary_has(num_predicted):
+    Vocabulary.open("embedded:tokenizer/spm_4k.model").check_model(num_predicted)
+
+
+def test_a_model_that_predicts_fewer_tokens_is_refused_with_both_numbers():
+    vocabulary = Vocabulary.open("embedded:tokenizer/spm_4k.model")
+    with pytest.raises(ValueError, match=r"has 4,096 tokens, .* vocab_size=4,095"):
+        vocabulary.check_model(4095)

@@ -1,0 +1,141 @@
+"""Pieces of work that are independent, on several processes or several threads."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent import futures
+from concurrent.futures import process
+from typing import Any, TypeVar
+
+X = TypeVar("X")
+
+_LINE_SECONDS = 10.0
+
+
+# What a worker process calls: sent once, not with every call.
+_function: Callable[..., Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Crew:
+    """How many work together."""
+
+    num_processes: int
+    num_threads: int  # Of each process.
+
+    @classmethod
+    def of(cls, num_processes: int | None, num_threads: int | None) -> Crew:
+        """Returns a crew for all processors, as far as its size is not given."""
+        processors = os.cpu_count() or 1
+        num_processes = num_processes or processors
+        return cls(num_processes, num_threads or max(1, processors // num_processes))
+
+    def each(
+        self,
+        function: Callable[..., X],
+        calls: Sequence[tuple[Any, ...]],
+        *,
+        num_processes: int | None = None,
+        num_threads: int | None = None,
+    ) -> Iterator[X]:
+        """Yields what `function` returns for each of the `calls`, as they are done.
+
+        Args:
+          function: If there are several processes, one that can be pickled.
+          calls: The arguments of each call.
+          num_processes: To use others than there are.
+          num_threads: The calls at a time, if this process does the work alone.
+
+        Raises:
+          OSError: a process was killed.
+          Exception: what a call raised first; those that have not begun do not begin.
+        """
+        num_processes = min(num_processes or self.num_processes, len(calls))
+        num_threads = min(num_threads or self.num_threads, len(calls))
+        if num_processes > 1:
+            pool: futures.Executor = futures.ProcessPoolExecutor(
+                num_processes,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_set_function,
+                initargs=(function,),
+            )
+            yield from _as_done(pool, _call, calls)
+        elif num_threads > 1:
+            pool = futures.ThreadPoolExecutor(num_threads)
+            yield from _as_done(pool, function, calls)
+        else:
+            for call in calls:
+                yield function(*call)
+
+
+def _set_function(function: Callable[..., Any]) -> None:
+    global _function
+    _function = function
+
+
+def _call(*arguments: Any) -> Any:
+    assert _function is not None
+    return _function(*arguments)
+
+
+def _as_done(
+    pool: futures.Executor, function: Callable[..., X], calls: Iterable[tuple[Any, ...]]
+) -> Iterator[X]:
+    try:
+        pending = [pool.submit(function, *call) for call in calls]
+        for future in futures.as_completed(pending):
+            yield future.result()
+    except process.BrokenProcessPool as error:
+        raise OSError(
+            "A process of prepare was killed, perhaps for want of memory. Run it again "
+            "and it goes on; num_processes decides how many share the memory."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class Pace:
+    """Says now and then how far a pass has come, and how long it will take."""
+
+    def __init__(
+        self,
+        label: str,
+        unit: str,
+        total: int,
+        progress: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._label, self._unit, self._total = label, unit, total
+        self._progress, self._clock = progress, clock
+        self._begun = self._said_at = clock()
+        self._done = self._num_tokens = 0
+
+    def add(self, num_tokens: int) -> None:
+        """Counts one more piece of work as done."""
+        self._done += 1
+        self._num_tokens += num_tokens
+        if self._clock() - self._said_at >= _LINE_SECONDS:
+            self._said_at = self._clock()
+            seconds = self._said_at - self._begun
+            left = seconds / self._done * (self._total - self._done)
+            self._progress(
+                f"{self._label}: {self._done} of {self._total} {self._unit}, "
+                f"{self._num_tokens / seconds:,.0f} tokens/s, "
+                f"{_minutes(left)} left."
+            )
+
+    def close(self) -> None:
+        """Says how long the pass took."""
+        seconds = max(self._clock() - self._begun, 1e-9)
+        self._progress(
+            f"{self._label}: {self._done} {self._unit} in {_minutes(seconds)}, "
+            f"{self._num_tokens / seconds:,.0f} tokens/s."
+        )
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
