@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from salt_jax.data.pile import Pile, StageData
+from salt_jax.data.reading.pile import Pile, StageData
 from salt_jax.model.config import TransformerConfig
 from salt_jax.optimizer import Adafactor, AdamW
 from salt_jax.partitioning import AxisRules, MeshShape

@@ -12,8 +12,8 @@ import numpy as np
 from etils import epath
 
 from salt_jax.config import Experiment
-from salt_jax.data.dataset import PreparedDataset
-from salt_jax.data.pile import Pile
+from salt_jax.data.prepared.dataset import PreparedDataset
+from salt_jax.data.reading.pile import Pile
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.held_out import TokensRead, reading_of
 from salt_jax.model.transformer import Params

@@ -9,7 +9,7 @@ import gin
 from etils import epath
 
 from salt_jax.config import Experiment, Scoring
-from salt_jax.data.prepare import Preparation
+from salt_jax.data.preparing.prepare import Preparation
 
 # What can be run, and the field without which it is not meant: shared files may bind
 # others of all of them.
@@ -22,13 +22,13 @@ _IMPORTS = (
     "from salt_jax import optimizer",
     "from salt_jax import partitioning",
     "from salt_jax import schedules",
-    "from salt_jax.data import document",
-    "from salt_jax.data import near_duplicates",
-    "from salt_jax.data import objectives",
-    "from salt_jax.data import pile",
-    "from salt_jax.data import prepare",
-    "from salt_jax.data import ranking",
-    "from salt_jax.data import selection",
+    "from salt_jax.data.corpora import document",
+    "from salt_jax.data.selecting import near_duplicates",
+    "from salt_jax.data.reading import objectives",
+    "from salt_jax.data.reading import pile",
+    "from salt_jax.data.preparing import prepare",
+    "from salt_jax.data.selecting import ranking",
+    "from salt_jax.data.selecting import selection",
     "from salt_jax.model import config as model",
 )
 

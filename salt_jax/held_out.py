@@ -12,9 +12,9 @@ import jax
 import numpy as np
 
 from salt_jax.batch import Batch
-from salt_jax.data.dataset import PreparedDataset
-from salt_jax.data.rows import causal_batch
-from salt_jax.data.sequences import Sequences
+from salt_jax.data.prepared.dataset import PreparedDataset
+from salt_jax.data.prepared.sequences import Sequences
+from salt_jax.data.reading.rows import causal_batch
 from salt_jax.eval_step import ReadTokens, token_reader
 from salt_jax.losses import TokenStatistics
 from salt_jax.model.transformer import Params

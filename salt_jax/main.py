@@ -15,8 +15,8 @@ from etils import epath
 
 from salt_jax import command_line, gin_config
 from salt_jax.config import Experiment, Scoring
-from salt_jax.data.prepare import Preparation, prepare
-from salt_jax.data.verify import verify
+from salt_jax.data.preparing.prepare import Preparation, prepare
+from salt_jax.data.preparing.verify import verify
 from salt_jax.preemption import PreemptedError
 from salt_jax.report.seeds import Pair, seeds_table
 from salt_jax.report.selection import report_selections
@@ -110,7 +110,8 @@ def _prepare(preparation: Preparation, options: argparse.Namespace) -> None:
 
 def _prepare_with_beam(preparation: Preparation, flags: Sequence[str]) -> None:
     try:
-        from salt_jax.data import beam_prepare  # In an extra, and slow to import.
+        # In an extra, and slow to import.
+        from salt_jax.data.preparing import beam_prepare
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "apache_beam":
             raise

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from salt_jax.batch import Batch
-from salt_jax.data.dataset import PreparedDataset
-from salt_jax.data.pile import Pile
-from salt_jax.data.rows import BEGIN_ID
+from salt_jax.data.prepared.dataset import PreparedDataset
+from salt_jax.data.reading.pile import Pile
+from salt_jax.data.reading.rows import BEGIN_ID
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.model.transformer import Params, Transformer
 from salt_jax.program import Program

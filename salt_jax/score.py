@@ -18,10 +18,10 @@ import numpy as np
 from absl import logging
 
 from salt_jax.config import Scoring
-from salt_jax.data.dataset import PreparedDataset
-from salt_jax.data.score_bill import BillWriter
-from salt_jax.data.score_columns import score_columns
-from salt_jax.data.scores import Scores, ScoresWriter
+from salt_jax.data.prepared.dataset import PreparedDataset
+from salt_jax.data.scoring.score_bill import BillWriter
+from salt_jax.data.scoring.score_columns import score_columns
+from salt_jax.data.scoring.scores import Scores, ScoresWriter
 from salt_jax.eval_step import token_reader
 from salt_jax.export import Export
 from salt_jax.held_out import OrderedReading, TokensRead

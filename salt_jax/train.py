@@ -14,8 +14,8 @@ from etils import epath
 from salt_jax import config, versions
 from salt_jax.checkpoint import Checkpointer
 from salt_jax.config import Experiment, Stage
-from salt_jax.data.loader import Loader, describe_epochs, open_batches
-from salt_jax.data.selection import stage_warnings
+from salt_jax.data.reading.loader import Loader, describe_epochs, open_batches
+from salt_jax.data.selecting.selection import stage_warnings
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.held_out import HeldOut
 from salt_jax.model.transformer import Params

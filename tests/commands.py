@@ -11,8 +11,8 @@ from __gin__ import dynamic_registration
 from salt_jax import config
 from salt_jax import partitioning
 from salt_jax import schedules
-from salt_jax.data import ranking
-from salt_jax.data import selection
+from salt_jax.data.selecting import ranking
+from salt_jax.data.selecting import selection
 from salt_jax.model import config as model
 
 include 'gin/shared/tiny.gin'

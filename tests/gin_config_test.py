@@ -8,11 +8,16 @@ import pytest
 
 from salt_jax import config, gin_config
 from salt_jax.config import Experiment, Scoring
-from salt_jax.data.near_duplicates import NearDuplicates
-from salt_jax.data.objectives import CausalLM, Mixture, PrefixLM, SpanCorruption
-from salt_jax.data.prepare import Preparation
-from salt_jax.data.ranking import HighestScores, Learnability, PerplexityBand, Random
-from salt_jax.data.selection import Selection
+from salt_jax.data.preparing.prepare import Preparation
+from salt_jax.data.reading.objectives import CausalLM, Mixture, PrefixLM, SpanCorruption
+from salt_jax.data.selecting.near_duplicates import NearDuplicates
+from salt_jax.data.selecting.ranking import (
+    HighestScores,
+    Learnability,
+    PerplexityBand,
+    Random,
+)
+from salt_jax.data.selecting.selection import Selection
 from salt_jax.model.transformer import Transformer, abstract_params
 from salt_jax.program import Program
 from salt_jax.schedules import Constant, LinearDecay, LinearRatioDecay, Step
@@ -211,7 +216,7 @@ def test_a_denoiser_of_a_users_own_module_is_an_objective(tmp_path, monkeypatch)
     (tmp_path / "my_denoisers.py").write_text(
         """
 import dataclasses
-from salt_jax.data.objectives import Example
+from salt_jax.data.reading.objectives import Example
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Continuation:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from salt_jax.data.scores import ScoresWriter
+from salt_jax.data.scoring.scores import ScoresWriter
 
 
 def rows_of(manifest, ids, columns):

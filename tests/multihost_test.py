@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from salt_jax.checkpoint import Checkpointer
-from salt_jax.data.score_bill import read_bill
+from salt_jax.data.scoring.score_bill import read_bill
 from salt_jax.export import Export
 from salt_jax.main import main
 from salt_jax.metrics import read_metrics

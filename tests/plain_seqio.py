@@ -5,7 +5,8 @@ import functools
 import seqio
 import tensorflow as tf
 
-from salt_jax.data import corpus, embedded
+from salt_jax.data import embedded
+from salt_jax.data.corpora import corpus
 
 
 def batches(folder, vocabulary, *, batch_size, seq_len):

@@ -15,9 +15,9 @@ import numpy as np
 import zstandard
 
 from salt_jax.config import Distillation, Experiment, Stage, Validation
-from salt_jax.data.loader import open_batches
-from salt_jax.data.pile import Pile
-from salt_jax.data.prepare import Preparation, prepare
+from salt_jax.data.preparing.prepare import Preparation, prepare
+from salt_jax.data.reading.loader import open_batches
+from salt_jax.data.reading.pile import Pile
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.export import write_export
 from salt_jax.model.config import TransformerConfig

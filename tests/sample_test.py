@@ -9,7 +9,7 @@ import pytest
 import zstandard
 
 from salt_jax.batch import Batch
-from salt_jax.data.prepare import Preparation, prepare
+from salt_jax.data.preparing.prepare import Preparation, prepare
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.program import Program
 from salt_jax.sample import continuations, samples

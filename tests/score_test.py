@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from salt_jax.config import Scoring
-from salt_jax.data.dataset import PreparedDataset
-from salt_jax.data.pile import Pile
-from salt_jax.data.rows import causal_batch
-from salt_jax.data.score_bill import read_bill
-from salt_jax.data.score_columns import QUANTILES, main_domains
-from salt_jax.data.scores import Scores
-from salt_jax.data.sketch import sketches
+from salt_jax.data.prepared.dataset import PreparedDataset
+from salt_jax.data.reading.pile import Pile
+from salt_jax.data.reading.rows import causal_batch
+from salt_jax.data.scoring.score_bill import read_bill
+from salt_jax.data.scoring.score_columns import QUANTILES, main_domains
+from salt_jax.data.scoring.scores import Scores
+from salt_jax.data.scoring.sketch import sketches
 from salt_jax.export import Export
 from salt_jax.model.flops import forward_flops
 from salt_jax.model.transformer import Transformer, abstract_params

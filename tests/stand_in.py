@@ -7,10 +7,10 @@ import pathlib
 import numpy as np
 from array_record.python import array_record_module
 
-from salt_jax.data import sequences
-from salt_jax.data.document import Fields
-from salt_jax.data.manifest import DomainCounts, Manifest, Settings, Shard
-from salt_jax.data.pile import Pile
+from salt_jax.data.corpora.document import Fields
+from salt_jax.data.prepared import sequences
+from salt_jax.data.prepared.manifest import DomainCounts, Manifest, Settings, Shard
+from salt_jax.data.reading.pile import Pile
 from salt_jax.data.vocabulary import Vocabulary
 
 VOCABULARY = "embedded:tokenizer/spm_4k.model"

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from salt_jax.data.loader import open_batches
-from salt_jax.data.ranking import HighestScores
-from salt_jax.data.selection import Selection
+from salt_jax.data.reading.loader import open_batches
+from salt_jax.data.selecting.ranking import HighestScores
+from salt_jax.data.selecting.selection import Selection
 from salt_jax.metrics import read_metrics
 from salt_jax.preemption import PreemptedError
 from salt_jax.schedules import Constant

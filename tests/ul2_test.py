@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from salt_jax.data.loader import Loader
-from salt_jax.data.objectives import CausalLM, Mixture, PrefixLM, SpanCorruption
-from salt_jax.data.pile import Pile
-from salt_jax.data.prepare import Preparation, prepare
+from salt_jax.data.preparing.prepare import Preparation, prepare
+from salt_jax.data.reading.loader import Loader
+from salt_jax.data.reading.objectives import CausalLM, Mixture, PrefixLM, SpanCorruption
+from salt_jax.data.reading.pile import Pile
 from salt_jax.held_out import HeldOut
 from salt_jax.metrics import read_metrics
 from salt_jax.program import Program

@@ -9,7 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from salt_jax.data.score_bill import read_bill
+from salt_jax.data.scoring.score_bill import read_bill
 from salt_jax.metrics import read_metrics
 from salt_jax.report.comparison import (
     PassingPoint,

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from etils import epath
 
 from salt_jax.config import Experiment
-from salt_jax.data.pile import Pile
-from salt_jax.data.selection import Selection
+from salt_jax.data.reading.pile import Pile
+from salt_jax.data.selecting.selection import Selection
 from salt_jax.report.selection_numbers import Selected
 from salt_jax.report.selection_page import selection_page
 

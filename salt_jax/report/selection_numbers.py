@@ -13,11 +13,11 @@ import numpy as np
 
 from salt_jax import config
 from salt_jax.config import Experiment, Stage
-from salt_jax.data.pile import Pile
-from salt_jax.data.score_bill import read_bill
-from salt_jax.data.score_columns import QUANTILES
-from salt_jax.data.scores import Scores
-from salt_jax.data.selection import Choice, Selection, stage_warnings
+from salt_jax.data.reading.pile import Pile
+from salt_jax.data.scoring.score_bill import read_bill
+from salt_jax.data.scoring.score_columns import QUANTILES
+from salt_jax.data.scoring.scores import Scores
+from salt_jax.data.selecting.selection import Choice, Selection, stage_warnings
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.model.flops import step_flops
 

@@ -21,14 +21,14 @@ sys.path.append(str(pathlib.Path(__file__).parents[2]))  # For `tests`.
 import jax
 import numpy as np
 
-from salt_jax.data import readers
-from salt_jax.data.dataset import PreparedDataset
-from salt_jax.data.loader import Loader, open_batches
-from salt_jax.data.objectives import CausalLM, Mixture, PrefixLM, SpanCorruption
-from salt_jax.data.pile import Pile
-from salt_jax.data.prepare import Preparation, prepare
-from salt_jax.data.readers import ShardReader
-from salt_jax.data.score_columns import salt_scores
+from salt_jax.data.prepared import readers
+from salt_jax.data.prepared.dataset import PreparedDataset
+from salt_jax.data.prepared.readers import ShardReader
+from salt_jax.data.preparing.prepare import Preparation, prepare
+from salt_jax.data.reading.loader import Loader, open_batches
+from salt_jax.data.reading.objectives import CausalLM, Mixture, PrefixLM, SpanCorruption
+from salt_jax.data.reading.pile import Pile
+from salt_jax.data.scoring.score_columns import salt_scores
 from salt_jax.partitioning import MeshShape, Partitioning
 from tests import plain_seqio
 from tests.stand_in import SEQ_LEN as STAND_IN_LEN

@@ -16,9 +16,10 @@ import tempfile
 
 import numpy as np
 
-from salt_jax.data import embedded, prepare_split
-from salt_jax.data.dataset import PreparedDataset
-from salt_jax.data.prepare import Preparation, prepare
+from salt_jax.data import embedded
+from salt_jax.data.prepared.dataset import PreparedDataset
+from salt_jax.data.preparing import prepare_split
+from salt_jax.data.preparing.prepare import Preparation, prepare
 
 TIMES = (1, 4, 16)
 SEQ_LEN = 512

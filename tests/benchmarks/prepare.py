@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 
-from salt_jax.data.prepare import Preparation, prepare
+from salt_jax.data.preparing.prepare import Preparation, prepare
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.append(str(pathlib.Path(__file__).parents[2]))  # For `tests`.

@@ -18,9 +18,9 @@ import numpy as np
 from salt_jax import gin_config
 from salt_jax.batch import Batch
 from salt_jax.config import Experiment, Scoring
-from salt_jax.data.rows import causal_batch
-from salt_jax.data.score_columns import score_columns
-from salt_jax.data.sequences import Sequences
+from salt_jax.data.prepared.sequences import Sequences
+from salt_jax.data.reading.rows import causal_batch
+from salt_jax.data.scoring.score_columns import score_columns
 from salt_jax.eval_step import token_reader
 from salt_jax.held_out import OrderedReading
 from salt_jax.model.flops import forward_flops, step_flops

@@ -7,8 +7,8 @@ import random
 import pytest
 import zstandard
 
-from salt_jax.data.pile import Pile
-from salt_jax.data.prepare import Preparation, prepare
+from salt_jax.data.preparing.prepare import Preparation, prepare
+from salt_jax.data.reading.pile import Pile
 
 VOCABULARY = "embedded:tokenizer/spm_4k.model"
 SEQ_LEN = 16

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from salt_jax.data.objectives import CausalLM, Mixture, PrefixLM, SpanCorruption
+from salt_jax.data.reading.objectives import CausalLM, Mixture, PrefixLM, SpanCorruption
 
 VOCABULARY = "embedded:tokenizer/spm_4k_ul2.model"
 FIRST_SENTINEL = 4096

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from salt_jax.config import Experiment, Stage
-from salt_jax.data.near_duplicates import NearDuplicates
-from salt_jax.data.pile import Pile
-from salt_jax.data.prepare import Preparation, prepare
-from salt_jax.data.ranking import HighestScores, Learnability
-from salt_jax.data.score_bill import BillWriter
-from salt_jax.data.selection import Selection
+from salt_jax.data.preparing.prepare import Preparation, prepare
+from salt_jax.data.reading.pile import Pile
+from salt_jax.data.scoring.score_bill import BillWriter
+from salt_jax.data.selecting.near_duplicates import NearDuplicates
+from salt_jax.data.selecting.ranking import HighestScores, Learnability
+from salt_jax.data.selecting.selection import Selection
 from salt_jax.model.flops import forward_flops
 from salt_jax.optimizer import AdamW
 from salt_jax.report.selection import report_selections

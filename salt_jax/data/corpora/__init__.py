@@ -1,0 +1,1 @@
+"""Where text comes from: files and data sets, as parts of documents."""

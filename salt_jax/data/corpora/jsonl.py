@@ -1,0 +1,132 @@
+"""Files of one JSON object a line, plain or compressed (`.zst`, `.gz`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import IO
+
+import zstandard
+from etils import epath
+
+from salt_jax.data.corpora.document import Document, Fields
+
+SUFFIXES = (".jsonl", ".jsonl.zst", ".jsonl.gz")
+_READ_BYTES = 1 << 17
+
+
+@dataclasses.dataclass(frozen=True)
+class JsonLines:
+    """A file, as a part of a corpus."""
+
+    path: epath.Path
+    fields: Fields = Fields()
+
+    @property
+    def name(self) -> str:
+        """The path of the file."""
+        return str(self.path)
+
+    def fingerprint(self) -> str:
+        """Returns the SHA-256 of the file, compressed as it is."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def blocks(self) -> Iterator[Lines]:
+        """Yields the lines in blocks.
+
+        Raises:
+          ValueError: the file is compressed and damaged, or cut short.
+        """
+        for number, lines in read_lines(self.path, block_bytes=_READ_BYTES):
+            yield Lines(number, lines, self.fields)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lines:
+    """Consecutive lines of a file, still as bytes."""
+
+    first_number: int  # Of the first line, as an editor counts: from 1.
+    lines: Sequence[bytes]
+    fields: Fields
+
+    def documents(self) -> Iterator[tuple[int, Document | str]]:
+        """Yields the number of each line, and its document or what is wrong with it."""
+        for number, line in enumerate(self.lines, self.first_number):
+            try:
+                yield number, parse_document(line, self.fields)
+            except ValueError as error:
+                yield number, str(error)
+
+
+def parse_document(line: bytes, fields: Fields = Fields()) -> Document:
+    """Returns the document on a line.
+
+    Raises:
+      ValueError: the line is not one; the message says why, in a few words.
+    """
+    try:
+        record = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise ValueError("not UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError("not JSON") from error
+    return fields.document(record)
+
+
+def read_lines(
+    path: epath.Path, *, block_bytes: int
+) -> Iterator[tuple[int, list[bytes]]]:
+    """Yields the lines of a file, and the number of the first, every `block_bytes`.
+
+    Raises:
+      ValueError: the file is compressed and damaged, or cut short.
+    """
+    number = 1
+    begun: list[bytes] = []  # Of a line whose end is not read yet.
+    for block in _read_bytes(path, block_bytes):
+        first, *others = block.split(b"\n")
+        begun.append(first)
+        if others:
+            lines = [b"".join(begun), *others[:-1]]
+            begun = [others[-1]]
+            yield number, lines
+            number += len(lines)
+    if rest := b"".join(begun):
+        yield number, [rest]
+
+
+def _read_bytes(path: epath.Path, block_bytes: int) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            if path.name.endswith(".zst"):
+                yield from _decompress_zstd(file, block_bytes)
+            elif path.name.endswith(".gz"):
+                yield from _blocks(gzip.GzipFile(fileobj=file), block_bytes)
+            else:
+                yield from _blocks(file, block_bytes)
+    except EOFError as error:
+        raise ValueError(f"{path} is cut short: fetch or make it again.") from error
+    except (zstandard.ZstdError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} is damaged: {error}.") from error
+
+
+def _blocks(file: IO[bytes] | gzip.GzipFile, block_bytes: int) -> Iterator[bytes]:
+    while block := file.read(block_bytes):
+        yield block
+
+
+def _decompress_zstd(file: IO[bytes], block_bytes: int) -> Iterator[bytes]:
+    """Yields the contents of all frames; zstandard's own reader takes half a frame."""
+    frame = None
+    for block in _blocks(file, block_bytes):
+        while block:
+            frame = frame or zstandard.ZstdDecompressor().decompressobj()
+            yield frame.decompress(block)
+            block, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
+    if frame is not None:
+        raise EOFError

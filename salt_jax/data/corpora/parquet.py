@@ -1,0 +1,216 @@
+"""Files in Parquet, named as the Hugging Face Hub names them.
+
+A split of a folder is one of: `SPLIT.parquet`, the files `SPLIT-IIIII-of-NNNNN.parquet`
+in the folder or in `data/`, or the files `SPLIT/*.parquet`. The names in `Fields` are
+columns; `meta.pile_set_name` is a field of the struct column `meta`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from etils import epath
+
+from salt_jax.data.corpora.document import Document, Fields
+
+_SUFFIX = ".parquet"
+_BLOCK_ROWS = 64
+# A row group may be as large as its file: it is read through a window.
+_READ_BYTES = 1 << 20
+_IS_TEXT: Sequence[Callable[[pa.DataType], bool]] = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ParquetFile:
+    """A file, as a part of a corpus."""
+
+    path: epath.Path
+    fields: Fields = Fields()
+
+    @property
+    def name(self) -> str:
+        """The path of the file."""
+        return str(self.path)
+
+    def fingerprint(self) -> str:
+        """Returns the SHA-256 of the file."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def check(self) -> None:
+        """Looks at the file's schema.
+
+        Raises:
+          ValueError: the file is damaged, or a column is missing or holds no text.
+        """
+        with self._open() as file:
+            self._columns(file.schema_arrow)
+
+    def blocks(self) -> Iterator[Rows]:
+        """Yields the rows in blocks; how large the file's row groups are is no matter.
+
+        Raises:
+          ValueError: the file is damaged, or a column is missing or holds no text.
+        """
+        number = 1
+        with self._open() as file:
+            batches = file.iter_batches(
+                _BLOCK_ROWS, columns=self._columns(file.schema_arrow), use_threads=False
+            )
+            for rows in batches:
+                yield Rows(number, rows, self.fields)
+                number += rows.num_rows
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[pq.ParquetFile]:
+        try:
+            with self.path.open("rb") as file:
+                yield pq.ParquetFile(
+                    file,
+                    pre_buffer=False,
+                    buffer_size=_READ_BYTES,
+                    page_checksum_verification=True,
+                )
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # Of the disk, not of what is read from it.
+            what = str(error).partition("\n")[0].rstrip(". ")
+            raise ValueError(
+                f"{self.path} is damaged: {what}. Fetch or make it again."
+            ) from error
+
+    def _columns(self, schema: pa.Schema) -> list[str]:
+        """Returns the columns to read."""
+        columns = [self.fields.text]
+        if self._find(schema, self.fields.text) is None:
+            raise self._no_column(schema, self.fields.text, "fields.text")
+        if self._find(schema, self.fields.domain) is not None:
+            columns.append(self.fields.domain)
+        elif self.fields.default_domain is None:
+            names = "fields.domain, or fields.default_domain"
+            raise self._no_column(schema, self.fields.domain, names)
+        return columns
+
+    def _find(self, schema: pa.Schema, name: str) -> pa.DataType | None:
+        """Returns the type of a column of text, or None if there is no such column."""
+        found: pa.Schema | pa.DataType = schema
+        for step in name.split("."):
+            if isinstance(found, pa.DataType) and not pa.types.is_struct(found):
+                return None
+            index = found.get_field_index(step)
+            if index < 0:
+                return None
+            found = found.field(index).type
+        values = found.value_type if pa.types.is_dictionary(found) else found
+        if not any(is_text(values) for is_text in _IS_TEXT):
+            raise ValueError(f"Column {name!r} of {self.path} holds {found}, not text.")
+        return found
+
+    def _no_column(self, schema: pa.Schema, name: str, setting: str) -> ValueError:
+        return ValueError(
+            f"{self.path} has no column {name!r}; it has {_leaves(schema)}. Name one "
+            f"in {setting}."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Consecutive rows of a file."""
+
+    first_number: int  # Of the first row in its file, from 1.
+    rows: pa.RecordBatch
+    fields: Fields
+
+    def documents(self) -> Iterator[tuple[int, Document | str]]:
+        """Yields the number of each row, and its document or what is wrong with it."""
+        for index in range(self.rows.num_rows):
+            number = self.first_number + index
+            try:
+                (record,) = self.rows.slice(index, 1).to_pylist()
+                yield number, self.fields.document(record)
+            except UnicodeDecodeError:
+                yield number, "not UTF-8"
+            except ValueError as error:
+                yield number, str(error)
+
+
+def file_parts(files: Sequence[epath.Path], fields: Fields) -> list[ParquetFile]:
+    """Returns files as parts of a corpus, having looked at their schemas.
+
+    Raises:
+      ValueError: a file is damaged, or a column is missing or holds no text.
+    """
+    parts = [ParquetFile(file, fields) for file in files]
+    for part in parts:
+        part.check()
+    return parts
+
+
+def split_files(root: epath.Path, split: str) -> list[epath.Path]:
+    """Returns the files of a split in the order of their names; none if it has none.
+
+    Raises:
+      ValueError: the split is there in two layouts, or some of its files are missing.
+    """
+    numbered = re.compile(
+        rf"{re.escape(split)}-(\d+)-of-(\d+)(-[0-9a-f]+)?{re.escape(_SUFFIX)}"
+    )
+    layouts = {
+        f"{split}{_SUFFIX}": _files(root, lambda name: name == f"{split}{_SUFFIX}"),
+        f"{split}-*{_SUFFIX}": _files(root, numbered.fullmatch),
+        f"data/{split}-*{_SUFFIX}": _files(root / "data", numbered.fullmatch),
+        f"{split}/*{_SUFFIX}": _files(
+            root / split, lambda name: name.endswith(_SUFFIX)
+        ),
+    }
+    found = {layout: files for layout, files in layouts.items() if files}
+    if len(found) > 1:
+        raise ValueError(
+            f"The corpus {root} has the split {split!r} as {' and as '.join(found)}: "
+            "leave one."
+        )
+    files = next(iter(found.values()), [])
+    _refuse_incomplete(files, [numbered.fullmatch(file.name) for file in files])
+    return files
+
+
+def _files(folder: epath.Path, is_one: Callable[[str], object]) -> list[epath.Path]:
+    if not folder.is_dir():
+        return []
+    files = [file for file in folder.iterdir() if is_one(file.name)]
+    return sorted(files, key=lambda file: file.name)
+
+
+def _refuse_incomplete(
+    files: Sequence[epath.Path], matches: Sequence[re.Match | None]
+) -> None:
+    """Raises ValueError unless files numbered I-of-N are all there, and once."""
+    if None in matches:
+        return
+    numbers = [int(match[1]) for match in matches if match]
+    counts = {int(match[2]) for match in matches if match}
+    if files and (len(counts) > 1 or numbers != list(range(max(counts)))):
+        raise ValueError(
+            f"{files[0].parent} has {len(files)} files such as {files[0].name}, whose "
+            "numbers are not all of 0 to N - 1, each once: fetch what is missing, or "
+            "delete what is of another N."
+        )
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    """Returns the names of all columns, and of the fields of struct columns."""
+    names = []
+    for field in schema:
+        inner = field.type.fields if pa.types.is_struct(field.type) else []
+        names += [f"{field.name}.{leaf.name}" for leaf in inner] or [field.name]
+    return names

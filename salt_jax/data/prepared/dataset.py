@@ -1,0 +1,119 @@
+"""Prepared text: sequences that can be read in any order, by id.
+
+Dimensions: N sequences, L length.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+from etils import epath
+
+from salt_jax.data.prepared import sequences
+from salt_jax.data.prepared.manifest import Manifest
+from salt_jax.data.prepared.readers import ShardReader, threads
+from salt_jax.data.prepared.sequences import Sequences
+
+
+class PreparedDataset:
+    """One prepared split. May be read from several threads."""
+
+    def __init__(self, path: epath.PathLike, manifest: Manifest):
+        self.path = epath.Path(path)
+        self.manifest = manifest
+        self._readers: dict[int, ShardReader] = {}
+        counts = [shard.count for shard in manifest.shards]
+        self._begins = np.cumsum([0, *counts])
+        if self._begins[-1] != manifest.count:
+            raise ValueError(
+                f"The manifest of {path} counts {manifest.count} sequences, and its "
+                f"shards {self._begins[-1]}: prepare it again."
+            )
+        self._check_shards()
+
+    @classmethod
+    def open(cls, path: epath.PathLike) -> PreparedDataset:
+        """Opens one split, a folder that `prepare` wrote; shards when they are read.
+
+        Raises:
+          FileNotFoundError: there is no such folder, or a shard of it is missing.
+          ValueError: the manifest is damaged, or of another version.
+        """
+        path = epath.Path(path)
+        return cls(path, Manifest.read(path))
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the manifest, and so of every shard."""
+        return self.manifest.fingerprint
+
+    def __len__(self) -> int:
+        return self.manifest.count
+
+    def read(self, ids: np.ndarray) -> Sequences:
+        """Returns the sequences with `ids`, int [N], in that order.
+
+        Raises:
+          ValueError: there is no such id, or a shard is missing or damaged; it was
+            tried several times, over some seconds.
+        """
+        ids = np.asarray(ids, np.int64)
+        unknown = ids[(ids < 0) | (ids >= len(self))]
+        if len(unknown):
+            raise ValueError(
+                f"No sequence {unknown[0]} in {self.path}: ids are 0 to "
+                f"{len(self) - 1}."
+            )
+        manifest = self.manifest
+        return sequences.from_records(
+            self._read_records(ids),
+            seq_len=manifest.seq_len,
+            dtype=sequences.token_dtype(manifest.vocabulary_size),
+            pad_id=manifest.pad_id,
+        )
+
+    def _read_records(self, ids: np.ndarray) -> list[bytes]:
+        if not len(ids):
+            return []
+        shard_of = np.searchsorted(self._begins, ids, side="right") - 1
+        # The rows of each shard stand together, so that it is opened once.
+        order = np.argsort(shard_of, kind="stable")
+        shards, begins = np.unique(shard_of[order], return_index=True)
+        rows_of = np.split(order, begins[1:])
+        places_of = [
+            (ids[rows] - self._begins[shard]).tolist()
+            for shard, rows in zip(shards, rows_of, strict=True)
+        ]
+        readers = [self._reader(shard) for shard in shards.tolist()]
+        # A thread that reads alone does not wait for others.
+        read_all = threads().map if len(readers) > 1 else map
+        records_of = read_all(ShardReader.read, readers, places_of)
+        records: list[bytes] = [b""] * len(ids)
+        for rows, found in zip(rows_of, records_of, strict=True):
+            for row, record in zip(rows.tolist(), found, strict=True):
+                records[row] = record
+        return records
+
+    def _reader(self, shard: int) -> ShardReader:
+        described = self.manifest.shards[shard]
+        # Two threads may make it at once; all use the one that came first.
+        return self._readers.get(shard) or self._readers.setdefault(
+            shard,
+            ShardReader(
+                self.path / described.name,
+                count=described.count,
+                num_bytes=described.num_bytes,
+            ),
+        )
+
+    def _check_shards(self) -> None:
+        """Refuses a dataset of which a shard is missing; lists the folder once."""
+        there = {path.name for path in self.path.iterdir()}
+        missing = [x.name for x in self.manifest.shards if x.name not in there]
+        if missing:
+            others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+            raise FileNotFoundError(
+                f"No shard at {self.path / missing[0]}{others}: fetch what is missing, "
+                f"or delete {self.path} and prepare it again."
+            )

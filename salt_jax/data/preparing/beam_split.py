@@ -1,0 +1,210 @@
+"""One split of a corpus, prepared by an Apache Beam pipeline.
+
+    parts -> documents, by bucket -> pieces of shards, by shard -> shards -> manifest
+
+A *bucket* is the documents whose keys begin with the same bits. The tokens of each are
+counted first, so each knows where its tokens stand in the split, and cuts them at the
+borders of shards. A worker holds a block of a part, a bucket or a shard, never more.
+
+What `prepare` refuses is a value here: a worker that raised would be asked again, in
+vain, and what it said would come back as a runner's report.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+
+import apache_beam as beam
+import numpy as np
+from apache_beam import pvalue
+from etils import epath
+
+from salt_jax.data.corpora.document import Part
+from salt_jax.data.prepared.manifest import NAME, Settings
+from salt_jax.data.preparing.counts import Counts
+from salt_jax.data.preparing.cut import Stretch, cut
+from salt_jax.data.preparing.prepare_split import assemble, check, layout_of
+from salt_jax.data.preparing.shards import Layout, WrittenShard, write_shard
+from salt_jax.data.preparing.tokenise import Tokeniser
+from salt_jax.data.vocabulary import Vocabulary
+
+# At 545 B tokens a bucket holds 33 M; of a small corpus most buckets are empty.
+_BUCKET_BITS = 14
+# Sorts as the order of a split does: the key, the part, the number in the part.
+_PLACE = struct.Struct(">QQQ")
+
+Placed = tuple[bytes, str, bytes]  # The place of a document, its domain and tokens.
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What is known when a part is read."""
+
+    index: int
+    part: Part
+    counts: Counts
+    refusal: str  # "" unless the part is damaged.
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is known when every part is read: where everything goes."""
+
+    counts: Counts
+    layout: Layout
+    begins: np.ndarray  # int64 [buckets], the position of each one's first token.
+    report: str  # About bad records; "" if there are none.
+    refusal: str  # Why there will be no split; "" if there will be one.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplitJob:
+    """How a split is prepared: what workers are told, none of it large."""
+
+    settings: Settings
+    vocabulary: str  # A path that workers can read.
+    dtype: np.dtype  # Of its tokens.
+    max_bad_share: float
+    folder: epath.Path  # Where the split is made.
+
+    def read(
+        self, numbered_part: tuple[int, Part]
+    ) -> Iterator[tuple[int, Placed] | pvalue.TaggedOutput]:
+        """Yields the documents of a part with their buckets, then its `Reading`."""
+        index, part = numbered_part
+        domains = self.settings.domains
+        counts = Counts()
+        refusal = ""
+        tokeniser = Tokeniser(
+            vocabulary=Vocabulary.open(self.vocabulary),
+            seed=self.settings.seed,
+            domains=None if domains is None else frozenset(domains),
+        )
+        try:
+            for text in tokeniser.read(index, part):
+                counts.add_text(text)
+                tokens = np.split(text.tokens, np.cumsum(text.lengths)[:-1])
+                for i, key in enumerate(text.keys.tolist()):
+                    place = _PLACE.pack(key, index, text.numbers[i])
+                    document = place, text.domains[i], tokens[i].tobytes()
+                    yield key >> (64 - _BUCKET_BITS), document
+        except ValueError as error:
+            refusal = str(error)
+        reading = Reading(index, part, counts, refusal)
+        yield pvalue.TaggedOutput("readings", reading)
+
+    def plan(
+        self,
+        _: None,
+        readings: Sequence[Reading],
+        bucket_bytes: Sequence[tuple[int, int]],
+    ) -> Plan:
+        """Returns where everything goes, unless it is refused as `prepare` does."""
+        readings = sorted(readings, key=lambda reading: reading.index)
+        parts = [reading.part for reading in readings]
+        refusal = next((x.refusal for x in readings if x.refusal), "")
+        total, report = Counts(), ""
+        try:
+            total = Counts.of_parts(reading.counts for reading in readings)
+            report = check(total, parts, self.settings, self.max_bad_share)
+        except ValueError as error:
+            refusal = refusal or str(error)
+        num_tokens = np.zeros(1 << _BUCKET_BITS, np.int64)
+        for bucket, num_bytes in bucket_bytes:
+            num_tokens[bucket] = num_bytes // self.dtype.itemsize
+        begins = np.cumsum(num_tokens) - num_tokens
+        layout = layout_of(total, self.settings)
+        return Plan(total, layout, begins, report, refusal)
+
+    def pieces(
+        self, bucket: tuple[int, Iterable[Placed]], plan: Plan
+    ) -> Iterator[tuple[int, Stretch]]:
+        """Yields the documents of a bucket in their order, cut at borders of shards."""
+        if plan.refusal:
+            return
+        index, documents = bucket
+        _, domains, tokens = zip(*sorted(documents), strict=True)
+        index_of = {name: i for i, name in enumerate(sorted(plan.counts.documents))}
+        lengths = np.array([len(x) // self.dtype.itemsize for x in tokens])
+        begin = int(plan.begins[index])
+        stretch = Stretch(
+            begin=begin,
+            tokens=np.frombuffer(b"".join(tokens), self.dtype),
+            starts=begin + np.cumsum(lengths) - lengths,
+            domains=np.array([index_of[domain] for domain in domains], np.int64),
+        )
+        size = self.settings.sequences_per_shard * self.settings.seq_len
+        for shard in range(begin // size, (stretch.end - 1) // size + 1):
+            yield shard, stretch.part(*plan.layout.tokens(shard))
+
+    def write(
+        self, pieces: tuple[int, Iterable[Stretch]], plan: Plan
+    ) -> tuple[int, WrittenShard]:
+        """Writes a shard of which all pieces are there."""
+        index, stretches = pieces
+        begin, end = plan.layout.tokens(index)
+        seq_len = self.settings.seq_len
+        # A runner may write a shard again, even while it is being written.
+        path = self.folder / uuid.uuid4().hex / plan.layout.name(index)
+        path.parent.mkdir(parents=True)
+        ordered = sorted(stretches, key=lambda stretch: stretch.begin)
+        written = write_shard(
+            path,
+            cut(ordered, begin=begin, end=end, seq_len=seq_len),
+            seq_len=seq_len,
+            num_domains=len(plan.counts.documents),
+        )
+        path.replace(self.folder / "split" / path.name)
+        path.parent.rmdir()
+        return index, written
+
+    def finish(
+        self, _: None, plan: Plan, written: Sequence[tuple[int, WrittenShard]]
+    ) -> None:
+        """Writes the manifest, and what is to be said."""
+        for name in ("refusal", "report"):
+            (self.folder / name).write_text(getattr(plan, name))
+        if plan.refusal:
+            return
+        shards = [shard for _, shard in sorted(written, key=lambda pair: pair[0])]
+        vocabulary = Vocabulary.open(self.vocabulary)
+        manifest = assemble(plan.counts, shards, self.settings, vocabulary)
+        (self.folder / "split" / NAME).write_text(manifest.to_json())
+
+    def build(self, pipeline: beam.Pipeline, parts: Sequence[Part]) -> None:
+        """Adds the steps that read `parts` and write the split to a pipeline."""
+        read = (
+            pipeline
+            | "Parts" >> beam.Create(list(enumerate(parts)))
+            | "Spread" >> beam.Reshuffle()
+            | "Read"
+            >> beam.FlatMap(self.read).with_outputs("readings", main="documents")
+        )
+        bucket_bytes = (
+            read.documents
+            | "Lengths" >> beam.Map(lambda pair: (pair[0], len(pair[1][2])))
+            | "Total" >> beam.CombinePerKey(sum)
+        )
+        plan = pvalue.AsSingleton(
+            pipeline
+            | "Once" >> beam.Create([None])
+            | "Plan"
+            >> beam.Map(
+                self.plan, pvalue.AsList(read.readings), pvalue.AsList(bucket_bytes)
+            )
+        )
+        written = (
+            read.documents
+            | "By bucket" >> beam.GroupByKey()
+            | "Cut" >> beam.FlatMap(self.pieces, plan)
+            | "By shard" >> beam.GroupByKey()
+            | "Write" >> beam.Map(self.write, plan)
+        )
+        (
+            pipeline
+            | "Once more" >> beam.Create([None])
+            | "Manifest" >> beam.Map(self.finish, plan, pvalue.AsList(written))
+        )

@@ -1,0 +1,93 @@
+"""How much there is of a corpus: of one part, or of all parts of a split."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+from salt_jax.data.prepared import sequences
+from salt_jax.data.preparing.tokenise import Text
+
+
+@dataclasses.dataclass(kw_only=True)
+class Counts:
+    """Running counts; by domain they are in the order in which domains were met."""
+
+    documents: collections.Counter[str] = dataclasses.field(
+        default_factory=collections.Counter
+    )
+    tokens: collections.Counter[str] = dataclasses.field(
+        default_factory=collections.Counter
+    )
+    text_bytes: collections.Counter[str] = dataclasses.field(
+        default_factory=collections.Counter
+    )
+    other_domains: set[str] = dataclasses.field(default_factory=set)  # Not kept.
+    num_records: int = 0  # Documents, kept or not, and bad records.
+    num_bad: int = 0
+    first_bad: str = ""  # Where, and what is wrong.
+
+    def add_text(self, text: Text) -> None:
+        """Counts the documents of a block.
+
+        Raises:
+          ValueError: there are more domains than a record can name.
+        """
+        kept = zip(text.domains, text.lengths, text.num_bytes, strict=True)
+        for domain, num_tokens, num_bytes in kept:
+            self.documents[domain] += 1
+            self.tokens[domain] += int(num_tokens)
+            self.text_bytes[domain] += int(num_bytes)
+        self.other_domains |= text.other_domains
+        self.num_records += text.num_records
+        self.num_bad += len(text.bad_records)
+        self.first_bad = self.first_bad or next(iter(text.bad_records), "")
+        self._check_domains()
+
+    def __add__(self, other: Counts) -> Counts:
+        total = Counts(
+            documents=self.documents + other.documents,
+            tokens=self.tokens + other.tokens,
+            text_bytes=self.text_bytes + other.text_bytes,
+            other_domains=self.other_domains | other.other_domains,
+            num_records=self.num_records + other.num_records,
+            num_bad=self.num_bad + other.num_bad,
+            first_bad=self.first_bad or other.first_bad,
+        )
+        total._check_domains()
+        return total
+
+    def to_record(self) -> dict[str, Any]:
+        """Returns the counts as JSON can have them."""
+        record = {field.name: getattr(self, field.name) for field in _FIELDS}
+        return record | {"other_domains": sorted(self.other_domains)}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Counts:
+        """Returns what `to_record` returned."""
+        counters = {
+            name: collections.Counter(value)
+            for name, value in record.items()
+            if isinstance(value, dict)
+        }
+        others = {"other_domains": set(record["other_domains"])}
+        return cls(**(record | counters | others))
+
+    @classmethod
+    def of_parts(cls, parts: Iterable[Counts]) -> Counts:
+        """Returns the counts of all parts together, in their order."""
+        return sum(parts, start=cls())
+
+    def _check_domains(self) -> None:
+        num_domains = len(self.documents) + len(self.other_domains)
+        if num_domains > sequences.MAX_DOMAINS:
+            raise ValueError(
+                f"{num_domains} domains, and a record can name "
+                f"{sequences.MAX_DOMAINS}: is fields.domain the name of a part of the "
+                "corpus?"
+            )
+
+
+_FIELDS = dataclasses.fields(Counts)

@@ -1,0 +1,116 @@
+"""The second pass: the documents of all runs in one order, a range of keys at a time.
+
+A *bucket* is the documents whose keys begin with the same bits; keys are spread evenly,
+so buckets are about as large as each other. How many there are decides what is in
+memory, not what comes out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from salt_jax.data.preparing.cut import Stretch
+from salt_jax.data.preparing.runs import DOCUMENT, PartRuns, Run
+
+_MAX_BITS = 24
+_PLACED = np.dtype([("key", "<u8"), ("part", "<i8"), ("run", "<i8"), *DOCUMENT.descr])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Order:
+    """Where every document of a split goes."""
+
+    runs: Sequence[Run]
+    parts: Sequence[int]  # Of each run.
+    domains: Sequence[np.ndarray]  # For each run, from its part's to the split's.
+    bits: int  # Of a key, that are the number of its bucket.
+    begins: np.ndarray  # int64 [buckets + 1], the first token of each; then of all.
+
+    @classmethod
+    def plan(
+        cls, parts: Sequence[PartRuns], domains: Sequence[str], *, bucket_tokens: int
+    ) -> Order:
+        """Counts the tokens of every bucket, of about `bucket_tokens` each."""
+        total = sum(part.counts.tokens.total() for part in parts)
+        bits = min((total // bucket_tokens).bit_length(), _MAX_BITS)
+        runs = [run for part in parts for run in part.runs]
+        begins = np.zeros(2**bits + 1, np.int64)
+        for run in runs:
+            begins += _token_bounds(run, bits)
+        index_of = {name: index for index, name in enumerate(domains)}
+        return cls(
+            runs=runs,
+            parts=[part.index for part in parts for _ in part.runs],
+            domains=[
+                np.array([index_of[name] for name in part.domains], np.int64)
+                for part in parts
+                for _ in part.runs
+            ],
+            bits=bits,
+            begins=begins,
+        )
+
+    def stretches(self, begin: int, end: int) -> Iterator[Stretch]:
+        """Yields the documents that have any of the tokens from `begin` to `end`."""
+        first = int(np.searchsorted(self.begins, begin, side="right")) - 1
+        for bucket in range(first, int(np.searchsorted(self.begins, end))):
+            documents = np.concatenate(
+                [self._documents(index, bucket) for index in range(len(self.runs))]
+            )
+            columns = [documents[name] for name in ("number", "part", "key")]
+            documents = documents[np.lexsort(columns)]
+            lengths = documents["num_tokens"]
+            starts = self.begins[bucket] + np.cumsum(lengths) - lengths
+            wanted = (starts < end) & (starts + lengths > begin)
+            if wanted.any():
+                yield Stretch(
+                    begin=int(starts[wanted][0]),
+                    tokens=self._tokens(documents[wanted]),
+                    starts=starts[wanted],
+                    domains=documents["domain"][wanted],
+                )
+
+    def _documents(self, index: int, bucket: int) -> np.ndarray:
+        """Returns the documents of a bucket that are in one of the runs."""
+        keys = self.runs[index].open("keys")
+        first, last = (_bound(keys, self.bits, b) for b in (bucket, bucket + 1))
+        found = self.runs[index].open("documents")[first:last]
+        placed = np.empty(len(found), _PLACED)
+        placed["key"] = keys[first:last]
+        placed["part"], placed["run"] = self.parts[index], index
+        for name in ("number", "begin", "num_tokens"):
+            placed[name] = found[name]
+        placed["domain"] = self.domains[index][found["domain"]]
+        return placed
+
+    def _tokens(self, documents: np.ndarray) -> np.ndarray:
+        """Returns the tokens of documents that lie together in every run."""
+        ends = documents["begin"] + documents["num_tokens"]
+        tokens = {}
+        for index in np.unique(documents["run"]):
+            here = documents["run"] == index
+            first, last = documents["begin"][here].min(), ends[here].max()
+            tokens[index] = first, np.array(self.runs[index].open("tokens")[first:last])
+        pieces = []
+        for document, end in zip(documents, ends, strict=True):
+            first, array = tokens[document["run"]]
+            pieces.append(array[document["begin"] - first : end - first])
+        return np.concatenate(pieces)
+
+
+def _bound(keys: np.ndarray, bits: int, bucket: int) -> int:
+    """Returns how many of the sorted `keys` are in buckets before this one."""
+    if bucket == 1 << bits:
+        return len(keys)
+    return int(np.searchsorted(keys, np.uint64(bucket << (64 - bits))))
+
+
+def _token_bounds(run: Run, bits: int) -> np.ndarray:
+    """Returns how many tokens of a run are before each bucket, and after the last."""
+    keys, documents = run.open("keys"), run.open("documents")
+    first = np.array([_bound(keys, bits, b) for b in range((1 << bits) + 1)])
+    ends = documents["begin"] + documents["num_tokens"]
+    return np.concatenate([[0], ends])[first]

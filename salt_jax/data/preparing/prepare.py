@@ -1,0 +1,151 @@
+"""From text to fixed-length sequences on disk.
+
+The documents of a split are tokenised, each ended by the vocabulary's end token,
+shuffled whatever their domain, joined, and cut every `seq_len` tokens. No token is
+lost: the last sequence is padded.
+
+It is done in two passes, because a corpus is larger than memory: `runs` puts sorted
+pieces of each part on disk, `merge` and `cut` join them into one shard after another.
+A split is written beside its place and renamed into it, so it is there whole or not at
+all; a killed run goes on with the parts and the shards that it lacks. The bytes written
+depend on the corpus, the vocabulary, the sequence length, the seed and the size of a
+shard, and on nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from absl import logging
+from etils import epath
+
+from salt_jax.data.corpora import corpus
+from salt_jax.data.corpora.corpus import Fields, Part
+from salt_jax.data.prepared.dataset import PreparedDataset
+from salt_jax.data.prepared.manifest import Settings
+from salt_jax.data.preparing.prepare_split import SplitWork
+from salt_jax.data.preparing.workers import Crew
+from salt_jax.data.vocabulary import Vocabulary
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """How a corpus becomes sequences."""
+
+    corpus: str  # What `corpus.split_parts` knows, such as a folder.
+    vocabulary: str
+    output: str  # A folder; each split becomes one inside it.
+    seq_len: int
+    seed: int = 0
+    splits: Sequence[str] = ("train", "val", "test")
+    domains: Sequence[str] | None = None  # To keep only documents of these.
+    fields: Fields = Fields()
+    data_dir: str | None = None  # Where a library keeps its data sets.
+    module: str | None = None  # To import before the corpus is looked for.
+    max_bad_share: float = 0.001  # Of the records, that are no documents.
+    sequences_per_shard: int = 16_384
+    num_processes: int | None = 1  # None: one a processor.
+    num_threads: int | None = None  # Of each process; None: processors that are left.
+
+    def __post_init__(self):
+        if self.seq_len < 2:
+            raise ValueError(f"seq_len must be at least 2, got {self.seq_len}.")
+        if not 0.0 <= self.max_bad_share < 1.0:
+            raise ValueError(
+                f"max_bad_share must be in [0, 1), got {self.max_bad_share}."
+            )
+        for name in ("sequences_per_shard", "num_processes", "num_threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        for name in ("splits", "domains"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, str) or not value):
+                raise ValueError(f"{name} must be names in a tuple, got {value!r}.")
+
+    def parts(self, split: str) -> list[Part]:
+        """Returns the parts of a split of the corpus.
+
+        Raises:
+          FileNotFoundError: there is no such corpus, or it has no such split.
+        """
+        return corpus.split_parts(
+            self.corpus,
+            split,
+            self.fields,
+            data_dir=self.data_dir,
+            module=self.module,
+            vocabulary=self.vocabulary,
+        )
+
+    def settings(
+        self, split: str, vocabulary: Vocabulary, corpus_fingerprint: str
+    ) -> Settings:
+        """Returns what decides the bytes of a split."""
+        domains = None if self.domains is None else tuple(sorted(set(self.domains)))
+        return Settings(
+            split=split,
+            seq_len=self.seq_len,
+            seed=self.seed,
+            sequences_per_shard=self.sequences_per_shard,
+            vocabulary_fingerprint=vocabulary.fingerprint,
+            corpus_fingerprint=corpus_fingerprint,
+            domains=domains,
+            fields=self.fields,
+        )
+
+
+def prepare(
+    preparation: Preparation, progress: Callable[[str], None] = logging.info
+) -> dict[str, PreparedDataset]:
+    """Prepares every split that is not prepared yet.
+
+    Args:
+      preparation: What to read and what to make of it.
+      progress: Is told what happens, a line at a time.
+
+    Returns:
+      The splits, by name.
+
+    Raises:
+      FileNotFoundError: the corpus, a split of it or the vocabulary is missing.
+      ValueError: the corpus is damaged or empty, has too many bad records or lacks
+        a domain; or the output holds something prepared otherwise.
+      OSError: there is no room, or a process was killed.
+    """
+    vocabulary = Vocabulary.open(preparation.vocabulary)
+    crew = Crew.of(preparation.num_processes, preparation.num_threads)
+    # Before the first split is tokenised, so that no mistake is found after hours.
+    parts = {split: preparation.parts(split) for split in preparation.splits}
+    works = [
+        SplitWork(
+            place=epath.Path(preparation.output) / split,
+            settings=preparation.settings(
+                split, vocabulary, _fingerprint(parts[split], crew)
+            ),
+            vocabulary=vocabulary,
+            parts=parts[split],
+            max_bad_share=preparation.max_bad_share,
+            crew=crew,
+            progress=progress,
+        )
+        for split in parts
+    ]
+    is_done = [work.is_done() for work in works]
+    for work, done in zip(works, is_done, strict=True):
+        if done:
+            work.tidy()
+            progress(f"{work.place} is complete.")
+        else:
+            work.run()
+    return {work.settings.split: PreparedDataset.open(work.place) for work in works}
+
+
+def _fingerprint(parts: Sequence[Part], crew: Crew) -> str:
+    fingerprints = crew.each(
+        lambda index: (index, parts[index].fingerprint()),
+        [(index,) for index in range(len(parts))],
+        num_processes=1,
+    )
+    return corpus.fingerprint([found for _, found in sorted(fingerprints)])

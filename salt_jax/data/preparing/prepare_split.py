@@ -1,0 +1,216 @@
+"""One split of a corpus, prepared in two passes that a killed run goes on with.
+
+While it is made, `.SPLIT.partial` beside its place holds
+
+    settings.json   what it will be
+    runs/           of the first pass; see `runs`
+    shards/         a JSON file of each shard that is done, and those being written
+    split/          what is renamed to the place when all of it is there
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+
+from etils import epath
+
+from salt_jax.data.corpora.document import Part
+from salt_jax.data.prepared.dataset import PreparedDataset
+from salt_jax.data.prepared.manifest import NAME, Settings
+from salt_jax.data.preparing.assemble import assemble, check, layout_of
+from salt_jax.data.preparing.counts import Counts
+from salt_jax.data.preparing.cut import cut
+from salt_jax.data.preparing.merge import Order
+from salt_jax.data.preparing.runs import PartRuns, Spill, write_json
+from salt_jax.data.preparing.shards import Layout, WrittenShard, write_shard
+from salt_jax.data.preparing.tokenise import Tokeniser
+from salt_jax.data.preparing.workers import Crew, Pace
+from salt_jax.data.vocabulary import Vocabulary
+
+# Tokens in memory at a time: of a part that is read, and of a shard that is written.
+# Fewer and larger runs make the second pass quicker; it reads each for every shard.
+RUN_TOKENS = 1 << 26
+BUCKET_TOKENS = 1 << 23
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplitWork:
+    """How one split is prepared."""
+
+    place: epath.Path  # Where it will be.
+    settings: Settings
+    vocabulary: Vocabulary
+    parts: Sequence[Part]
+    max_bad_share: float
+    crew: Crew
+    progress: Callable[[str], None]
+
+    @property
+    def partial(self) -> epath.Path:
+        """Where it is while it is made."""
+        return self.place.parent / f".{self.place.name}.partial"
+
+    def is_done(self) -> bool:
+        """Returns whether the split is in its place.
+
+        Raises:
+          FileNotFoundError: something else is there.
+          ValueError: it was prepared otherwise.
+        """
+        if not self.place.exists():
+            return False
+        wanted = dataclasses.asdict(self.settings)
+        found = dataclasses.asdict(PreparedDataset.open(self.place).manifest.settings)
+        other = [
+            f"{name}={value!r}, not {wanted[name]!r}"
+            for name, value in found.items()
+            if value != wanted[name]
+        ]
+        if other:
+            raise ValueError(
+                f"{self.place} was prepared with {'; '.join(other)}. Give another "
+                "output, or delete it first."
+            )
+        return True
+
+    def tidy(self) -> None:
+        """Deletes what a run left that was killed after the split was in its place."""
+        if self.partial.exists():
+            self.partial.rmtree()
+
+    def run(self) -> None:
+        """Prepares the split; `place` appears when all of it is done.
+
+        Raises:
+          ValueError: a part is damaged, or there is too little that is good.
+          OSError: there is no room, or a process was killed.
+        """
+        self._begin_or_go_on()
+        parts = self._tokenise()
+        counts = Counts.of_parts(part.counts for part in parts)
+        if report := check(counts, self.parts, self.settings, self.max_bad_share):
+            self.progress(report)
+        layout = layout_of(counts, self.settings)
+        shards = self._write_shards(parts, counts, layout)
+        manifest = assemble(counts, shards, self.settings, self.vocabulary)
+        (self.partial / "split" / NAME).write_text(manifest.to_json())
+        (self.partial / "split").rename(self.place)
+        self.tidy()
+        self.progress(
+            f"{self.place} holds {manifest.num_tokens:,} tokens in {manifest.count:,} "
+            f"sequences of {manifest.seq_len}, {len(manifest.shards)} shards."
+        )
+
+    def _begin_or_go_on(self) -> None:
+        """Makes the folder of what is half made; deletes one of other settings."""
+        file = self.partial / "settings.json"
+        wanted = json.loads(json.dumps(dataclasses.asdict(self.settings)))
+        if self.partial.exists():
+            found = json.loads(file.read_text()) if file.exists() else None
+            if found == wanted:
+                self.progress(f"Going on with {self.place}, which is half done.")
+                return
+            self.progress(f"Deleting {self.partial}, which is of other settings.")
+            self.partial.rmtree()
+        for name in ("runs", "shards", "split"):
+            (self.partial / name).mkdir(parents=True)
+        write_json(file, wanted)
+
+    def _tokenise(self) -> list[PartRuns]:
+        """Turns every part into runs; returns all, in the order of the parts."""
+        domains = self.settings.domains
+        spill = Spill(
+            folder=self.partial / "runs",
+            tokeniser=Tokeniser(
+                vocabulary=self.vocabulary,
+                seed=self.settings.seed,
+                domains=None if domains is None else frozenset(domains),
+                num_threads=self.crew.num_threads,
+            ),
+            run_tokens=RUN_TOKENS,
+        )
+        done = {index: spill.done(index) for index in range(len(self.parts))}
+        parts = {index: part for index, part in done.items() if part is not None}
+        missing = [(i, part) for i, part in enumerate(self.parts) if i not in parts]
+        label = f"Tokenising {self.settings.split!r}"
+        self.progress(f"{label}: {len(missing)} of {len(self.parts)} parts to read.")
+        pace = Pace(label, "parts", len(missing), self.progress)
+        for part in self.crew.each(spill, missing, num_threads=1):
+            parts[part.index] = part
+            pace.add(part.counts.tokens.total())
+        pace.close()
+        return [parts[index] for index in range(len(self.parts))]
+
+    def _write_shards(
+        self, parts: Sequence[PartRuns], counts: Counts, layout: Layout
+    ) -> list[WrittenShard]:
+        """Writes every shard that is not written; returns all, in order."""
+        domains = sorted(counts.documents)
+        write = _WriteShard(
+            folder=self.partial,
+            order=Order.plan(parts, domains, bucket_tokens=BUCKET_TOKENS),
+            layout=layout,
+            num_domains=len(domains),
+        )
+        shards = write.done()
+        missing = [
+            (index,) for index in range(layout.num_shards) if index not in shards
+        ]
+        label = f"Writing {self.settings.split!r}"
+        self.progress(
+            f"{label}: {len(missing)} of {layout.num_shards} shards to write."
+        )
+        pace = Pace(label, "shards", len(missing), self.progress)
+        for index, shard in self.crew.each(write, missing):
+            shards[index] = shard
+            pace.add(shard.shard.count * layout.seq_len)
+        pace.close()
+        return [shards[index] for index in range(layout.num_shards)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _WriteShard:
+    """Writes a shard, and then that it is done."""
+
+    folder: epath.Path
+    order: Order
+    layout: Layout
+    num_domains: int
+
+    def __call__(self, index: int) -> tuple[int, WrittenShard]:
+        begin, end = self.layout.tokens(index)
+        seq_len = self.layout.seq_len
+        name = self.layout.name(index)
+        path = self.folder / "shards" / name
+        stretches = self.order.stretches(begin, end)
+        written = write_shard(
+            path,
+            cut(stretches, begin=begin, end=end, seq_len=seq_len),
+            seq_len=seq_len,
+            num_domains=self.num_domains,
+        )
+        path.replace(self.folder / "split" / name)
+        write_json(self._report(index), dataclasses.asdict(written))
+        return index, written
+
+    def done(self) -> dict[int, WrittenShard]:
+        """Returns the shards that are written; deletes whatever else there is."""
+        found = {}
+        for index in range(self.layout.num_shards):
+            if not self._report(index).exists():
+                continue
+            record = json.loads(self._report(index).read_text())
+            written = WrittenShard.from_record(record)
+            path = self.folder / "split" / written.shard.name
+            if path.exists() and path.stat().length == written.shard.num_bytes:
+                found[index] = written
+        names = {written.shard.name for written in found.values()}
+        for file in (self.folder / "split").iterdir():
+            if file.name not in names:
+                file.unlink()
+        return found
+
+    def _report(self, index: int) -> epath.Path:
+        return self.folder / "shards" / f"{self.layout.name(index)}.json"

@@ -1,0 +1,169 @@
+"""The first pass: tokens of a corpus larger than memory, in sorted pieces on disk.
+
+A *run* is some documents of one part, sorted by their keys, in three files that numpy
+can map: `.keys.npy`, `.documents.npy` (of the type `DOCUMENT`) and `.tokens.npy`. When
+all runs of a part are written, `part-NNNNN.json` says so, with what was counted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from salt_jax.data.corpora.document import Part
+from salt_jax.data.preparing.counts import Counts
+from salt_jax.data.preparing.tokenise import Text, Tokeniser
+
+DOCUMENT = np.dtype(
+    [
+        ("number", "<i8"),  # Of its record in the part.
+        ("begin", "<i8"),  # Of its tokens in those of the run.
+        ("num_tokens", "<i8"),
+        ("domain", "<u2"),  # An index into the part's domains.
+    ]
+)
+# What a document costs in memory beside its tokens, counted in tokens.
+_DOCUMENT_TOKENS = 32
+_WRITE_DOCUMENTS = 1 << 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A sorted piece of a part, on disk."""
+
+    folder: epath.Path
+    name: str
+
+    def open(self, field: str) -> np.ndarray:
+        """Maps the "keys", "documents" or "tokens" of the run."""
+        return np.load(self.folder / f"{self.name}.{field}.npy", mmap_mode="r")
+
+    def write(self, texts: Sequence[Text], domain_indices: dict[str, int]) -> None:
+        """Sorts the documents of `texts` and writes them.
+
+        Raises:
+          OSError: there is no room, or it cannot be written.
+        """
+        keys = np.concatenate([text.keys for text in texts])
+        numbers = np.concatenate([text.numbers for text in texts])
+        lengths = np.concatenate([text.lengths for text in texts])
+        order = np.lexsort((numbers, keys))
+        documents = np.empty(len(keys), DOCUMENT)
+        documents["number"] = numbers[order]
+        documents["num_tokens"] = lengths[order]
+        documents["begin"] = np.cumsum(lengths[order]) - lengths[order]
+        domains = [domain_indices[domain] for text in texts for domain in text.domains]
+        documents["domain"] = np.array(domains)[order]
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            np.save(self.folder / f"{self.name}.keys.npy", keys[order])
+            np.save(self.folder / f"{self.name}.documents.npy", documents)
+            _write_tokens(self.folder / f"{self.name}.tokens.npy", texts, order)
+        except OSError as error:
+            raise OSError(
+                f"Cannot write {self.folder / self.name}: {error}. Make room, and run "
+                "prepare again."
+            ) from error
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PartRuns:
+    """A part that is done: its runs, and what was counted."""
+
+    index: int
+    counts: Counts
+    runs: Sequence[Run]
+
+    @property
+    def domains(self) -> list[str]:
+        """The names to which the documents of its runs point."""
+        return list(self.counts.documents)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spill:
+    """Turns a part into runs in a folder, holding `run_tokens` in memory."""
+
+    folder: epath.Path
+    tokeniser: Tokeniser
+    run_tokens: int
+
+    def __call__(self, index: int, part: Part) -> PartRuns:
+        """Reads a part that is not done, and marks it done.
+
+        Raises:
+          ValueError: the part is damaged or cut short.
+          OSError: there is no room, or it cannot be written.
+        """
+        for file in self.folder.glob(f"part-{index:05}*"):
+            file.unlink()
+        counts = Counts()
+        runs = []
+        for number, texts in enumerate(self._gather(index, part, counts)):
+            run = Run(self.folder, f"part-{index:05}-run-{number:05}")
+            run.write(texts, {name: i for i, name in enumerate(counts.documents)})
+            runs.append(run)
+        done = PartRuns(index=index, counts=counts, runs=runs)
+        record = {"counts": counts.to_record(), "runs": [run.name for run in runs]}
+        write_json(self.folder / f"part-{index:05}.json", record)
+        return done
+
+    def done(self, index: int) -> PartRuns | None:
+        """Returns a part that an earlier process has done."""
+        file = self.folder / f"part-{index:05}.json"
+        if not file.exists():
+            return None
+        record = json.loads(file.read_text())
+        return PartRuns(
+            index=index,
+            counts=Counts.from_record(record["counts"]),
+            runs=[Run(self.folder, name) for name in record["runs"]],
+        )
+
+    def _gather(self, index: int, part: Part, counts: Counts) -> Iterator[list[Text]]:
+        """Yields as many blocks of documents at a time as fill the memory."""
+        texts: list[Text] = []
+        held = 0
+        for text in self.tokeniser.read(index, part):
+            counts.add_text(text)
+            if not len(text.lengths):
+                continue
+            texts.append(text)
+            held += len(text.tokens) + _DOCUMENT_TOKENS * len(text.lengths)
+            if held >= self.run_tokens:
+                yield texts
+                texts, held = [], 0
+        if texts:
+            yield texts
+
+
+def write_json(path: epath.Path, record: dict[str, Any]) -> None:
+    """Writes a file that is there whole or not at all."""
+    partial = path.parent / f"{path.name}.partial"
+    partial.write_text(json.dumps(record, indent=2) + "\n")
+    partial.replace(path)
+
+
+def _write_tokens(path: epath.Path, texts: Sequence[Text], order: np.ndarray) -> None:
+    """Writes the tokens of all documents in `order`, without a copy of all of them."""
+    documents = [
+        tokens
+        for text in texts
+        for tokens in np.split(text.tokens, np.cumsum(text.lengths)[:-1])
+    ]
+    num_tokens = sum(len(text.tokens) for text in texts)
+    header = {
+        "descr": np.lib.format.dtype_to_descr(texts[0].tokens.dtype),
+        "fortran_order": False,
+        "shape": (num_tokens,),
+    }
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for begin in range(0, len(order), _WRITE_DOCUMENTS):
+            some = order[begin : begin + _WRITE_DOCUMENTS]
+            file.write(np.concatenate([documents[i] for i in some]).tobytes())

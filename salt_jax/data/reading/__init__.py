@@ -1,0 +1,1 @@
+"""What a stage reads: from sequences to batches on the mesh."""

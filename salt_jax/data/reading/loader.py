@@ -1,0 +1,179 @@
+"""Batches by index, the same for any number of hosts and after any restart.
+
+Batch i is the rows from i * batch_size to (i + 1) * batch_size of an endless stream of
+shuffled epochs, so a batch may hold the end of one epoch and the beginning of the next.
+A row is computed from its number, so that opening at any batch costs the same.
+
+Dimensions: B batch, L length.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from salt_jax.batch import Batch
+from salt_jax.data.reading.pile import StageData
+from salt_jax.data.reading.rows import Rows
+from salt_jax.partitioning import Partitioning
+
+_FIELDS = ("tokens_BL", "targets_BL", "weights_BL", "segments_BL", "positions_BL")
+
+
+class Loader:
+    """The batches of what a stage reads, by index. May be read from several threads."""
+
+    def __init__(
+        self,
+        data: StageData,
+        *,
+        batch_size: int,
+        seq_len: int,
+        seed: int,
+        partitioning: Partitioning,
+    ):
+        """Opens the data.
+
+        Raises:
+          FileNotFoundError: the data, its vocabulary or its scores are missing.
+          ValueError: the batch does not divide over the mesh; the data was prepared
+            otherwise; the scores are of other data.
+        """
+        shards = partitioning.size("batch")
+        if batch_size < 1 or batch_size % shards:
+            raise ValueError(
+                f"batch_size={batch_size} does not divide over the {shards} parts into "
+                f"which the mesh {dict(partitioning.mesh.shape)} splits a batch."
+            )
+        self.rows: Rows = data.open_rows(seq_len=seq_len, seed=seed)
+        self._fields = _FIELDS + ("prefix_BL",) * data.has_prefix
+        self._batch_size = batch_size
+        self._shape = (batch_size, seq_len)
+        self._sharding = partitioning.sharding("batch", "length")
+
+    def row_numbers(self, index: int) -> np.ndarray:
+        """Returns the numbers of the rows of batch `index`, int64 [B]."""
+        return np.arange(self._batch_size) + index * self._batch_size
+
+    def host_batch(self, index: int, rows: slice | None = None) -> Batch:
+        """Returns `rows` of batch `index`, by default all, as numpy arrays."""
+        numbers = self.row_numbers(index)
+        return self.rows.read(numbers if rows is None else numbers[rows])
+
+    def device_batch(self, index: int) -> Batch:
+        """Returns batch `index` on the mesh; reads the rows of this process only."""
+        read: dict[tuple[int, int, int], Batch] = {}
+
+        def rows_of(rows: slice) -> Batch:
+            # Devices along the model axis hold the same rows.
+            key = rows.indices(self._batch_size)
+            if key not in read:
+                read[key] = self.host_batch(index, rows)
+            return read[key]
+
+        def global_array(name: str) -> jax.Array:
+            def shard(place: Any) -> np.ndarray:
+                return getattr(rows_of(place[0]), name)[:, place[1]]
+
+            return jax.make_array_from_callback(self._shape, self._sharding, shard)
+
+        return Batch(**{name: global_array(name) for name in self._fields})
+
+
+class Batches(Iterator[Batch]):
+    """Consecutive batches on the mesh, several being made ahead at once.
+
+    A context manager: leaving it ends the threads in which they are made.
+    """
+
+    def __init__(self, loader: Loader, begin_index: int, read_ahead: int):
+        self.stall_seconds = 0.0  # That `next` has waited so far, in all.
+        self._loader = loader
+        self._index = begin_index  # Of the batch that is delivered next.
+        self._is_closed = False
+        self._threads = concurrent.futures.ThreadPoolExecutor(read_ahead, "read-ahead")
+        self._ahead = collections.deque(
+            self._threads.submit(loader.device_batch, begin_index + i)
+            for i in range(read_ahead)
+        )
+
+    def __next__(self) -> Batch:
+        """Returns the next batch, or raises what kept it from being made.
+
+        Raises:
+          ValueError: these batches are closed, or the data of the next is not right.
+          OSError: it could not be read.
+        """
+        if self._is_closed:
+            raise ValueError("These batches are closed.")
+        begin = time.monotonic()
+        try:
+            batch = self._ahead.popleft().result()
+        except Exception as error:
+            self.close()
+            raise _at(self._index, error) from error
+        self.stall_seconds += time.monotonic() - begin
+        self._index += 1
+        last = self._index + len(self._ahead)
+        self._ahead.append(self._threads.submit(self._loader.device_batch, last))
+        return batch
+
+    def close(self) -> None:
+        """Ends the threads, after the batches that they are making."""
+        self._is_closed = True
+        self._threads.shutdown(cancel_futures=True)
+
+    def __enter__(self) -> Batches:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _at(index: int, error: Exception) -> Exception:
+    """Returns `error` with the batch that it kept from being made.
+
+    Batches are counted from 0 and steps from 1, as they are where metrics are written.
+    """
+    if not isinstance(error, (OSError, ValueError)):
+        return error  # Nothing that a person could put right.
+    kind = ValueError if isinstance(error, ValueError) else OSError
+    return kind(f"Batch {index}, for step {index + 1}, cannot be made: {error}")
+
+
+def open_batches(loader: Loader, begin_index: int, read_ahead: int = 4) -> Batches:
+    """Returns the batches from `begin_index` on, `read_ahead` of them made in advance.
+
+    Raises:
+      ValueError: nothing would be made in advance, or there is no such batch.
+    """
+    if read_ahead < 1 or begin_index < 0:
+        raise ValueError(
+            f"Batches start at 0 or later and are made 1 or more ahead, got "
+            f"begin_index={begin_index}, read_ahead={read_ahead}."
+        )
+    return Batches(loader, begin_index, read_ahead)
+
+
+def describe_epochs(num_rows: int, rows: Rows, *, selected: bool = False) -> str:
+    """Returns, in words, how often the text comes that a stage reads.
+
+    Args:
+      num_rows: How many rows the stage reads.
+      rows: Those that it reads from.
+      selected: Whether they were selected.
+    """
+    of = rows.rows_per_epoch
+    if of is None:
+        return f"reads {num_rows:,} rows of a stream that is not counted beforehand"
+    there_are = "were selected" if selected else "there are"
+    found = f"reads {num_rows:,} rows of {of:,} that {there_are}"
+    if num_rows <= of:
+        return f"{found}: {num_rows / of:.2%} of an epoch"
+    return f"{found}: {num_rows / of:.2f} epochs, each in an order of its own"

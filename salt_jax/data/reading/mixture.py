@@ -1,0 +1,209 @@
+"""Several prepared datasets, such as one a domain, read as one with given shares.
+
+In each block of consecutive rows every part has its share, up to one row, and so it
+has in all the blocks from the first on. Which rows of a block they are is shuffled.
+What a row is, is computed from its number alone. In a Gin file:
+
+    from __gin__ import dynamic_registration
+    from salt_jax import config
+    from salt_jax.data.reading import mixture
+    from salt_jax.data.reading import pile
+
+    config.Stage.data = @mixture.PileMixture()
+
+    mixture.PileMixture:
+      parts = (@books/pile.Pile(), @code/pile.Pile())
+      weights = (0.7, 0.3)
+
+    books/pile.Pile.path = '/data/books'
+    code/pile.Pile.path = '/data/code'
+
+Dimensions: N rows, P parts, L length.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from salt_jax.batch import Batch
+from salt_jax.data import permutation
+from salt_jax.data.reading.pile import StageData
+from salt_jax.data.reading.rows import Rows
+from salt_jax.data.vocabulary import Vocabulary
+
+_MIN_BLOCK = 1000  # Rows. The shares of a batch of as many are as good as exact.
+_NUM_THREADS = 8
+_MASK_64 = (1 << 64) - 1
+_PATTERN = 0  # What a seed is for, beside the parts, which are counted from 1.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PileMixture:
+    """What a stage reads, made of several prepared sets; each has its own epochs."""
+
+    parts: Sequence[StageData]
+    weights: Sequence[float]  # In proportion to which the parts have rows.
+
+    def __post_init__(self):
+        if not self.parts or len(self.parts) != len(self.weights):
+            raise ValueError(
+                f"A mixture has one weight for each of its parts, got {len(self.parts)}"
+                f" parts and {len(self.weights)} weights."
+            )
+        if not all(0.0 < weight < math.inf for weight in self.weights):
+            raise ValueError(
+                f"The weights of a mixture are positive, got {tuple(self.weights)}: "
+                "leave a part out that is not to be read."
+            )
+
+    @property
+    def vocabulary(self) -> str:
+        """The path of the vocabulary that all parts have."""
+        return self.parts[0].vocabulary
+
+    @property
+    def has_prefix(self) -> bool:
+        """Whether some tokens of a row may see what comes after them."""
+        return any(part.has_prefix for part in self.parts)
+
+    def open_rows(self, *, seq_len: int, seed: int) -> Rows:
+        """Opens all parts, each with an order of its own.
+
+        Raises:
+          FileNotFoundError: the data of a part is missing.
+          ValueError: a part is of another vocabulary, or was prepared otherwise.
+        """
+        first, *others = [Vocabulary.open(part.vocabulary) for part in self.parts]
+        for other in others:
+            if other.fingerprint != first.fingerprint:
+                raise ValueError(
+                    f"The parts of a mixture have different vocabularies: {first.path} "
+                    f"is {first.fingerprint[:12]}, {other.path} is "
+                    f"{other.fingerprint[:12]}. Prepare them with the same one."
+                )
+        parts = [
+            part.open_rows(seq_len=seq_len, seed=_derived(seed, 1 + index))
+            for index, part in enumerate(self.parts)
+        ]
+        order = MixedOrder(tuple(self.weights), _derived(seed, _PATTERN))
+        return _MixedRows(parts, order, has_prefix=self.has_prefix)
+
+
+def _derived(seed: int, use: int) -> int:
+    """Returns a seed for one of the uses of a seed."""
+    sequence = np.random.SeedSequence((seed & _MASK_64, use))
+    return int(sequence.generate_state(1, np.uint64)[0])
+
+
+class MixedOrder:
+    """Whose turn it is, for each row of an endless stream that parts take turns in."""
+
+    def __init__(self, weights: Sequence[float], seed: int):
+        self.shares = np.array(weights, np.float64) / math.fsum(weights)
+        # At least two rows of each part, so that a part which is ahead of its share
+        # by less than one after a block is still behind it after the next.
+        self.block_size = max(_MIN_BLOCK, math.ceil(2 / self.shares.min()))
+        self._seed = seed
+
+    def locate(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the parts of rows, and the numbers of the rows within them.
+
+        Args:
+          numbers: int64 [N], at least 0.
+
+        Returns:
+          int64 [N], indices of parts, and int64 [N].
+        """
+        numbers = np.asarray(numbers, np.int64)
+        # Each block is an epoch of the places in it, in an order of its own.
+        place = permutation.shuffled(numbers, size=self.block_size, seed=self._seed)
+        blocks, block_of = np.unique(numbers // self.block_size, return_inverse=True)
+        begins_UP = np.array([self._rows_before(block) for block in blocks])
+        counts_UP = np.array([self._rows_before(block + 1) for block in blocks])
+        ends_UP = np.cumsum(counts_UP - begins_UP, axis=1)
+        part = np.sum(place[:, None] >= ends_UP[block_of], axis=1)
+        # The places of a part stand together before they are shuffled.
+        end = ends_UP[block_of, part]
+        return part, place - end + counts_UP[block_of, part]
+
+    def _rows_before(self, block: int) -> np.ndarray:
+        """Returns how many rows each part has before a block begins, int64 [P]."""
+        return apportioned(int(block) * self.block_size, self.shares)
+
+
+def apportioned(total: int, shares: np.ndarray) -> np.ndarray:
+    """Returns whole numbers that add up to `total`, each less than 1 off its share.
+
+    What is left after rounding down goes to the largest remainders; of equal ones, to
+    the first.
+
+    Args:
+      total: What is shared, at least 0.
+      shares: float64 [P], adding up to 1.
+
+    Returns:
+      int64 [P].
+    """
+    quotas = total * shares
+    counts = np.floor(quotas).astype(np.int64)
+    left = total - int(counts.sum())
+    counts[np.argsort(counts - quotas, kind="stable")[:left]] += 1
+    return counts
+
+
+class _MixedRows:
+    """The rows of several parts in one order."""
+
+    def __init__(self, parts: Sequence[Rows], order: MixedOrder, *, has_prefix: bool):
+        self.parts = parts
+        self.order = order
+        self._has_prefix = has_prefix
+        # Not those of the shards, for which these wait.
+        count = min(len(parts), _NUM_THREADS)
+        self._threads = concurrent.futures.ThreadPoolExecutor(count, "mixture")
+
+    @property
+    def rows_per_epoch(self) -> int | None:
+        """After how many rows the first of the parts begins again; None: not known."""
+        lengths = [
+            part.rows_per_epoch / share
+            for part, share in zip(self.parts, self.order.shares, strict=True)
+            if part.rows_per_epoch is not None
+        ]
+        return math.floor(min(lengths)) if lengths else None
+
+    def read(self, numbers: np.ndarray) -> Batch:
+        """Returns the rows with `numbers`, int64 [B], as numpy arrays."""
+        part, row = self.order.locate(numbers)
+        indices, begins = np.unique(np.sort(part), return_index=True)
+        places = np.split(np.argsort(part, kind="stable"), begins[1:])
+        reading = [
+            self._threads.submit(self.parts[index].read, row[where])
+            for index, where in zip(indices, places, strict=True)
+        ]
+        batches = [self._completed(future.result()) for future in reading]
+        back = np.argsort(np.concatenate(places))
+        return _joined(batches, back)
+
+    def _completed(self, batch: Batch) -> Batch:
+        """Returns a batch with a prefix, an empty one if it had none."""
+        if not self._has_prefix or batch.prefix_BL is not None:
+            return batch
+        prefix_BL: Any = np.zeros(batch.tokens_BL.shape, bool)
+        return dataclasses.replace(batch, prefix_BL=prefix_BL)
+
+
+def _joined(batches: Sequence[Batch], order: np.ndarray) -> Batch:
+    """Returns the rows of all batches, taken in an order."""
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(Batch):
+        arrays = [getattr(batch, field.name) for batch in batches]
+        if arrays[0] is not None:
+            fields[field.name] = np.concatenate(arrays)[order]
+    return Batch(**fields)

@@ -1,0 +1,1 @@
+"""What a small model says of each sequence, on disk."""

@@ -1,0 +1,1 @@
+"""Which sequences to keep, given their scores."""
