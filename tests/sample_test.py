@@ -87,7 +87,7 @@ def program(tmp_path_factory):
         text = " ".join(rng.choice(words, length))
         return json.dumps({"text": text, "meta": {"pile_set_name": domain}})
 
-    names = ["Prose", "Verse", "Haiku", "Code", "Mail", "Law"] * 12
+    names = ["Prose", "Verse", "Haiku", "Code", "Mail", "Law"] * 40
     packed = zstandard.compress("\n".join(map(document, names)).encode())
     for name in ("train/00", "val", "test"):
         path = folder / "corpus" / f"{name}.jsonl.zst"

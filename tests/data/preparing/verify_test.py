@@ -183,7 +183,7 @@ def test_the_command_writes_a_line_a_failure_and_fails(place, tmp_path, capsys):
     gin_file = tmp_path / "prepare.gin"
     gin_file.write_text(
         "from __gin__ import dynamic_registration\n"
-        "from salt_jax.data import prepare\n"
+        "from salt_jax.data.preparing import prepare\n"
         "prepare.Preparation:\n"
         f"  corpus = 'unused'\n  vocabulary = '{VOCABULARY}'\n  seq_len = 16\n"
         f"  output = '{place.parent}'\n  splits = ('train',)\n"
