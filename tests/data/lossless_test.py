@@ -11,7 +11,6 @@ from unittest import mock
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.data.preparing.prepare_test import decoded_texts
 
 from salt_jax.data.corpora import jsonl
 from salt_jax.data.preparing import prepare_split
@@ -19,6 +18,7 @@ from salt_jax.data.preparing.prepare import Preparation, prepare
 from salt_jax.data.preparing.verify import verify
 from salt_jax.data.vocabulary import Vocabulary
 from tests.data.conftest import VOCABULARY
+from tests.data.preparing.prepare_test import decoded_texts
 
 # UTF-8 has no surrogates; SentencePiece writes a space as U+2581.
 CHARACTERS = st.characters(codec="utf-8") | st.sampled_from("\0\u2581\ufffd \n\r\u2028")

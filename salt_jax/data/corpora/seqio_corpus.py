@@ -23,6 +23,7 @@ from typing import Any
 
 import seqio
 import tensorflow as tf
+from absl import logging
 
 from salt_jax.data.corpora import tf_examples
 from salt_jax.data.corpora.document import Document, Fields
@@ -148,7 +149,15 @@ def task_shards(
         vocabulary.
     """
     shards = []
-    for task in get_tasks(name, module):
+    tasks = get_tasks(name, module)
+    if name in seqio.MixtureRegistry.names():
+        logging.info(
+            "Each of the %d tasks of %r is read once: the rates of a mixture are for "
+            "stages.",
+            len(tasks),
+            name,
+        )
+    for task in tasks:
         if split not in task.splits:
             raise FileNotFoundError(
                 f"The task {task.name!r} has no split {split!r}; it has "

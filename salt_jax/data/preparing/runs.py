@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 from etils import epath
 
 from salt_jax.data.corpora.document import Part
@@ -103,8 +104,11 @@ class Spill:
         for file in self.folder.glob(f"part-{index:05}*"):
             file.unlink()
         counts = Counts()
-        runs = []
+        runs: list[Run] = []
         for number, texts in enumerate(self._gather(index, part, counts)):
+            if runs:
+                num_tokens = counts.tokens.total()
+                logging.info("%s: %s tokens so far.", part.name, f"{num_tokens:,}")
             run = Run(self.folder, f"part-{index:05}-run-{number:05}")
             run.write(texts, {name: i for i, name in enumerate(counts.documents)})
             runs.append(run)

@@ -11,6 +11,8 @@ from concurrent import futures
 from concurrent.futures import process
 from typing import Any, TypeVar
 
+from absl import logging
+
 X = TypeVar("X")
 
 _LINE_SECONDS = 10.0
@@ -75,6 +77,7 @@ class Crew:
 def _set_function(function: Callable[..., Any]) -> None:
     global _function
     _function = function
+    logging.set_verbosity(logging.INFO)  # On stderr, as the process that began this.
 
 
 def _call(*arguments: Any) -> Any:
