@@ -6,10 +6,12 @@ A kind of corpus is a `Part` and its `Block`s; `corpus.split_parts` knows all ki
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
+from etils import epath
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +85,24 @@ class Fields:
             raise ValueError(_missing(self.domain))
         _num_bytes(domain, self.domain)
         return Document(text, domain, _num_bytes(text, self.text))
+
+
+@dataclasses.dataclass(frozen=True)
+class FilePart:
+    """A file, as far as it is a part of a corpus whatever its format."""
+
+    path: epath.Path
+    fields: Fields = Fields()
+
+    @property
+    def name(self) -> str:
+        """The path of the file."""
+        return str(self.path)
+
+    def fingerprint(self) -> str:
+        """Returns the SHA-256 of the file, compressed as it is."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _find(record: Any, path: str) -> str | None:

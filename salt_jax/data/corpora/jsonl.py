@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Sequence
@@ -13,28 +12,15 @@ from typing import IO
 import zstandard
 from etils import epath
 
-from salt_jax.data.corpora.document import Document, Fields
+from salt_jax.data.corpora.document import Document, Fields, FilePart
 
 SUFFIXES = (".jsonl", ".jsonl.zst", ".jsonl.gz")
 _READ_BYTES = 1 << 17
 
 
 @dataclasses.dataclass(frozen=True)
-class JsonLines:
-    """A file, as a part of a corpus."""
-
-    path: epath.Path
-    fields: Fields = Fields()
-
-    @property
-    def name(self) -> str:
-        """The path of the file."""
-        return str(self.path)
-
-    def fingerprint(self) -> str:
-        """Returns the SHA-256 of the file, compressed as it is."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+class JsonLines(FilePart):
+    """A file of lines."""
 
     def blocks(self) -> Iterator[Lines]:
         """Yields the lines in blocks.

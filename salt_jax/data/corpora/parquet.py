@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
-from salt_jax.data.corpora.document import Document, Fields
+from salt_jax.data.corpora.document import Document, Fields, FilePart
 
 _SUFFIX = ".parquet"
 _BLOCK_ROWS = 64
@@ -31,21 +30,8 @@ _IS_TEXT: Sequence[Callable[[pa.DataType], bool]] = (
 
 
 @dataclasses.dataclass(frozen=True)
-class ParquetFile:
-    """A file, as a part of a corpus."""
-
-    path: epath.Path
-    fields: Fields = Fields()
-
-    @property
-    def name(self) -> str:
-        """The path of the file."""
-        return str(self.path)
-
-    def fingerprint(self) -> str:
-        """Returns the SHA-256 of the file."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+class ParquetFile(FilePart):
+    """A file of rows, in groups."""
 
     def check(self) -> None:
         """Looks at the file's schema.
