@@ -11,7 +11,7 @@ import jax
 from absl import logging
 from etils import epath
 
-from salt_jax import config, versions
+from salt_jax import config, resumption, versions
 from salt_jax.checkpoint import Checkpointer
 from salt_jax.config import Experiment, Stage
 from salt_jax.data.reading.loader import Loader, describe_epochs, open_batches
@@ -56,7 +56,9 @@ def train(
     program = Program.on(experiment, devices)
     program.check_memory()
     with _open_checkpoints(experiment, workdir) as saved, PreemptionGuard() as guard:
-        meta = _check_resumes(experiment, saved, accepted_changes)
+        latest = saved.latest_step()
+        meta = {} if latest is None else saved.read_meta(latest)
+        resumption.check_experiment(experiment, meta, accepted_changes)
         _write_config(experiment, workdir, operative_gin)
         state = saved.restore_latest(program.abstract_state)
         if state is None:
@@ -69,12 +71,15 @@ def train(
             return state
         # Whatever a later stage lacks is known before anything is trained.
         loaders = {s.name: _open_inputs(program, s) for s in program.stages_from(step)}
+        inputs = resumption.inputs_of(program, loaders)
+        resumption.check_inputs(inputs, meta, accepted_changes)
         _log_epochs(experiment, loaders)
         held_out = HeldOut.of(program)
         recorder = Recorder(
             experiment, workdir, from_step=step, seconds=meta.get("seconds", 0.0)
         )
-        loop = _Loop(program, saved, recorder, guard, held_out, open_batches)
+        inputs = meta.get("inputs", {}) | inputs
+        loop = _Loop(program, inputs, saved, recorder, guard, held_out, open_batches)
         try:
             for stage, update in program.compile_from(step):
                 state = loop.run(stage, loaders[stage.name], update, state)
@@ -88,6 +93,7 @@ class _Loop:
     """What surrounds the updates of a stage."""
 
     program: Program
+    inputs: Mapping[str, str]  # Fingerprints of data and teachers.
     saved: Checkpointer
     recorder: Recorder
     guard: PreemptionGuard
@@ -148,14 +154,11 @@ class _Loop:
         return values
 
     def _meta(self, stage: Stage) -> dict[str, Any]:
-        teacher = None
-        if stage.distillation:
-            teacher = self.program.open_teacher(stage).fingerprint
         return {
             "experiment": config.as_json(self.program.experiment),
             "experiment_fingerprint": config.fingerprint(self.program.experiment),
             "stage": stage.name,
-            "teacher_fingerprint": teacher,
+            "inputs": dict(self.inputs),
             "seconds": self.recorder.seconds,
             "versions": versions.of_packages(),
         }
@@ -201,31 +204,6 @@ def _open_checkpoints(experiment: Experiment, workdir: epath.Path) -> Checkpoint
         max_to_keep=experiment.max_to_keep,
         keep_steps=experiment.keep_steps,
     )
-
-
-def _check_resumes(
-    experiment: Experiment, saved: Checkpointer, accepted: Sequence[str]
-) -> dict[str, Any]:
-    """Returns what the latest checkpoint says of its run; empty if there is none.
-
-    Raises:
-      ValueError: it is of another experiment.
-    """
-    step = saved.latest_step()
-    if step is None:
-        return {}
-    meta = saved.read_meta(step)
-    changed = config.changed_fields(
-        config.without_operational(meta["experiment"]),
-        config.without_operational(config.as_json(experiment)),
-    )
-    refused = sorted(set(changed) - set(accepted))
-    if refused:
-        raise ValueError(
-            f"The run was started with other values of {', '.join(refused)}: use "
-            f"another --workdir, or accept each with --accept_change={refused[0]}."
-        )
-    return meta
 
 
 def _write_config(experiment: Experiment, workdir: epath.Path, gin_text: str) -> None:

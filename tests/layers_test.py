@@ -26,7 +26,7 @@ LAYERS = [
     {"checkpoint", "eval_step", "export", "train_step"},
     {"config"},
     {"gin_config", "program"},
-    {"held_out", "recorder", "sample"},
+    {"held_out", "recorder", "resumption", "sample"},
     {"evaluate", "report", "score", "train"},
     {"trained"},
     {"main"},

@@ -82,12 +82,12 @@ def make_corpus(folder):
         path.write_bytes(zstandard.compress("\n".join(lines).encode()))
 
 
-def make_teacher(path, model=TEACHER, vocabulary=VOCABULARY):
+def make_teacher(path, model=TEACHER, vocabulary=VOCABULARY, *, seed=1):
     """Exports a model with fresh parameters."""
     mesh = Partitioning(mesh=MESH.build())
     transformer = Transformer(model, mesh)
     params = mesh.materialize(
-        lambda key: init_params(transformer, key), jax.random.key(1)
+        lambda key: init_params(transformer, key), jax.random.key(seed)
     )
     write_export(
         path,

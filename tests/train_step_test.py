@@ -74,6 +74,7 @@ def test_a_mesh_of_eight_updates_as_a_mesh_of_one(on_one_device, model_axis, rep
     assert_close(actual, expected, atol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_microbatches", [2, 8])
 def test_microbatches_add_up_to_the_batch(num_microbatches):
     # Rows of unequal weight are what tells a mean of means.
@@ -160,6 +161,7 @@ def test_stage_two_has_no_teacher_in_its_metrics():
     assert set(metrics) == {"loss", "ce", "grad_norm", "update_norm"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_the_state_keeps_its_shardings(optimizer):
     mesh = partitioning(8, model=2)

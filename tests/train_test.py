@@ -201,6 +201,7 @@ def test_a_complete_run_is_left_as_it_is(files, unbroken):
     assert before == after
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_run_goes_on_from_there(files, unbroken, tmp_path):
     terminate = lambda: os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(PreemptedError, match="Stopped at step 3, and saved"):

@@ -89,6 +89,9 @@ def read_lines(
 def _read_bytes(path: epath.Path, block_bytes: int) -> Iterator[bytes]:
     try:
         with path.open("rb") as file:
+            if path.name.endswith((".zst", ".gz")) and not file.read(1):
+                raise EOFError  # Nothing at all, compressed, is some bytes long.
+            file.seek(0)
             if path.name.endswith(".zst"):
                 yield from _decompress_zstd(file, block_bytes)
             elif path.name.endswith(".gz"):

@@ -87,7 +87,7 @@ class PreparedDataset:
         ]
         readers = [self._reader(shard) for shard in shards.tolist()]
         # A thread that reads alone does not wait for others.
-        read_all = threads().map if len(readers) > 1 else map
+        read_all = threads.map if len(readers) > 1 else map
         records_of = read_all(ShardReader.read, readers, places_of)
         records: list[bytes] = [b""] * len(ids)
         for rows, found in zip(rows_of, records_of, strict=True):

@@ -7,7 +7,6 @@ for 16,384 of them, so a process keeps the last used ones of all its datasets.
 from __future__ import annotations
 
 import concurrent.futures
-import functools
 import threading
 import time
 from collections.abc import Sequence
@@ -85,7 +84,7 @@ class ShardReader:
                 self._reader = None
                 raise _UnreadableError(_in_few_words(error)) from error
         # Only now that it is open, and not while it is locked: this closes another.
-        _last_used().add(self)
+        _last_used.add(self)
         return records
 
     def _open(self) -> Any:
@@ -113,12 +112,6 @@ def _in_few_words(error: Exception) -> str:
     return f"is damaged ({' '.join(str(error).split())[:200]})"
 
 
-@functools.cache
-def threads() -> concurrent.futures.ThreadPoolExecutor:
-    """Returns the threads in which all shards of this process are read."""
-    return concurrent.futures.ThreadPoolExecutor(_NUM_THREADS, "shards")
-
-
 class _LastUsed:
     """The readers that may be open, the last used one at the end."""
 
@@ -139,6 +132,6 @@ class _LastUsed:
             oldest.close()
 
 
-@functools.cache
-def _last_used() -> _LastUsed:
-    return _LastUsed()
+# Of this process: what all datasets share. No thread begins before it is needed.
+threads = concurrent.futures.ThreadPoolExecutor(_NUM_THREADS, "shards")
+_last_used = _LastUsed()

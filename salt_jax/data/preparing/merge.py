@@ -8,7 +8,9 @@ memory, not what comes out.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -73,11 +75,23 @@ class Order:
                     domains=documents["domain"][wanted],
                 )
 
+    @functools.cached_property
+    def _opened(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """The keys, documents and tokens of each run; opening them takes longest."""
+        return [
+            (run.open("keys"), run.open("documents"), run.open("tokens"))
+            for run in self.runs
+        ]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what other processes need: not what is opened here."""
+        return {k: v for k, v in vars(self).items() if k != "_opened"}
+
     def _documents(self, index: int, bucket: int) -> np.ndarray:
         """Returns the documents of a bucket that are in one of the runs."""
-        keys = self.runs[index].open("keys")
-        first, last = (_bound(keys, self.bits, b) for b in (bucket, bucket + 1))
-        found = self.runs[index].open("documents")[first:last]
+        keys, documents, _ = self._opened[index]
+        first, last = _bounds(keys, self.bits, bucket, bucket + 1)
+        found = documents[first:last]
         placed = np.empty(len(found), _PLACED)
         placed["key"] = keys[first:last]
         placed["part"], placed["run"] = self.parts[index], index
@@ -93,7 +107,7 @@ class Order:
         for index in np.unique(documents["run"]):
             here = documents["run"] == index
             first, last = documents["begin"][here].min(), ends[here].max()
-            tokens[index] = first, np.array(self.runs[index].open("tokens")[first:last])
+            tokens[index] = first, np.array(self._opened[index][2][first:last])
         pieces = []
         for document, end in zip(documents, ends, strict=True):
             first, array = tokens[document["run"]]
@@ -101,16 +115,17 @@ class Order:
         return np.concatenate(pieces)
 
 
-def _bound(keys: np.ndarray, bits: int, bucket: int) -> int:
-    """Returns how many of the sorted `keys` are in buckets before this one."""
-    if bucket == 1 << bits:
-        return len(keys)
-    return int(np.searchsorted(keys, np.uint64(bucket << (64 - bits))))
+def _bounds(keys: np.ndarray, bits: int, first: int, last: int) -> np.ndarray:
+    """Returns how many of the sorted `keys` are before each bucket, up to `last`."""
+    buckets = np.arange(first, min(last + 1, 1 << bits), dtype=np.uint64)
+    # All bits of a key are shifted out where there is one bucket, the first.
+    begins = buckets << np.uint64(64 - bits) if bits else buckets
+    bounds = np.searchsorted(keys, begins)
+    return bounds if last < 1 << bits else np.append(bounds, len(keys))
 
 
 def _token_bounds(run: Run, bits: int) -> np.ndarray:
     """Returns how many tokens of a run are before each bucket, and after the last."""
     keys, documents = run.open("keys"), run.open("documents")
-    first = np.array([_bound(keys, bits, b) for b in range((1 << bits) + 1)])
     ends = documents["begin"] + documents["num_tokens"]
-    return np.concatenate([[0], ends])[first]
+    return np.concatenate([[0], ends])[_bounds(keys, bits, 0, 1 << bits)]

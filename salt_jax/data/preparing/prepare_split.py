@@ -111,11 +111,11 @@ class SplitWork:
             found = json.loads(file.read_text()) if file.exists() else None
             if found == wanted:
                 self.progress(f"Going on with {self.place}, which is half done.")
-                return
-            self.progress(f"Deleting {self.partial}, which is of other settings.")
-            self.partial.rmtree()
+            else:
+                self.progress(f"Deleting {self.partial}, which is of other settings.")
+                self.partial.rmtree()
         for name in ("runs", "shards", "split"):
-            (self.partial / name).mkdir(parents=True)
+            (self.partial / name).mkdir(parents=True, exist_ok=True)
         write_json(file, wanted)
 
     def _tokenise(self) -> list[PartRuns]:

@@ -101,7 +101,7 @@ class Spill:
           ValueError: the part is damaged or cut short.
           OSError: there is no room, or it cannot be written.
         """
-        for file in self.folder.glob(f"part-{index:05}*"):
+        for file in self.folder.glob(f"part-{index:05}-run-*"):
             file.unlink()
         counts = Counts()
         runs: list[Run] = []

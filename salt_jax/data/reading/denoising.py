@@ -84,6 +84,10 @@ class DenoisedRows:
         """How many rows the sequences become."""
         return self.plan.rows_per_epoch
 
+    def fingerprint(self) -> str:
+        """Returns the SHA-256 of the split and of the ids that are read."""
+        return self._stream.fingerprint()
+
     def read(self, numbers: np.ndarray) -> Batch:
         """Returns the rows with `numbers`, int64 [B], as numpy arrays.
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import hashlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -177,6 +178,11 @@ class _MixedRows:
             if part.rows_per_epoch is not None
         ]
         return math.floor(min(lengths)) if lengths else None
+
+    def fingerprint(self) -> str:
+        """Returns the SHA-256 of what all parts are."""
+        parts = "".join(part.fingerprint() for part in self.parts)
+        return hashlib.sha256(parts.encode()).hexdigest()
 
     def read(self, numbers: np.ndarray) -> Batch:
         """Returns the rows with `numbers`, int64 [B], as numpy arrays."""

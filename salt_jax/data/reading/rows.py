@@ -6,6 +6,7 @@ Dimensions: B batch, L length.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,6 +28,9 @@ class Rows(Protocol):
     def rows_per_epoch(self) -> int | None:
         """After how many rows text comes again, in another order; None: not known."""
 
+    def fingerprint(self) -> str:
+        """Returns a digest of the text that is read, and of what is selected of it."""
+
     def read(self, numbers: np.ndarray) -> Batch:
         """Returns the rows with `numbers`, int64 [B], as numpy arrays."""
 
@@ -42,6 +46,13 @@ class SequenceStream:
     def __len__(self) -> int:
         """The sequences of an epoch."""
         return len(self.dataset if self.ids is None else self.ids)
+
+    def fingerprint(self) -> str:
+        """Returns the SHA-256 of the split and of the ids that are read."""
+        digest = hashlib.sha256(self.dataset.fingerprint.encode())
+        if self.ids is not None:
+            digest.update(np.ascontiguousarray(self.ids).data)
+        return digest.hexdigest()
 
     def ids_at(self, places: np.ndarray) -> np.ndarray:
         """Returns the ids of the sequences at `places` of the stream, int64 [N]."""
@@ -61,6 +72,10 @@ class SequenceRows:
     def rows_per_epoch(self) -> int:
         """How many sequences there are, or were selected."""
         return len(self._stream)
+
+    def fingerprint(self) -> str:
+        """Returns the SHA-256 of the split and of the ids that are read."""
+        return self._stream.fingerprint()
 
     def ids(self, numbers: np.ndarray) -> np.ndarray:
         """Returns the ids of the sequences that rows hold, int64 [B]."""

@@ -6,6 +6,7 @@ Dimensions: B batch, L length.
 from __future__ import annotations
 
 import collections
+import hashlib
 import threading
 from collections.abc import Iterable, Iterator
 
@@ -32,12 +33,19 @@ class SeqioRows:
         self._seq_len = seq_len
         self._seed = seed
         self._lock = threading.Lock()
+        self._asked: int | None = None  # The first row that was last asked for.
+        self._stride = 0  # The most rows between two that were asked for in turn.
         self._restart()
 
     @property
     def rows_per_epoch(self) -> None:
         """After how many rows text comes again: that is known when it does."""
         return None
+
+    def fingerprint(self) -> str:
+        """Returns a digest of the task's name and vocabulary; more is not known."""
+        known = f"{self.source.name} {self.source.vocabulary.fingerprint}"
+        return hashlib.sha256(known.encode()).hexdigest()
 
     def read(self, numbers: np.ndarray) -> Batch:
         """Returns the rows with `numbers`, int64 [B], as numpy arrays.
@@ -59,6 +67,10 @@ class SeqioRows:
     def _rows(self, numbers: np.ndarray) -> list[list[Example]]:
         first, last = int(numbers.min()), int(numbers.max())
         with self._lock:
+            # Between a host's rows of two batches are those of all other hosts.
+            apart = 0 if self._asked is None else abs(first - self._asked)
+            self._stride = max(self._stride, apart, last - first + 1)
+            self._asked = first
             if first < self._end - len(self._kept):
                 logging.warning("%s: reading it from its beginning.", self.source.name)
                 self._restart()
@@ -71,7 +83,7 @@ class SeqioRows:
                     first - self._end,
                     first,
                 )
-            self._read_to(last, keep=max(_KEEP_ROWS, 16 * (last - first + 1)))
+            self._read_to(last, keep=max(_KEEP_ROWS, 5 * self._stride))
             begin = self._end - len(self._kept)
             return [self._kept[number - begin] for number in numbers.tolist()]
 

@@ -91,11 +91,12 @@ class Selection:
         """Returns what the ranking says, having checked it."""
         worth = np.asarray(self.ranking.worth(scores, dataset))
         is_real = worth.dtype.kind in "fiu" and worth.ndim == 1
-        if not is_real or not len(worth) <= len(scores) or np.isnan(worth).any():
+        num_odd = np.count_nonzero(~np.isfinite(worth)) if is_real else 0
+        if not is_real or len(worth) > len(scores) or num_odd:
             raise ValueError(
                 f"{type(self.ranking).__name__} must give up to {len(scores)} "
-                f"sequences a real number each, gave {worth.dtype} {worth.shape}, of "
-                f"which {np.count_nonzero(worth != worth)} are no numbers."
+                f"sequences a finite number each, gave {worth.dtype} {worth.shape}, of "
+                f"which {num_odd} are not finite."
             )
         return worth
 
@@ -176,19 +177,18 @@ def stage_warnings(num_kept: int, *, num_read: int, batch_size: int) -> list[str
     """Returns what may not be meant by reading so many sequences of a selection.
 
     Args:
-      num_kept: The sequences that are selected.
+      num_kept: The rows that what is selected makes: its sequences, or about as many.
       num_read: Those that the stage reads from begin to end.
       batch_size: Those that it reads at a time.
     """
     if num_kept < batch_size:
         return [
-            f"A batch of {batch_size:,} is more than the {num_kept:,} sequences that "
-            "are kept: it holds some of them twice."
+            f"A batch of {batch_size:,} is more than the {num_kept:,} rows of what is "
+            "kept: it holds some of them twice."
         ]
     if num_kept < num_read:
         return [
-            f"The {num_kept:,} sequences that are kept are fewer than the "
-            f"{num_read:,} that the stage reads: it reads each "
-            f"{num_read / num_kept:.2f} times."
+            f"What is kept makes {num_kept:,} rows, and the stage reads "
+            f"{num_read:,}: each of them {num_read / num_kept:.2f} times."
         ]
     return []

@@ -158,3 +158,10 @@ def test_a_file_gives_a_document_or_what_is_wrong_for_every_line(tmp_path):
         (2, "not JSON"),
         (3, Document("b", "Elsewhere", 1)),
     ]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])
+def test_nothing_at_all_is_no_compressed_file(name, tmp_path):
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ValueError, match=rf"{name} is cut short"):
+        numbered_lines(tmp_path / name)

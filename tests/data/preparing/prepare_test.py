@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -298,6 +299,20 @@ def test_what_a_run_left_that_was_killed_at_its_very_end_is_deleted(
     assert files_of(own_preparation.output) == files_of(preparation.output)
 
 
+def test_what_was_killed_at_its_very_end_and_deleted_since_is_prepared_again(
+    own_preparation, prepared, preparation, monkeypatch
+):
+    def killed(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(prepare_split.SplitWork, "tidy", killed)
+        prepare(own_preparation)
+    shutil.rmtree(pathlib.Path(own_preparation.output) / "train")
+    prepare(own_preparation)
+    assert files_of(own_preparation.output) == files_of(preparation.output)
+
+
 def test_an_error_in_another_process_is_the_same_line(own_preparation):
     path = pathlib.Path(own_preparation.corpus) / "train" / "01.jsonl.zst"
     path.write_bytes(path.read_bytes()[:-3])
@@ -507,10 +522,9 @@ def test_a_line_of_50_megabytes_comes_back(own_preparation):
     assert decoded_texts(prepare(long)["val"], vocabulary) == {("Github", text): 1}
 
 
-@pytest.mark.parametrize("contents", [b"", zstandard.compress(b"")])
-def test_an_empty_corpus_is_refused_by_name(contents, own_preparation):
+def test_an_empty_corpus_is_refused_by_name(own_preparation):
     path = pathlib.Path(own_preparation.corpus) / "val.jsonl.zst"
-    path.write_bytes(contents)
+    path.write_bytes(zstandard.compress(b""))
     with pytest.raises(ValueError, match=rf"No lines in .*{path}"):
         prepare(own_preparation)
 

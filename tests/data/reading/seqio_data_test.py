@@ -170,10 +170,23 @@ def test_what_is_no_longer_kept_is_read_from_the_beginning(monkeypatch, caplog):
     monkeypatch.setattr(seqio_rows, "_KEEP_ROWS", 8)
     rows = open_rows(TEXT)
     first = rows.read(np.arange(4))
-    rows.read(np.arange(100, 104))
+    for begin in range(4, 100, 4):
+        rows.read(np.arange(begin, begin + 4))
     with caplog.at_level(std_logging.WARNING, logger="absl"):
         assert_same(rows.read(np.arange(4)), first)
     assert "from its beginning" in caplog.text
+
+
+def test_rows_of_other_hosts_between_a_host_s_own_make_it_keep_more(
+    monkeypatch, caplog
+):
+    monkeypatch.setattr(seqio_rows, "_KEEP_ROWS", 8)
+    rows = open_rows(TEXT)
+    # Two rows of every batch of 16 are ours, and batches are asked for in any order.
+    with caplog.at_level(std_logging.WARNING, logger="absl"):
+        for batch in (0, 3, 1, 2, 4, 7, 5, 6):
+            rows.read(16 * batch + np.arange(2))
+    assert "from its beginning" not in caplog.text
 
 
 def test_no_more_rows_are_kept_than_said(monkeypatch):

@@ -274,10 +274,11 @@ def test_a_ranking_from_elsewhere_decides_too(select):
 
 
 @pytest.mark.parametrize(
-    "numbers", [(1.0, np.nan), ((1.0,), (2.0,)), ("a", "b"), (0,) * (POOL + 1)]
+    "numbers",
+    [(1, np.nan), (1, -np.inf), ((1,), (2,)), ("a", "b"), (0,) * (POOL + 1)],
 )
 def test_a_ranking_without_a_number_for_each_is_refused_by_name(numbers, select):
-    with pytest.raises(ValueError, match="Given must give up to 40 sequences a real"):
+    with pytest.raises(ValueError, match="Given must give up to 40 sequences a finite"):
         select(0.5, Given(numbers))
 
 
