@@ -250,7 +250,7 @@ def test_with_a_selection_stage_one_reads_only_what_was_selected(
     assert read[0] <= selected and len(read[0]) > 8
     assert not read[N_KD] <= selected
     warned = [x.message for x in caplog.records if x.levelname == "WARNING"]
-    few = f"Stage 'distill': The {len(selected)} sequences that are kept are fewer"
+    few = f"Stage 'distill': What is kept makes {len(selected)} rows, and"
     assert any(line.startswith(few) for line in warned)
     assert any("domains lose more than 90%" in line for line in warned)
 
