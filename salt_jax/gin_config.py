@@ -24,8 +24,10 @@ _IMPORTS = (
     "from salt_jax import schedules",
     "from salt_jax.data.corpora import document",
     "from salt_jax.data.selecting import near_duplicates",
+    "from salt_jax.data.reading import mixture",
     "from salt_jax.data.reading import objectives",
     "from salt_jax.data.reading import pile",
+    "from salt_jax.data.reading import seqio_data",
     "from salt_jax.data.preparing import prepare",
     "from salt_jax.data.selecting import ranking",
     "from salt_jax.data.selecting import selection",
@@ -53,7 +55,7 @@ def load(
     try:
         gin.parse_config_files_and_bindings(gin_files, None, finalize_config=False)
         in_files = gin.config_str(max_line_length=10**6)
-        gin.parse_config([*_IMPORTS, *overrides])
+        gin.parse_config([*_IMPORTS, *_imports(in_files), *overrides])
         value = gin.get_configurable(_root())()
     except OSError as error:  # Of a file that one of these includes.
         raise FileNotFoundError(_one_line(error)) from error
@@ -68,6 +70,11 @@ def load(
         raise ValueError(_one_line(error)) from error
     _refuse_unused(in_files, overrides)
     return value
+
+
+def _imports(text: str) -> list[str]:
+    """Returns the imports that files have made, for what overrides may name."""
+    return re.findall(r"^(?:import|from (?!__gin__)) .*$", text, flags=re.MULTILINE)
 
 
 def operative_config() -> str:

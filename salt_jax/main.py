@@ -29,7 +29,8 @@ from salt_jax.trained import evaluate_run, export_run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code.
 
-    0: done, or asked to stop and saved. 2: the caller can fix it. 1: anything else.
+    0: done, or asked to stop and saved. 2: the caller can fix it. 130: interrupted from
+    the keyboard. 1: anything else.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     options = command_line.parse(arguments)
@@ -38,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _run(options)
     except PreemptedError as stopped:
         print(f"{stopped} Give the same command to go on.", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("salt_jax: interrupted.", file=sys.stderr)
+        return 130
     except (ValueError, FileNotFoundError) as error:
         return _refuse(error, 2, verbose=options.verbose)
     except (FloatingPointError, OSError) as error:
@@ -104,7 +108,8 @@ def _prepare(preparation: Preparation, options: argparse.Namespace) -> None:
         for failure in failures:
             print(f"salt_jax: {failure}", file=sys.stderr)
         raise ValueError(
-            f"{len(failures)} failures: delete what is damaged and prepare it again."
+            f"{len(failures)} failures: fetch what is damaged again, or delete the "
+            "folder of its split and prepare that again."
         )
 
 

@@ -62,6 +62,11 @@ class Fields:
     default_domain: str | None = None  # Of a record without one; None: it is bad.
 
     def __post_init__(self):
+        if not isinstance(self.default_domain, str | None):
+            raise ValueError(
+                f"fields.default_domain must be a name or None, got "
+                f"{self.default_domain!r}."
+            )
         for name in ("text", "domain"):
             if not all(getattr(self, name).split(".")):
                 raise ValueError(

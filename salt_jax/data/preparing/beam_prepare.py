@@ -68,6 +68,7 @@ def prepare_with_beam(
             settings=preparation.settings(split, vocabulary, fingerprints[split]),
             vocabulary=vocabulary,
             parts=parts[split],
+            part_fingerprints=(),  # For going on with parts, which Beam does not.
             max_bad_share=preparation.max_bad_share,
             crew=Crew(1, 1),
             progress=progress,

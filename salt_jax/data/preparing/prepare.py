@@ -49,6 +49,16 @@ class Preparation:
     num_threads: int | None = None  # Of each process; None: processors that are left.
 
     def __post_init__(self):
+        for name in ("corpus", "vocabulary", "output"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(
+                    f"{name} must be a path or a name, got {getattr(self, name)!r}."
+                )
+        if not isinstance(self.fields, Fields):
+            raise ValueError(
+                f"fields must be a Fields, such as @document.Fields() in gin, got "
+                f"{self.fields!r}."
+            )
         if self.seq_len < 2:
             raise ValueError(f"seq_len must be at least 2, got {self.seq_len}.")
         if not 0.0 <= self.max_bad_share < 1.0:
@@ -118,14 +128,16 @@ def prepare(
     crew = Crew.of(preparation.num_processes, preparation.num_threads)
     # Before the first split is tokenised, so that no mistake is found after hours.
     parts = {split: preparation.parts(split) for split in preparation.splits}
+    fingerprints = {split: _fingerprints(parts[split], crew) for split in parts}
     works = [
         SplitWork(
             place=epath.Path(preparation.output) / split,
             settings=preparation.settings(
-                split, vocabulary, _fingerprint(parts[split], crew)
+                split, vocabulary, corpus.fingerprint(fingerprints[split])
             ),
             vocabulary=vocabulary,
             parts=parts[split],
+            part_fingerprints=fingerprints[split],
             max_bad_share=preparation.max_bad_share,
             crew=crew,
             progress=progress,
@@ -142,10 +154,10 @@ def prepare(
     return {work.settings.split: PreparedDataset.open(work.place) for work in works}
 
 
-def _fingerprint(parts: Sequence[Part], crew: Crew) -> str:
+def _fingerprints(parts: Sequence[Part], crew: Crew) -> list[str]:
     fingerprints = crew.each(
         lambda index: (index, parts[index].fingerprint()),
         [(index,) for index in range(len(parts))],
         num_processes=1,
     )
-    return corpus.fingerprint([found for _, found in sorted(fingerprints)])
+    return [found for _, found in sorted(fingerprints)]

@@ -3,6 +3,7 @@
 While it is made, `.SPLIT.partial` beside its place holds
 
     settings.json   what it will be
+    lock            held by who makes it
     runs/           of the first pass; see `runs`
     shards/         a JSON file of each shard that is done, and those being written
     split/          what is renamed to the place when all of it is there
@@ -10,9 +11,11 @@ While it is made, `.SPLIT.partial` beside its place holds
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from etils import epath
 
@@ -43,6 +46,7 @@ class SplitWork:
     settings: Settings
     vocabulary: Vocabulary
     parts: Sequence[Part]
+    part_fingerprints: Sequence[str]
     max_bad_share: float
     crew: Crew
     progress: Callable[[str], None]
@@ -61,17 +65,16 @@ class SplitWork:
         """
         if not self.place.exists():
             return False
-        wanted = dataclasses.asdict(self.settings)
-        found = dataclasses.asdict(PreparedDataset.open(self.place).manifest.settings)
-        other = [
-            f"{name}={value!r}, not {wanted[name]!r}"
-            for name, value in found.items()
-            if value != wanted[name]
-        ]
-        if other:
+        if not (self.place / NAME).exists():
+            raise FileNotFoundError(
+                f"{self.place} is no prepared split, its {NAME} is missing: delete it, "
+                "or give another output."
+            )
+        found = PreparedDataset.open(self.place).manifest
+        if other := other_settings(found.settings, self.settings):
             raise ValueError(
-                f"{self.place} was prepared with {'; '.join(other)}. Give another "
-                "output, or delete it first."
+                f"{self.place} was prepared with {other}. Give another output, or "
+                "delete it first."
             )
         return True
 
@@ -87,33 +90,37 @@ class SplitWork:
           ValueError: a part is damaged, or there is too little that is good.
           OSError: there is no room, or a process was killed.
         """
-        self._begin_or_go_on()
-        parts = self._tokenise()
-        counts = Counts.of_parts(part.counts for part in parts)
-        if report := check(counts, self.parts, self.settings, self.max_bad_share):
-            self.progress(report)
-        layout = layout_of(counts, self.settings)
-        shards = self._write_shards(parts, counts, layout)
-        manifest = assemble(counts, shards, self.settings, self.vocabulary)
-        (self.partial / "split" / NAME).write_text(manifest.to_json())
-        (self.partial / "split").rename(self.place)
-        self.tidy()
+        self.partial.mkdir(parents=True, exist_ok=True)
+        with _alone(self.partial / "lock"):
+            self._begin_or_go_on()
+            parts = self._tokenise()
+            counts = Counts.of_parts(part.counts for part in parts)
+            if report := check(counts, self.parts, self.settings, self.max_bad_share):
+                self.progress(report)
+            shards = self._write_shards(parts, counts, layout_of(counts, self.settings))
+            manifest = assemble(counts, shards, self.settings, self.vocabulary)
+            (self.partial / "split" / NAME).write_text(manifest.to_json())
+            (self.partial / "split").rename(self.place)
+            self.tidy()
         self.progress(
             f"{self.place} holds {manifest.num_tokens:,} tokens in {manifest.count:,} "
             f"sequences of {manifest.seq_len}, {len(manifest.shards)} shards."
         )
 
     def _begin_or_go_on(self) -> None:
-        """Makes the folder of what is half made; deletes one of other settings."""
+        """Makes the folder of what is half made, or keeps what is still right of it."""
         file = self.partial / "settings.json"
         wanted = json.loads(json.dumps(dataclasses.asdict(self.settings)))
-        if self.partial.exists():
-            found = json.loads(file.read_text()) if file.exists() else None
-            if found == wanted:
+        if file.exists():
+            if json.loads(file.read_text()) == wanted:
                 self.progress(f"Going on with {self.place}, which is half done.")
             else:
-                self.progress(f"Deleting {self.partial}, which is of other settings.")
-                self.partial.rmtree()
+                self.progress(
+                    f"Going on with {self.place}, of which the corpus or the settings "
+                    "have changed: keeping the parts that are the same."
+                )
+                for name in ("shards", "split"):
+                    (self.partial / name).rmtree(missing_ok=True)
         for name in ("runs", "shards", "split"):
             (self.partial / name).mkdir(parents=True, exist_ok=True)
         write_json(file, wanted)
@@ -130,6 +137,7 @@ class SplitWork:
                 num_threads=self.crew.num_threads,
             ),
             run_tokens=RUN_TOKENS,
+            keys=self._keys(),
         )
         done = {index: spill.done(index) for index in range(len(self.parts))}
         parts = {index: part for index, part in done.items() if part is not None}
@@ -142,6 +150,16 @@ class SplitWork:
             pace.add(part.counts.tokens.total())
         pace.close()
         return [parts[index] for index in range(len(self.parts))]
+
+    def _keys(self) -> dict[int, str]:
+        """Returns, by the index of a part, what decides its tokens and their order."""
+        settings = self.settings
+        fields = dataclasses.asdict(settings.fields)
+        shared = [settings.seed, settings.vocabulary_fingerprint, settings.domains]
+        return {
+            index: json.dumps([fingerprint, *shared, fields])
+            for index, fingerprint in enumerate(self.part_fingerprints)
+        }
 
     def _write_shards(
         self, parts: Sequence[PartRuns], counts: Counts, layout: Layout
@@ -214,3 +232,31 @@ class _WriteShard:
 
     def _report(self, index: int) -> epath.Path:
         return self.folder / "shards" / f"{self.layout.name(index)}.json"
+
+
+@contextlib.contextmanager
+def _alone(lock: epath.Path) -> Iterator[None]:
+    """Keeps other processes of this machine from the same work; a kill ends it too.
+
+    Raises:
+      ValueError: another is at it.
+    """
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"Another process is preparing what is in {lock.parent}: wait for it, "
+                "or end it first."
+            ) from error
+        yield
+
+
+def other_settings(found: Settings, wanted: Settings) -> str:
+    """Returns what differs, as "NAME=FOUND, not WANTED; ..."; "" if nothing does."""
+    asked = dataclasses.asdict(wanted)
+    return "; ".join(
+        f"{name}={value!r}, not {asked[name]!r}"
+        for name, value in dataclasses.asdict(found).items()
+        if value != asked[name]
+    )

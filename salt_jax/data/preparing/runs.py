@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,6 +93,7 @@ class Spill:
     folder: epath.Path
     tokeniser: Tokeniser
     run_tokens: int
+    keys: Mapping[int, str]  # By the index of a part, what decides its runs.
 
     def __call__(self, index: int, part: Part) -> PartRuns:
         """Reads a part that is not done, and marks it done.
@@ -101,7 +102,7 @@ class Spill:
           ValueError: the part is damaged or cut short.
           OSError: there is no room, or it cannot be written.
         """
-        for file in self.folder.glob(f"part-{index:05}-run-*"):
+        for file in self.folder.glob(f"part-{index:05}[.-]*"):
             file.unlink()
         counts = Counts()
         runs: list[Run] = []
@@ -113,16 +114,20 @@ class Spill:
             run.write(texts, {name: i for i, name in enumerate(counts.documents)})
             runs.append(run)
         done = PartRuns(index=index, counts=counts, runs=runs)
-        record = {"counts": counts.to_record(), "runs": [run.name for run in runs]}
+        record = {
+            "key": self.keys[index],
+            "counts": counts.to_record(),
+            "runs": [run.name for run in runs],
+        }
         write_json(self.folder / f"part-{index:05}.json", record)
         return done
 
     def done(self, index: int) -> PartRuns | None:
-        """Returns a part that an earlier process has done."""
+        """Returns a part that an earlier process has done, if it is the same."""
         file = self.folder / f"part-{index:05}.json"
-        if not file.exists():
+        record = json.loads(file.read_text()) if file.exists() else {}
+        if record.get("key") != self.keys[index]:
             return None
-        record = json.loads(file.read_text())
         return PartRuns(
             index=index,
             counts=Counts.from_record(record["counts"]),

@@ -11,10 +11,12 @@ from array_record.python import array_record_module
 from etils import epath
 
 from salt_jax.data.prepared import sequences
-from salt_jax.data.prepared.manifest import Manifest, Shard
+from salt_jax.data.prepared.manifest import NAME, Manifest, Shard
 from salt_jax.data.preparing.prepare import Preparation
+from salt_jax.data.preparing.prepare_split import other_settings
 from salt_jax.data.preparing.shards import sha256_of
 from salt_jax.data.preparing.workers import Crew, Pace
+from salt_jax.data.vocabulary import Vocabulary
 
 _READ_RECORDS = 1024
 
@@ -45,9 +47,15 @@ def verify(
     """
     crew = Crew.of(preparation.num_processes, preparation.num_threads)
     failures = []
+    vocabulary = Vocabulary.open(preparation.vocabulary)
     for split in preparation.splits:
         place = epath.Path(preparation.output) / split
+        settings = Manifest.read(place).settings
+        # The corpus need not be there any more.
+        wanted = preparation.settings(split, vocabulary, settings.corpus_fingerprint)
         found = verify_split(place, crew, progress)
+        if other := other_settings(settings, wanted):
+            found.append(f"{place} was prepared with {other}.")
         progress(f"{place}: {len(found)} failures." if found else f"{place} is whole.")
         failures += found
     return failures
@@ -75,6 +83,7 @@ def verify_split(
         found[index] = findings
         pace.add(int(findings.tokens.sum()))
     total = Findings.none(manifest)
+    total.failures += _unlisted(path, manifest)
     for _, findings in sorted(found.items()):
         total.failures += findings.failures
         total.tokens += findings.tokens
@@ -154,6 +163,12 @@ def _records(path: epath.Path, shard: Shard) -> Iterator[bytes]:
             yield from reader.read(list(range(begin, end)))
     finally:
         reader.close()
+
+
+def _unlisted(path: epath.Path, manifest: Manifest) -> list[str]:
+    listed = {shard.name for shard in manifest.shards} | {NAME}
+    others = sorted(file.name for file in path.iterdir() if file.name not in listed)
+    return [f"{path / name} is not in the manifest." for name in others]
 
 
 def _wrong_counts(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
@@ -77,7 +78,16 @@ class Crew:
 def _set_function(function: Callable[..., Any]) -> None:
     global _function
     _function = function
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.set_verbosity(logging.INFO)  # On stderr, as the process that began this.
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that began it has ended, however it did."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _call(*arguments: Any) -> Any:

@@ -38,6 +38,11 @@ class Selection:
     near_duplicates: NearDuplicates | None = None
 
     def __post_init__(self):
+        if not callable(getattr(self.ranking, "worth", None)):
+            raise ValueError(
+                f"ranking must have a worth(scores, dataset), such as "
+                f"@ranking.HighestScores() in gin, got {self.ranking!r}."
+            )
         if not 0.0 < self.keep_fraction <= 1.0:
             raise ValueError(
                 f"keep_fraction must be in (0, 1], got {self.keep_fraction}."

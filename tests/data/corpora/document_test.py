@@ -56,3 +56,8 @@ def test_a_record_without_them_is_refused_with_the_reason(fields, record, reason
 def test_a_path_with_an_empty_name_is_refused(path):
     with pytest.raises(ValueError, match=r"fields\.text must be names joined by dots"):
         Fields(text=path)
+
+
+def test_a_default_domain_that_is_no_name_is_refused():
+    with pytest.raises(ValueError, match="default_domain must be a name or None.* 3"):
+        Fields(default_domain=3)

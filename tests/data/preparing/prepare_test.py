@@ -2,12 +2,12 @@ import collections
 import dataclasses
 import json
 import pathlib
-import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from salt_jax.data.prepared.dataset import PreparedDataset
 from salt_jax.data.preparing import prepare_split
 from salt_jax.data.preparing.prepare import Preparation, prepare
 from salt_jax.data.vocabulary import Vocabulary
+from tests.data.conftest import SEQ_LEN
 
 DOCUMENT = '{"text": "fine", "meta": {"pile_set_name": "Github"}}'
 
@@ -269,7 +270,7 @@ def test_a_shard_that_is_not_as_its_report_says_is_written_again(
     assert files_of(own_preparation.output) == files_of(preparation.output)
 
 
-def test_what_is_half_done_of_other_settings_is_deleted_and_said(
+def test_what_is_half_done_with_another_seed_is_done_again(
     own_preparation, preparation, prepared, small_memory
 ):
     def stop(line):
@@ -282,10 +283,58 @@ def test_what_is_half_done_of_other_settings_is_deleted_and_said(
     assert len(runs_of(own_preparation, "train")) > 10
     lines = []
     prepare(own_preparation, lines.append)
-    assert re.match(
-        r"Deleting .*\.train\.partial, which is of other settings", lines[0]
-    )
+    assert "the corpus or the settings have changed" in lines[0]
+    assert "Tokenising 'train': 2 of 2 parts to read." in lines
     assert files_of(own_preparation.output) == files_of(preparation.output)
+
+
+@pytest.mark.parametrize("seq_len", [SEQ_LEN, 2 * SEQ_LEN])
+def test_parts_stay_done_when_another_is_mended_or_the_length_changes(
+    seq_len, own_preparation, tmp_path
+):
+    path = pathlib.Path(own_preparation.corpus) / "train" / "01.jsonl.zst"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-3])
+    with pytest.raises(ValueError, match="is cut short"):
+        prepare(own_preparation)
+    path.write_bytes(whole)
+    mended = dataclasses.replace(own_preparation, seq_len=seq_len)
+    lines = []
+    prepare(mended, lines.append)
+    assert "Tokenising 'train': 1 of 2 parts to read." in lines
+    fresh = dataclasses.replace(mended, output=str(tmp_path / "fresh"))
+    prepare(fresh)
+    assert files_of(mended.output) == files_of(fresh.output)
+
+
+def test_two_at_once_are_refused(own_preparation):
+    seen = []
+
+    def begin_another(line):
+        if line.startswith("Writing 'train'") and not seen:
+            seen.append(line)
+            with pytest.raises(ValueError, match="Another process is preparing"):
+                prepare(own_preparation)
+
+    prepare(own_preparation, begin_another)
+    assert seen
+
+
+@pytest.mark.slow
+def test_when_a_run_is_killed_its_other_processes_end_too(own_preparation):
+    work = "import time; from salt_jax.data.preparing.workers import Crew\n"
+    work += "list(Crew(2, 1).each(time.sleep, [(600,), (600,)]))"
+    with subprocess.Popen([sys.executable, "-c", work], start_new_session=True) as run:
+        children = pathlib.Path(f"/proc/{run.pid}/task/{run.pid}/children")
+        deadline = time.monotonic() + 60
+        while len(others := children.read_text().split()) < 3:  # And a tracker.
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(3.0)  # They are there, and now at work.
+        run.kill()
+    while any(pathlib.Path(f"/proc/{pid}").exists() for pid in others):
+        assert time.monotonic() < deadline, "a process outlived the one that began it"
+        time.sleep(0.1)
 
 
 def test_what_a_run_left_that_was_killed_at_its_very_end_is_deleted(
@@ -542,6 +591,8 @@ def test_a_missing_split_is_refused_before_anything_is_written(own_preparation):
         ({"seq_len": 1}, "seq_len must be at least 2, got 1"),
         ({"max_bad_share": 1.0}, r"max_bad_share must be in \[0, 1\), got 1.0"),
         ({"num_threads": 0}, "num_threads must be at least 1, got 0"),
+        ({"corpus": None}, "corpus must be a path or a name, got None"),
+        ({"fields": "text"}, "fields must be a Fields.* got 'text'"),
         ({"num_processes": 0}, "num_processes must be at least 1, got 0"),
         ({"splits": "train"}, "splits must be names in a tuple, got 'train'"),
         ({"domains": "Github"}, "domains must be names in a tuple, got 'Github'"),

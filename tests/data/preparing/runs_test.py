@@ -23,6 +23,7 @@ def spill(tmp_path):
         folder=epath.Path(tmp_path / "runs"),
         tokeniser=Tokeniser(vocabulary=Vocabulary.open(VOCABULARY), seed=5),
         run_tokens=2_000,
+        keys=dict.fromkeys(range(10), "the same"),
     )
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -154,6 +155,18 @@ def test_a_wrong_count_of_sequences_is_found(place):
     assert "sequences, and its shards" in found
 
 
+def test_what_was_prepared_otherwise_is_found(preparation, prepared):
+    other = dataclasses.replace(preparation, seq_len=32, splits=("val",), corpus="gone")
+    (found,) = verify(other)
+    assert found.endswith("val was prepared with seq_len=16, not 32.")
+
+
+def test_a_shard_that_the_manifest_does_not_list_is_found(place):
+    (place / "sequences-99999-of-99999.array_record").write_bytes(b"")
+    (found,) = verify_split(place)
+    assert "sequences-99999-of-99999.array_record is not in the manifest" in found
+
+
 def test_a_split_that_is_not_prepared_is_refused(own_preparation):
     with pytest.raises(FileNotFoundError, match="Run prepare first"):
         verify(own_preparation)
@@ -187,6 +200,7 @@ def test_the_command_writes_a_line_a_failure_and_fails(place, tmp_path, capsys):
         "prepare.Preparation:\n"
         f"  corpus = 'unused'\n  vocabulary = '{VOCABULARY}'\n  seq_len = 16\n"
         f"  output = '{place.parent}'\n  splits = ('train',)\n"
+        "  sequences_per_shard = 30\n"
     )
     command = ["prepare", f"--gin_file={gin_file}", "--verify"]
     assert main(command) == 0
@@ -197,5 +211,6 @@ def test_the_command_writes_a_line_a_failure_and_fails(place, tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert lines[-2:] == [
         f"salt_jax: {path} is missing.",
-        "salt_jax: 1 failures: delete what is damaged and prepare it again.",
+        "salt_jax: 1 failures: fetch what is damaged again, or delete the folder of "
+        "its split and prepare that again.",
     ]

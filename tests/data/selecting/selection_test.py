@@ -294,3 +294,8 @@ def test_a_loader_reads_only_what_is_selected(ranking, scores, pile, train):
     )
     ids = np.concatenate([batch_ids(loader, index) for index in range(POOL // 2 // 4)])
     np.testing.assert_array_equal(np.sort(ids), selection.select(train))
+
+
+def test_a_ranking_that_ranks_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"must have a worth\(.* got 'mean_loss'"):
+        Selection(scores="unused", ranking="mean_loss", keep_fraction=0.5)
