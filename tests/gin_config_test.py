@@ -249,6 +249,9 @@ my_denoisers.Continuation.given = 3
     )
     objective = load(file=str(tmp_path / "mine.gin")).stages[0].data.objective
     assert objective.given == 3
+    file = str(tmp_path / "mine.gin")
+    turned = load("my_denoisers.Continuation.given = 5", file=file)
+    assert turned.stages[0].data.objective.given == 5
     inputs, targets = objective.denoise([5, 6, 7, 8], None, None)
     assert (inputs, targets) == ([5, 6, 7], [8])
 
