@@ -37,7 +37,7 @@ def write_zst(path, lines):
     path.parent.mkdir(parents=True, exist_ok=True)
     # A frame a line: each is read on its own, whatever is read at a time.
     frames = [zstandard.compress(f"{line}\n".encode()) for line in lines]
-    path.write_bytes(b"".join(frames))
+    path.write_bytes(b"".join(frames) or zstandard.compress(b""))
 
 
 def write_corpus(root):
