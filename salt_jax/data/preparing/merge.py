@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import mmap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -74,6 +75,7 @@ class Order:
                     starts=starts[wanted],
                     domains=documents["domain"][wanted],
                 )
+            self._release()
 
     @functools.cached_property
     def _opened(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -82,6 +84,13 @@ class Order:
             (run.open("keys"), run.open("documents"), run.open("tokens"))
             for run in self.runs
         ]
+
+    def _release(self) -> None:
+        """Gives back the memory into which the files were mapped, until it is read."""
+        for arrays in self._opened:
+            for array in arrays:
+                if isinstance(array.base, mmap.mmap):
+                    array.base.madvise(mmap.MADV_DONTNEED)
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns what other processes need: not what is opened here."""
