@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-import time
 from collections.abc import Iterator
 
 import jax
 from etils import epath
 
-from salt_jax.config import Experiment, Stage
-from salt_jax.metrics import MetricWriter, WeightedMean
-from salt_jax.model.flops import step_flops
+from salt_jax.chips import chip_of
+from salt_jax.config import Stage
+from salt_jax.metrics import METRICS_FILE, MetricWriter, WeightedMean, read_metrics
+from salt_jax.program import Program
 from salt_jax.progress import Progress
+from salt_jax.rates import Reading, Speedometer
+from salt_jax.time_sheet import OTHER, STEPS, TimeSheet
 from salt_jax.train_step import Metrics
 
 
@@ -22,14 +25,6 @@ class _Pending:
     step: int
     stage: Stage
     metrics: Metrics
-    stall: float
-
-
-@dataclasses.dataclass
-class _Reading:
-    step: int
-    stage: Stage | None
-    seconds: float
     stall: float
 
 
@@ -43,42 +38,55 @@ class Recorder:
 
     def __init__(
         self,
-        experiment: Experiment,
+        program: Program,
         workdir: epath.Path,
         *,
         from_step: int,
-        seconds: float,
+        times: TimeSheet,
     ):
-        self._experiment = experiment
+        """Opens the records of a run, and drops those of steps after `from_step`.
+
+        Args:
+          program: What is run, and on what.
+          workdir: The folder of the run.
+          from_step: Updates made before.
+          times: Where the time of the run goes.
+        """
+        self._experiment = program.experiment
         self._writer = MetricWriter(workdir, from_step=from_step)
         self._from_step = from_step
+        self.times = times
+        devices = program.partitioning.mesh.devices
+        self._speed = Speedometer(
+            experiment=program.experiment,
+            num_devices=devices.size,
+            chip=chip_of(devices.flat[0].device_kind),
+        )
         self._progress: Progress | None = None
         self._pending: _Pending | None = None
         self._facts: dict[str, float | str] = {}
-        self._seconds = seconds
-        self._resumed_at: float | None = None
-        self._last = _Reading(from_step, None, seconds, 0.0)
+        self._last = Reading(
+            step=from_step, stage=None, seconds=times.totals()[STEPS], stall=0.0
+        )
         self._summed: Stage | None = None
         self._sums: Metrics = {}
 
-    @property
-    def seconds(self) -> float:
-        """Time spent in steps so far: not compiling, loading or validating."""
-        if self._resumed_at is None:
-            return self._seconds
-        return self._seconds + time.monotonic() - self._resumed_at
-
-    def resume(self) -> None:
-        """Starts the clock."""
+    @contextlib.contextmanager
+    def stepping(self) -> Iterator[None]:
+        """Counts the time until the last step made in it is over as spent on steps."""
         if self._progress is None:  # Its rate leaves out the compiler's time.
             total = self._experiment.total_steps
             self._progress = Progress("train", total, initial=self._from_step)
-        self._resumed_at = time.monotonic()
+        with self.times.spending(STEPS):
+            yield
+            self.settle()
 
-    def pause(self) -> None:
-        """Waits for the last step, and stops the clock."""
+    @contextlib.contextmanager
+    def pausing(self, part: str = OTHER) -> Iterator[None]:
+        """Waits for the last step; counts the time from then on as spent on `part`."""
         self.settle()
-        self._seconds, self._resumed_at = self.seconds, None
+        with self.times.spending(part):
+            yield
 
     def after(self, step: int, stage: Stage, metrics: Metrics, stall: float) -> None:
         """Notes that update number `step` was dispatched; settles the one before.
@@ -113,7 +121,8 @@ class Recorder:
                 f"On held-out text, {values} after step {step}: the parameters are not "
                 "finite. Nothing since the last checkpoint was saved."
             )
-        self._writer.write(step, self._position(step, self.seconds) | values)
+        seconds = {"seconds": self.times.totals()[STEPS]}
+        self._writer.write(step, self._speed.position(step) | seconds | values)
         self._facts |= values
 
     def close(self) -> None:
@@ -139,12 +148,12 @@ class Recorder:
                 "the last checkpoint was saved."
             )
         self._facts |= {"stage": pending.stage.name, "loss": loss}
-        if self._progress is not None:
-            self._progress.update(pending.step, **self._facts)
         self._add(pending.stage, metrics)
         every, total = self._experiment.log_every, self._experiment.total_steps
         if pending.step % every == 0 or pending.step == total:
             self._record(pending)
+        if self._progress is not None:
+            self._progress.update(pending.step, **self._facts)
 
     def _add(self, stage: Stage, metrics: Metrics) -> None:
         """Adds what was measured to the sums since the last record of `stage`."""
@@ -156,45 +165,35 @@ class Recorder:
             self._sums[name] = value
 
     def _record(self, pending: _Pending) -> None:
-        now = _Reading(pending.step, pending.stage, self.seconds, pending.stall)
-        then, self._last = self._last, now
-        elapsed = max(now.seconds - then.seconds, 1e-9)
-        tokens = (now.step - then.step) * self._tokens_per_step
-        # A stage opens its own input, whose stall counts from nothing.
-        stall = now.stall - (then.stall if now.stage is then.stage else 0.0)
-        learning_rate = self._experiment.optimizer.learning_rate(now.step - 1)
-        rates = {
-            "learning_rate": float(learning_rate),
-            "tokens_per_second": tokens / elapsed,
-            "input_stall": stall / elapsed,
-        }
-        stage = {"stage": pending.stage.name}
-        values = stage | self._position(now.step, now.seconds)
-        self._writer.write(now.step, values | self._sums | rates)
-        self._summed = None
-
-    @property
-    def _tokens_per_step(self) -> int:
-        return self._experiment.batch_size * self._experiment.seq_len
-
-    def _position(self, step: int, seconds: float) -> dict[str, float]:
-        """Returns how far a run is at `step`, as tokens, FLOPs and seconds."""
-        flops = sum(
-            steps * flops_per_step for steps, flops_per_step in self._flops(step)
+        times = self.times.record()
+        now = Reading(
+            step=pending.step,
+            stage=pending.stage,
+            seconds=times["seconds"],
+            stall=pending.stall,
         )
-        return {
-            "tokens": step * self._tokens_per_step,
-            "flops": float(flops),
-            "seconds": seconds,
+        then, self._last = self._last, now
+        rates = self._speed.rates(then, now)
+        learning_rate = self._experiment.optimizer.learning_rate(now.step - 1)
+        values = {
+            "stage": pending.stage.name,
+            **self._speed.position(now.step),
+            **self._sums,
+            "learning_rate": float(learning_rate),
+            **rates,
+            **times,
+        }
+        self._writer.write(now.step, values)
+        self._summed = None
+        self._facts |= {
+            "step": f"{rates['step_seconds']:.3g} s",
+            "tokens/s": f"{rates['tokens_per_second']:,.0f}",
+            "stall": f"{rates['input_stall']:.1%}",
         }
 
-    def _flops(self, step: int) -> Iterator[tuple[int, int]]:
-        for begin_step, stage in self._experiment.timeline():
-            distillation = stage.distillation
-            per_token = step_flops(
-                self._experiment.model,
-                distillation.teacher if distillation else None,
-                self._experiment.seq_len,
-            )
-            steps = min(step, stage.end_step) - begin_step
-            yield max(steps, 0), per_token * self._tokens_per_step
+
+def recorded_seconds(workdir: epath.Path) -> float:
+    """Returns how much time its attempts had spent at the last record of a run."""
+    if not (workdir / METRICS_FILE).exists():
+        return 0.0
+    return max((r.get("wall_seconds", 0.0) for r in read_metrics(workdir)), default=0.0)
