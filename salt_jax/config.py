@@ -10,6 +10,7 @@ from typing import Any
 
 from salt_jax.data.reading.pile import Pile, StageData
 from salt_jax.model.config import TransformerConfig
+from salt_jax.model.quantized import HELD_DTYPES
 from salt_jax.optimizer import Adafactor, AdamW
 from salt_jax.partitioning import AxisRules, MeshShape
 from salt_jax.schedules import Schedule
@@ -23,12 +24,13 @@ class Distillation:
     teacher_export: str
     kd_weight: Schedule
     temperature: float = 1.0  # Divides the teacher's logits.
-    teacher_dtype: str = "bfloat16"
+    teacher_dtype: str = "bfloat16"  # Of its parameters as they are held.
     teacher_rules: AxisRules = AxisRules()
 
     def __post_init__(self):
         if self.temperature <= 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}.")
+        _check_held_dtype(self, "teacher_dtype")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,12 +167,19 @@ class Scoring:
             raise ValueError(f"pool must be positive or None, got {self.pool}.")
         _check_positive(self, "seq_len", "batch_size", "sequences_per_shard")
         _check_positive(self, "chunk_tokens")
+        _check_held_dtype(self, "scorer_dtype")
 
 
 def _check_positive(value: Any, *names: str) -> None:
     for name in names:
         if getattr(value, name) < 1:
             raise ValueError(f"{name} must be positive, got {getattr(value, name)}.")
+
+
+def _check_held_dtype(value: Any, name: str) -> None:
+    dtype = getattr(value, name)
+    if dtype not in HELD_DTYPES:
+        raise ValueError(f"{name}={dtype!r} is not one of {', '.join(HELD_DTYPES)}.")
 
 
 def as_json(value: Any) -> Any:

@@ -30,6 +30,7 @@ from salt_jax.array_files import (
     write_arrays,
 )
 from salt_jax.model.config import DTYPES, TransformerConfig
+from salt_jax.model.quantized import as_exported, hold
 
 FORMAT_VERSION = 1
 HOW_TO_EXPORT = "make one with `python -m salt_jax.main export --gin_file=...`"
@@ -91,9 +92,8 @@ class Export:
         Raises:
           ValueError: `like` is of another model, or the arrays are damaged.
         """
-        on_disk = jax.tree.map(lambda x: x.update(dtype=self.dtype), like)
         try:
-            params = read_arrays(self.path / "params", on_disk)
+            params = read_arrays(self.path / "params", as_exported(like, self.dtype))
         except CorruptArraysError as error:
             raise ValueError(
                 f"The export at {self.path} is damaged: {error} Export again."
@@ -104,7 +104,7 @@ class Export:
                 f"The export at {self.path} is damaged: its arrays have fingerprint "
                 f"{found[:12]}, not {self.fingerprint[:12]} as written. Export again."
             )
-        return jax.tree.map(lambda x, to: x.astype(to.dtype), params, like)
+        return hold(params, like)
 
     def check_model(self, wanted: TransformerConfig) -> None:
         """Checks that the export has the shape that an experiment says it has.

@@ -1,0 +1,158 @@
+"""Matrices held as int8, for models that are read and not trained.
+
+Each output channel of a matrix has a float32 scale of its own. An embedding has one for
+each row, which is a channel both where it is looked up and where it makes logits.
+
+A model knows nothing of this. `Int8` is a box as Flax knows them, which Flax opens
+where a module asks for the parameter: inside the scan over layers, one layer at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax.core.meta import AxisMetadata
+from jax.sharding import NamedSharding, PartitionSpec
+
+from salt_jax.model.config import DTYPES
+from salt_jax.model.transformer import Params, Transformer, abstract_params
+from salt_jax.partitioning import MeshAxes, Partitioning
+from salt_jax.vocab_shards import VocabShards
+
+HELD_DTYPES = (*DTYPES, "int8")  # Of the parameters of a teacher or a scorer.
+
+# The dimensions that a product sums over, counted from the last: what is left are the
+# channels. Those of a norm are none: it is no matrix, and stays float32.
+_SUMMED = {
+    "embedding_VD": (-1,),
+    "unembedding_VD": (-1,),
+    "query": (-3,),
+    "key": (-3,),
+    "value": (-3,),
+    "out": (-3, -2),
+    "gate": (-2,),
+    "up": (-2,),
+    "down": (-2,),
+    "scale": (),
+}
+
+
+@flax.struct.dataclass
+class Int8(AxisMetadata[jax.Array]):
+    """A matrix, or a stack of them, as small integers and a scale for each channel."""
+
+    values: jax.Array  # int8, from -127 to 127.
+    scale: jax.Array  # float32; of size 1 where a product sums.
+    dtype: str = flax.struct.field(pytree_node=False)  # Of the matrix when opened.
+    # How a device needs it to read its own tokens. A stack has entries for more
+    # dimensions, in front.
+    gathered: NamedSharding = flax.struct.field(pytree_node=False)
+
+    def unbox(self) -> jax.Array:
+        """Returns the matrix, gathered from other devices while it is still int8."""
+        spec = PartitionSpec(*self.gathered.spec[-self.values.ndim :])
+        sharding = NamedSharding(self.gathered.mesh, spec)
+        values = jax.lax.with_sharding_constraint(self.values, sharding)
+        return (values.astype(jnp.float32) * self.scale).astype(self.dtype)
+
+    def replace_boxed(self, val: Any) -> Any:
+        raise TypeError("A matrix held as int8 is read only.")
+
+    def add_axis(self, index: int, params: dict[Any, Any]) -> Int8:
+        return self
+
+    def remove_axis(self, index: int, params: dict[Any, Any]) -> Int8:
+        return self
+
+
+def abstract_held(model: Transformer, dtype: str) -> Params:
+    """Returns the parameters of a model that is only read, as shapes and shardings.
+
+    Args:
+      model: Which says the mesh, the rules and the dtype that it computes in.
+      dtype: One of `HELD_DTYPES`.
+    """
+    if dtype != "int8":
+        return abstract_params(model, dtype)
+
+    def describe(path: Any, x: jax.ShapeDtypeStruct) -> Any:
+        name = path[-1].key
+        summed = [x.ndim + axis for axis in _SUMMED[name]]
+        return _describe(name, x, summed, model) if summed else x
+
+    return jax.tree_util.tree_map_with_path(describe, abstract_params(model))
+
+
+def as_exported(like: Params, dtype: str) -> Params:
+    """Returns `like` with every matrix and norm an array of `dtype`."""
+
+    def plain(x: Any) -> Any:
+        return (x.values if _is_int8(x) else x).update(dtype=jnp.dtype(dtype))
+
+    return jax.tree.map(plain, like, is_leaf=_is_int8)
+
+
+def hold(params: Params, like: Params) -> Params:
+    """Returns `params` in the dtypes of `like`, on the same shards.
+
+    Those that become int8 are given up one by one, so that not all are held twice.
+    """
+    return jax.tree.map(_hold, params, like)
+
+
+def quantize(x: jax.Array, summed: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """Returns int8 values and float32 scales, whose product is `x` but for rounding.
+
+    The largest absolute value of a channel becomes 127.
+    """
+    x = x.astype(jnp.float32)
+    largest = jnp.max(jnp.abs(x), axis=summed, keepdims=True)
+    scale = jnp.where(largest == 0.0, 1.0, largest / 127.0)
+    return jnp.round(x / scale).astype(jnp.int8), scale
+
+
+def _describe(name: str, x: Any, summed: list[int], model: Transformer) -> Int8:
+    spec = [*x.sharding.spec] + [None] * (x.ndim - len(x.sharding.spec))
+    gathered = [_gathered(axes, model.partitioning) for axes in spec]
+    if name in ("embedding_VD", "unembedding_VD"):
+        gathered = [*VocabShards(model.partitioning).used_spec]
+    # Scales are few: a device has those of all that it reads.
+    scale_spec = [None if i in summed else axes for i, axes in enumerate(gathered)]
+    scale_shape = tuple(1 if i in summed else size for i, size in enumerate(x.shape))
+    mesh = model.partitioning.mesh
+    scale: Any = jax.ShapeDtypeStruct(
+        scale_shape,
+        jnp.float32,
+        sharding=NamedSharding(mesh, PartitionSpec(*scale_spec)),
+    )
+    return Int8(
+        values=x.update(dtype=jnp.dtype("int8")),
+        scale=scale,
+        dtype=model.config.dtype,
+        gathered=NamedSharding(mesh, PartitionSpec(*gathered)),
+    )
+
+
+def _gathered(axes: MeshAxes, partitioning: Partitioning) -> MeshAxes:
+    """Returns `axes` without those that split the batch."""
+    tokens = partitioning.mesh_axes("batch")
+    axes = (axes,) if isinstance(axes, str) else axes or ()
+    return tuple(axis for axis in axes if axis not in tokens) or None
+
+
+def _hold(x: jax.Array, like: Any) -> Any:
+    if not _is_int8(like):
+        return x.astype(like.dtype)
+    summed = tuple(i for i, size in enumerate(like.scale.shape) if size == 1)
+    shardings = like.values.sharding, like.scale.sharding
+    held = jax.jit(quantize, static_argnums=1, out_shardings=shardings)(x, summed)
+    x.delete()
+    values, scale = held
+    return like.replace(values=values, scale=scale)
+
+
+def _is_int8(x: Any) -> bool:
+    return isinstance(x, Int8)
