@@ -52,7 +52,7 @@ class ChunkedBlend:
         if teacher is not None:
             embedding_VD = teacher.embedding_VD.astype(teacher.hidden_BLD.dtype)
             teacher = dataclasses.replace(teacher, embedding_VD=embedding_VD)
-        run = chunks.on_devices(
+        run = chunks.shards.on_devices(
             functools.partial(self._on_device, with_gradient=with_gradient),
             (
                 student_specs,
@@ -65,36 +65,39 @@ class ChunkedBlend:
         return run(student, teacher, tokens, kd_weight)
 
     def _on_device(self, student, teacher, tokens, kd_weight, *, with_gradient):
-        chunks = self.chunks
+        chunks, shards = self.chunks, self.chunks.shards
         student = chunks.gather_embedding(student)
 
         def step(gradient_VD, chunk):
-            student_CD, teacher_CD, tokens = chunk
+            student_CD, teacher_CD, tokens = shards.share(chunk)
             logits_CV = chunks.logits(student, student_CD)
             teacher_CV = None
             if teacher is not None:
                 teacher_CV = chunks.logits(teacher, teacher_CD)
             values, p, soft = self._read(logits_CV, teacher_CV, tokens.targets_BL)
             if not with_gradient:
-                return None, (values, None)
+                return None, (shards.own(values), None)
             dlogits_CV = self._dlogits(p, soft, tokens, kd_weight)
             if student.softcap is not None:
                 dlogits_CV *= 1.0 - jnp.square(logits_CV / student.softcap)
             # The gradient of logits stays float32: what is left of p - 1 where the
             # student is nearly certain has no digits in bfloat16.
             gradient_CD = dlogits_CV @ student.embedding_VD.astype(jnp.float32)
-            gradient_CD = chunks.sum_over_vocab(gradient_CD)
+            gradient_CD = shards.sum_to_own(gradient_CD)
             gradient_VD += dlogits_CV.T @ student_CD.astype(jnp.float32)
-            return gradient_VD, (values, gradient_CD.astype(student_CD.dtype))
+            gradient_CD = gradient_CD.astype(student_CD.dtype)
+            return gradient_VD, (shards.own(values), gradient_CD)
 
-        zeros_VD = chunks.zero_gradient(student.embedding_VD) if with_gradient else None
+        zeros_VD = None
+        if with_gradient:
+            zeros_VD = jnp.zeros(student.embedding_VD.shape, jnp.float32)
         teacher_BLD = None if teacher is None else teacher.hidden_BLD
         gradient_VD, (values, gradient_BLD) = chunks.scan(
             step, zeros_VD, (student.hidden_BLD, teacher_BLD, tokens)
         )
         if not with_gradient:
             return values, None
-        gradient_VD = chunks.scatter_gradient(gradient_VD)
+        gradient_VD = shards.scatter_gradient(gradient_VD)
         return values, Unembedding(gradient_BLD, gradient_VD, student.softcap)
 
     def _dlogits(self, p, soft, tokens, kd_weight):
@@ -136,7 +139,7 @@ class ChunkedBlend:
                 "teacher_target": chunks.target_share(teacher_CV, targets_C),
                 "both_top": _sum(both_top_CV.astype(jnp.float32)),
             }
-        sums = chunks.sum_over_vocab(sums)
+        sums = chunks.shards.sum(sums)
         p = _Softmax(p_CV, sums["p"])
         log_p = jnp.log(sums["p"])  # Less the shift, as log_q below.
         values = {"ce": log_p + (student_max_C1 - sums["target"])}

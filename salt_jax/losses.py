@@ -91,7 +91,7 @@ def chunked_salt_loss(
 
     Args:
       student: Of the model being trained. Its embedding is split over the axes "vocab"
-        and "embed" of `partitioning`, and so is the gradient of it.
+        and "vocab_embed" of `partitioning`, and so is the gradient of it.
       teacher: Of the frozen small model, which may have another width, or None.
       targets_BL: The next token at each position.
       weights_BL: How much each target counts; 0 for padding.

@@ -146,7 +146,7 @@ def test_factored_moments_are_boxed_with_the_axes_that_remain():
             return nn.Partitioned(jnp.ones(shape), axes)
 
         params = {
-            "embedding_VD": box(("vocab", "embed"), 32, 8),
+            "embedding_VD": box(("vocab", "vocab_embed"), 32, 8),
             "layers": {
                 "query": box(("layers", "embed", "heads", "head_dim"), 3, 16, 4, 8),
                 "gate": box(("layers", "embed", "mlp"), 3, 8, 16),
@@ -159,7 +159,7 @@ def test_factored_moments_are_boxed_with_the_axes_that_remain():
     found = jax.tree.map(lambda x: x.sharding, moments)
     axes = partitioning.sharding
     assert found == {
-        "embedding_VD": FactoredMoment(row=axes("embed"), column=axes("vocab")),
+        "embedding_VD": FactoredMoment(row=axes("vocab_embed"), column=axes("vocab")),
         "layers": {
             "query": FactoredMoment(
                 row=axes("layers", "heads", "head_dim"),

@@ -42,7 +42,7 @@ def make_state(fill, optimizer=ADAMW, embed_dim=16):
         return nn.Partitioned(jnp.full(shape, fill, jnp.float32), axes)
 
     params = {
-        "embedding_VD": box(("vocab", "embed"), 8, embed_dim),
+        "embedding_VD": box(("vocab", "vocab_embed"), 8, embed_dim),
         "layers": {"gate": box(("layers", "embed", "mlp"), 2, embed_dim, 8)},
     }
     opt_state = jax.tree.map(

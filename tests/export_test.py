@@ -36,7 +36,7 @@ def init(key=jax.random.key(0), dtype=jnp.float32, embed_dim=16):
 
     return {
         "params": {
-            "embedding_VD": box(("vocab", "embed"), 32, embed_dim),
+            "embedding_VD": box(("vocab", "vocab_embed"), 32, embed_dim),
             "layers": {"gate": box(("layers", "embed", "mlp"), 2, embed_dim, 32)},
             "final_norm": {"scale": box(("embed",), embed_dim)},
         }

@@ -10,8 +10,11 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "salt_jax"
 LAYERS = [
+    {"device_layout"},
     {"array_files", "batch", "command_line", "memory", "metrics", "partitioning"}
-    | {"adafactor", "preemption", "progress", "schedules", "versions"},
+    | {"adafactor", "preemption", "progress", "schedules", "versions"}
+    | {"chips", "profiling", "time_sheet"},
+    {"vocab_shards"},
     {"model", "optimizer"},
     {"token_chunks"},
     {"chunked_loss"},
@@ -25,8 +28,9 @@ LAYERS = [
     {"data.reading"},
     {"checkpoint", "eval_step", "export", "train_step"},
     {"config"},
-    {"gin_config", "program"},
+    {"gin_config", "program", "rates"},
     {"held_out", "recorder", "resumption", "sample"},
+    {"pods"},
     {"evaluate", "report", "score", "train"},
     {"trained"},
     {"main"},

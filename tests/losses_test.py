@@ -20,6 +20,38 @@ MESHES = {
     "replica2_data2_model2": MeshShape(replica=2, data=2, model=2),
 }
 TERMS = (0.0, 0.5, 1.0)  # Hard alone, both, soft alone.
+BY_ALL = ("replica", "data", "model")
+# On replica2_data2_model2, with as many parts of the vocabulary as tell of an order.
+RULES = {
+    "shared": dict(batch=BY_ALL),
+    "length_split": dict(length="model"),
+    "only_stored_split": dict(
+        batch=BY_ALL, vocab=("data", "model"), vocab_embed="replica", act_vocab=None
+    ),
+}
+OTHER_RULES = {
+    "whole": dict(vocab=None, act_vocab=None),
+    "stored_over_data": dict(vocab="data", act_vocab=None),
+    "shared_by_all": dict(batch=BY_ALL, vocab=BY_ALL, act_vocab=BY_ALL),
+    "shared_by_two_of_them": dict(
+        batch=BY_ALL, vocab=("model", "data", "replica"), act_vocab=("model", "data")
+    ),
+    "shared_over_one_of_two": dict(
+        batch=("model", "replica"), vocab=("data", "model"), act_vocab=("data", "model")
+    ),
+    "width_stored_over_two": dict(vocab="model", vocab_embed=("replica", "data")),
+    "only_width_split": dict(vocab=None, vocab_embed="model", act_vocab=None),
+    "length_shared": dict(
+        batch="data", length=("replica", "model"), vocab=("model", "data")
+    ),
+    "vocab_over_replica": dict(
+        batch="data",
+        length="model",
+        vocab="replica",
+        act_vocab="replica",
+        vocab_embed="model",
+    ),
+}
 
 
 def mesh_of(shape):
@@ -319,36 +351,75 @@ def test_the_gradient_is_scaled_by_what_comes_after_the_loss(tokens):
     jax.tree.map(lambda x, y: assert_close(x, y, 1e-5), gradient, expected)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "rules",
-    [
-        dict(vocab=None, embed=None),
-        dict(vocab="data", embed=None),
-        dict(vocab=("model", "data"), embed=None),
-        dict(vocab="model", embed=("replica", "data")),
-        dict(vocab=None, embed="model"),
-        dict(batch="data", length="model", vocab="replica", embed="model"),
-    ],
-    ids=str,
-)
-def test_the_rules_of_the_axes_change_nothing(tokens, rules):
-    tokens = jax.tree.map(lambda x: jnp.tile(x, (1, 2))[:, :8], tokens)
-    pad = lambda m: m.replace(hidden_BLD=jnp.tile(m.hidden_BLD, (1, 2, 1))[:, :8])
-    student, teacher = pad(unembedding(0)), pad(unembedding(1, width=TEACHER_D + 1))
+def under_rules(rules):
+    """A mesh with `rules`, and two models and tokens that divide over it."""
+    columns = lambda x: jnp.concatenate([x, x[:, :2]], axis=1)
+    keys = jax.random.split(jax.random.key(7), 2)
+    targets_BL = jax.random.randint(keys[0], (B, L + 2), 0, V)
+    weights_BL = jax.random.uniform(keys[1], (B, L + 2)).at[0, 1:].set(0.0)
+    student, teacher = unembedding(0, scale=0.5), unembedding(1, width=TEACHER_D)
+    student, teacher = (
+        model.replace(hidden_BLD=columns(model.hidden_BLD))
+        for model in (student, teacher)
+    )
     partitioning = partitioned("replica2_data2_model2", **rules)
+    return partitioning, student, teacher, (targets_BL, weights_BL)
+
+
+def check_rules(rules):
+    """Compares the loss, its gradient and the statistics with those of one device."""
+    partitioning, student, teacher, tokens = under_rules(rules)
     run = differentiated(chunked, partitioning=partitioning, chunk_tokens=5)
-    metrics, gradient = run(student, teacher, tokens, 0.5)
-    expected_metrics, expected = differentiated(dense)(student, teacher, tokens, 0.5)
-    assert_equal_metrics(metrics, expected_metrics)
-    jax.tree.map(lambda x, y: assert_close(x, y, 1e-5), gradient, expected)
+    for kd_weight in TERMS:
+        metrics, gradient = run(student, teacher, tokens, kd_weight)
+        arguments = (student, teacher, tokens, kd_weight)
+        expected_metrics, expected = differentiated(dense)(*arguments)
+        assert_equal_metrics(metrics, expected_metrics)
+        jax.tree.map(lambda x, y: assert_close(x, y, 1e-5), gradient, expected)
+    check_statistics(student, tokens[0], partitioning)
+
+
+@pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
+def test_where_tokens_and_the_vocabulary_are_changes_nothing(rules):
+    check_rules(rules)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rules", OTHER_RULES.values(), ids=OTHER_RULES)
+def test_the_rules_of_the_axes_change_nothing(rules):
+    check_rules(rules)
+
+
+@pytest.mark.parametrize("chunk_tokens", [5, 12])
+@pytest.mark.parametrize(
+    ("rules", "parts"),
+    [({}, 2), (RULES["shared"], 2), (OTHER_RULES["shared_by_all"], 8)],
+    ids=["split", "shared", "shared_by_all"],
+)
+def test_a_device_never_has_logits_of_more_tokens_than_a_chunk(
+    rules, parts, chunk_tokens
+):
+    partitioning, student, teacher, tokens = under_rules(rules)
+    # Of a width that no part of the vocabulary has.
+    student = jax.tree.map(lambda x: x[..., :12], student)
+    run = differentiated(chunked, partitioning=partitioning, chunk_tokens=chunk_tokens)
+    jaxpr = str(jax.make_jaxpr(run)(student, teacher, tokens, 0.5))
+    rows = re.findall(rf"f32\[(\d+),{V // parts}\]", jaxpr)
+    # Eight devices of one token each share no fewer than eight.
+    most = max(chunk_tokens, 8 if parts == 8 else 0)
+    assert chunk_tokens // 2 < max(map(int, rows)) <= most
+    assert not re.search(rf"\[\d+(,\d+)?,{V}\]", jaxpr)
 
 
 @pytest.mark.parametrize("softcap", [None, 4.0])
 @pytest.mark.parametrize("mesh", MESHES)
 def test_statistics_of_tokens_are_those_of_whole_logits(tokens, mesh, softcap):
-    model, targets_BL = unembedding(0, softcap=softcap), tokens[0]
-    options = dict(partitioning=partitioned(mesh), chunk_tokens=5)
+    check_statistics(unembedding(0, softcap=softcap), tokens[0], partitioned(mesh))
+
+
+def check_statistics(model, targets_BL, partitioning):
+    """Compares the chunked pass with all logits, in float64 where that matters."""
+    options = dict(partitioning=partitioning, chunk_tokens=5)
     found = jax.jit(functools.partial(chunked_token_statistics, **options))(
         model, targets_BL
     )
@@ -360,6 +431,13 @@ def test_statistics_of_tokens_are_those_of_whole_logits(tokens, mesh, softcap):
     )
     np.testing.assert_array_equal(found.rank_BL, np.sum(logits_BLV > target_BL1, -1))
     assert found.rank_BL.dtype == jnp.int32
+    log_p_BLV = logits_BLV - log_sum_BL[..., None]
+    np.testing.assert_allclose(
+        found.entropy_BL,
+        -np.sum(np.exp(log_p_BLV) * log_p_BLV, axis=-1),
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 def entropies(model, mesh):
@@ -459,16 +537,27 @@ def test_no_array_is_as_large_as_the_logits_of_the_batch(tokens):
     assert 4 * V in sizes  # The logits of a chunk are found by this search.
 
 
-def test_the_gradient_of_the_embedding_is_summed_once_into_its_own_pieces(tokens):
+@pytest.mark.parametrize(
+    ("rules", "piece"),
+    [
+        ({}, (V // 8, D)),
+        (dict(vocab="model", vocab_embed="data"), (V // 4, D // 2)),
+        (dict(batch=BY_ALL), (V // 8, D)),
+    ],
+    ids=["default", "width_split", "shared"],
+)
+def test_the_gradient_of_the_embedding_is_summed_once_into_its_own_pieces(
+    tokens, rules, piece
+):
     student, teacher = unembedding(0), unembedding(1)
-    run = differentiated(
-        chunked, partitioning=partitioned("data2_model4"), chunk_tokens=4
-    )
+    partitioning = partitioned("data2_model4", **rules)
+    run = differentiated(chunked, partitioning=partitioning, chunk_tokens=4)
     _, gradient = run(student, teacher, tokens, 0.5)
-    assert gradient.embedding_VD.sharding.shard_shape((V, D)) == (V // 4, D // 2)
+    assert gradient.embedding_VD.sharding.shard_shape((V, D)) == piece
     text = run.lower(student, teacher, tokens, 0.5).compile().as_text()
     whole = rf"f32\[{V // 4},{D}\]\S* (all-reduce|all-gather)"
-    assert len(re.findall(r" reduce-scatter\(", text)) == 1
+    pieces = rf"f32\[{piece[0]},{piece[1]}\]\S* reduce-scatter\("
+    assert len(re.findall(pieces, text)) == 1
     assert len(re.findall(whole, text)) <= 1  # Gathered once, to be read.
 
 
@@ -511,9 +600,9 @@ def test_a_teacher_of_another_batch_is_refused(tokens):
 @pytest.mark.parametrize(
     ("mesh", "rows", "vocab", "width", "message"),
     [
-        ("data2_model4", 8, 30, 16, r"'vocab' of size 30 .* {'model': 4}"),
+        ("data2_model4", 8, 30, 16, r"'vocab' of size 30 .* {'model': 4, 'data': 2}"),
         ("data8", 6, 32, 16, r"'batch' of size 6 .* {'replica': 1, 'data': 8}"),
-        ("data8", 8, 32, 12, r"'embed' of size 12 .* {'data': 8}"),
+        ("data8", 8, 12, 16, r"'vocab' of size 12 .* {'model': 1, 'data': 8}"),
     ],
 )
 def test_a_size_that_the_mesh_does_not_divide_is_refused_by_name(

@@ -29,7 +29,7 @@ def boxed_params(dtype=jnp.float32):
 
     return {
         "params": {
-            "embedding_VD": box(("vocab", "embed"), 32, 8),
+            "embedding_VD": box(("vocab", "vocab_embed"), 32, 16),
             "layers": {
                 "attention_norm": {"scale": box(("layers", "embed"), 3, 8)},
                 "attention": {

@@ -54,7 +54,7 @@ def test_a_rule_on_an_unknown_mesh_axis_is_refused_by_name():
 
 
 def test_every_axis_goes_where_its_rule_says():
-    spec = ON_8.spec("batch", "length", None, "vocab")
+    spec = ON_8.spec("batch", "length", None, "mlp")
     assert spec == PartitionSpec(("replica", "data"), None, None, "model")
     assert ON_8.sharding("embed", "mlp").spec == PartitionSpec("data", "model")
 
@@ -64,6 +64,38 @@ def test_every_axis_goes_where_its_rule_says():
 )
 def test_an_axis_has_as_many_pieces_as_its_mesh_axes_multiply_to(axis, size):
     assert ON_8.size(axis) == size
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ({}, PartitionSpec(("replica", "data"), None, None, ("model",))),
+        (
+            dict(batch=("replica", "data", "model")),
+            PartitionSpec(("replica", "data", "model"), None, None, None),
+        ),
+        (
+            dict(batch="replica", length="model", embed=("replica", "data")),
+            PartitionSpec(("replica",), ("model",), ("data",), ("model",)),
+        ),
+    ],
+)
+def test_in_a_computation_an_axis_is_gathered_from_those_that_split_the_batch(
+    rules, expected
+):
+    on = dataclasses.replace(ON_8, rules=AxisRules(**rules))
+    assert on.compute_spec("batch", "length", "embed", "mlp") == expected
+
+
+@pytest.mark.parametrize("axis, size", [("batch", 4), ("embed", 1), ("vocab", 2)])
+def test_gathered_axes_multiply_to_no_pieces(axis, size):
+    assert ON_8.compute_size(axis) == size
+
+
+def test_one_mesh_axis_cannot_split_both_the_batch_and_the_length():
+    rules = AxisRules(batch=("data", "model"), length="model")
+    with pytest.raises(ValueError, match=r"'batch' and 'length' both name .*'model'"):
+        Partitioning(mesh=ON_8.mesh, rules=rules)
 
 
 def init(key, width=8):
@@ -120,6 +152,48 @@ def test_a_constraint_is_kept_inside_jit():
     assert pinned.sharding.is_equivalent_to(ON_8.sharding("batch", None), 2)
 
 
+FSDP = AxisRules(batch=("replica", "data", "model"))
+WIDE = AxisRules(batch=("data", "model"), embed=("data", "model"), mlp=None)
+
+
+@pytest.mark.parametrize(
+    ("rules", "piece"),
+    [(AxisRules(), (8, 3)), (FSDP, (8, 6)), (WIDE, (8, 6))],
+    ids=["tensor_parallel", "fsdp", "wide"],
+)
+def test_a_parameter_is_gathered_to_compute_and_cut_to_be_stored(rules, piece):
+    on = dataclasses.replace(ON_8, rules=rules)
+    whole = jnp.arange(48.0).reshape(8, 6)
+    parameter = jax.device_put(whole, on.sharding("embed", "mlp"))
+    gathered = jax.jit(lambda x: on.gather(x, "embed", "mlp"))(parameter)
+    assert gathered.sharding.shard_shape((8, 6)) == piece
+    stored = jax.jit(lambda x: on.scatter(x, "embed", "mlp"))(gathered)
+    assert stored.sharding.is_equivalent_to(parameter.sharding, 2)
+    for x in (gathered, stored):
+        np.testing.assert_array_equal(x, whole)
+
+
+def test_a_parameter_is_gathered_from_one_mesh_axis_at_a_time():
+    on = dataclasses.replace(ON_8, rules=FSDP)
+
+    def pieces(change):
+        jaxpr = jax.make_jaxpr(lambda x: change(x, "embed", "mlp"))(jnp.zeros((8, 6)))
+        shardings = [eqn.params["sharding"] for eqn in jaxpr.eqns]
+        return [sharding.shard_shape((8, 6)) for sharding in shardings]
+
+    assert pieces(on.gather) == [(4, 6), (8, 6)]
+    assert pieces(on.scatter)[-2:] == [(4, 6), (4, 3)]
+
+
 def test_a_partitioning_is_a_value():
     assert dataclasses.replace(ON_8) == ON_8
     assert hash(dataclasses.replace(ON_8)) == hash(ON_8)
+
+
+@pytest.mark.parametrize(
+    "rules", [{"embed": ("replica", "data")}, {"vocab": ("model", "data", "replica")}]
+)
+def test_parameters_are_not_stored_along_the_axis_that_sums_gradients(rules):
+    on = dataclasses.replace(ON_8, rules=AxisRules(**rules))
+    with pytest.raises(ValueError, match="name the mesh axis 'replica'"):
+        on.of_one_replica()

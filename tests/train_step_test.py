@@ -63,10 +63,9 @@ def on_one_device(request):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_axis, replicas", [(1, 1), (4, 1), (2, 2)])
-def test_a_mesh_of_eight_updates_as_a_mesh_of_one(on_one_device, model_axis, replicas):
+def test_a_mesh_of_eight_updates_as_a_mesh_of_one(on_one_device):
     optimizer, expected = on_one_device
-    mesh = partitioning(8, model=model_axis, replica=replicas)
+    mesh = partitioning(8, model=2, replica=2)
     batch = on_mesh(packed_batch(rows=8), mesh)
     actual = two_steps(*stage(mesh, optimizer=optimizer), batch)
     # Adam divides by the root of a squared gradient, which amplifies rounding where
@@ -171,4 +170,4 @@ def test_the_state_keeps_its_shardings(optimizer):
     after, _ = step(state, teacher_params, on_mesh(packed_batch(rows=8), mesh))
     assert jax.tree.map(lambda x: x.sharding, after) == shardings
     embedding = after.params["params"]["embedding_VD"].sharding
-    assert embedding.spec == jax.sharding.PartitionSpec("model", "data")
+    assert embedding.spec == jax.sharding.PartitionSpec(("model", "data"), None)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 ACTIVATIONS = ("gelu", "silu")
+ATTENTIONS = ("auto", "reference", "splash", "cudnn")
 DTYPES = ("bfloat16", "float32")
 # How a program computes, not what: a checkpoint may be read with others.
-COMPUTE_FIELDS = ("dtype", "remat")
+COMPUTE_FIELDS = ("attention", "dtype", "remat")
 REMAT_POLICIES = ("none", "full", "save_dots", "save_dots_without_batch")
 
 
@@ -30,6 +31,7 @@ class TransformerConfig:
     norm_eps: float = 1e-6
     dtype: str = "bfloat16"  # Of activations; parameters are float32.
     remat: str = "full"  # What the backward pass computes again.
+    attention: str = "auto"  # The kernel; "auto": the fastest of the devices.
     scan_layers: bool = True  # One compiled layer, run num_layers times.
 
     def __post_init__(self):
@@ -46,6 +48,7 @@ class TransformerConfig:
                 f"head_dim must be even for rotary positions, got {self.head_dim}."
             )
         _check_one_of("activation", self.activation, ACTIVATIONS)
+        _check_one_of("attention", self.attention, ATTENTIONS)
         _check_one_of("dtype", self.dtype, DTYPES)
         _check_one_of("remat", self.remat, REMAT_POLICIES)
 

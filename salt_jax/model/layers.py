@@ -1,10 +1,11 @@
 """Norm, feed-forward, rotary positions, and how a weight is declared.
 
-Dimensions: B batch, L length, D embed, F mlp, H heads, K head_dim.
+Dimensions: B batch, L length, D embed, F mlp, H heads, G key-value heads, K head_dim.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -13,8 +14,22 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from salt_jax.model.config import TransformerConfig
+from salt_jax.partitioning import Partitioning
 
+# The logical axis of each dimension of a weight.
+_AXES = {
+    "D": "embed",
+    "F": "mlp",
+    "G": "kv_heads",
+    "H": "heads",
+    "K": "head_dim",
+}
 _ACTIVATIONS = {"gelu": nn.gelu, "silu": nn.silu}
+
+
+def axes_of(dimensions: str) -> tuple[str, ...]:
+    """Returns the logical axes of a weight with `dimensions`, such as "DHK"."""
+    return tuple(_AXES[letter] for letter in dimensions)
 
 
 def weight(
@@ -32,34 +47,65 @@ def weight(
     return value
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def project(axes: str, x: jax.Array, weight: jax.Array) -> jax.Array:
-    """Returns `jnp.einsum(axes, x, weight)`, computed in the dtype of `x`.
+def project(
+    partitioning: Partitioning, dimensions: str, x: jax.Array, weight: jax.Array
+) -> jax.Array:
+    """Returns `jnp.einsum(dimensions, x, weight)`, computed in the dtype of `x`.
+
+    The weight is cast, and then gathered from the devices that read other tokens: a
+    compiler that is left to choose moves twice as much.
 
     The gradient of the weight is summed and returned in the weight's own dtype, with
-    the factors in this order. JAX would round it to the dtype of `x`, and would put the
-    gradient by the output first and so transpose that, which is often wider than x and
-    computed once more, activation and all, for being transposed.
+    the factors in this order, in the pieces in which the weight is stored. JAX would
+    round it to the dtype of `x`, and would put the gradient by the output first and so
+    transpose that, which is often wider than x and computed once more, activation and
+    all, for being transposed.
     """
-    return jnp.einsum(axes, x, weight.astype(x.dtype))
+    return _project(_Projection(partitioning, dimensions), x, weight)
 
 
-def _project_forward(axes, x, weight):
-    return project(axes, x, weight), (x, weight)
+@dataclasses.dataclass(frozen=True)
+class _Projection:
+    partitioning: Partitioning
+    dimensions: str
+
+    @property
+    def operands(self) -> list[str]:
+        """The dimensions of x, of the weight and of the output."""
+        return self.dimensions.replace("->", ",").split(",")
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return axes_of(self.operands[1])
+
+    def gather(self, weight: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        return self.partitioning.gather(weight.astype(dtype), *self.axes)
 
 
-def _project_backward(axes, factors, gradient):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _project(projection: _Projection, x: jax.Array, weight: jax.Array) -> jax.Array:
+    return _project_forward(projection, x, weight)[0]
+
+
+def _project_forward(projection, x, weight):
+    # Written out, and not a call of `_project`: a remat policy looks for products.
+    output = jnp.einsum(projection.dimensions, x, projection.gather(weight, x.dtype))
+    return output, (x, weight)
+
+
+def _project_backward(projection, factors, gradient):
     x, weight = factors
-    of_x, of_weight, of_output = axes.replace("->", ",").split(",")
+    of_x, of_weight, of_output = projection.operands
     by_x = f"{of_output},{of_weight}->{of_x}"
     by_weight = f"{of_x},{of_output}->{of_weight}"
+    dweight = jnp.einsum(by_weight, x, gradient, preferred_element_type=weight.dtype)
     return (
-        jnp.einsum(by_x, gradient, weight.astype(x.dtype)),
-        jnp.einsum(by_weight, x, gradient, preferred_element_type=weight.dtype),
+        jnp.einsum(by_x, gradient, projection.gather(weight, x.dtype)),
+        projection.partitioning.scatter(dweight, *projection.axes),
     )
 
 
-project.defvjp(_project_forward, _project_backward)
+_project.defvjp(_project_forward, _project_backward)
 
 
 class RMSNorm(nn.Module):
@@ -82,18 +128,20 @@ class GatedMLP(nn.Module):
     """down(activation(gate(x)) * up(x)), after Shazeer, arXiv 2002.05202."""
 
     config: TransformerConfig
+    partitioning: Partitioning
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
-        config = self.config
+        config, partitioning = self.config, self.partitioning
         D, F = config.embed_dim, config.mlp_dim
-        gate_DF = weight(self, "gate", (D, F), ("embed", "mlp"), fan_in=D)
-        up_DF = weight(self, "up", (D, F), ("embed", "mlp"), fan_in=D)
-        down_FD = weight(self, "down", (F, D), ("mlp", "embed"), fan_in=F)
+        gate_DF = weight(self, "gate", (D, F), axes_of("DF"), fan_in=D)
+        up_DF = weight(self, "up", (D, F), axes_of("DF"), fan_in=D)
+        down_FD = weight(self, "down", (F, D), axes_of("FD"), fan_in=F)
         activation = _ACTIVATIONS[config.activation]
-        gate_BLF = project("BLD,DF->BLF", x_BLD, gate_DF)
-        up_BLF = project("BLD,DF->BLF", x_BLD, up_DF)
-        return project("BLF,FD->BLD", activation(gate_BLF) * up_BLF, down_FD)
+        gate_BLF = project(partitioning, "BLD,DF->BLF", x_BLD, gate_DF)
+        up_BLF = project(partitioning, "BLD,DF->BLF", x_BLD, up_DF)
+        mixed_BLF = activation(gate_BLF) * up_BLF
+        return project(partitioning, "BLF,FD->BLD", mixed_BLF, down_FD)
 
 
 def rotary_angles(

@@ -5,6 +5,7 @@ Dimensions: B batch, L length, D embed, V vocabulary.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -13,16 +14,22 @@ from flax import linen as nn
 
 from salt_jax.batch import Batch
 from salt_jax.model.attention import Attention, AttentionContext
+from salt_jax.model.attention_kernels import ATTENDED
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.layers import GatedMLP, RMSNorm, weight
 from salt_jax.model.unembedding import Unembedding
 from salt_jax.partitioning import Partitioning
+from salt_jax.vocab_shards import look_up
 
+EMBEDDING_AXES = ("vocab", "vocab_embed")
 Params = Any  # Nested dicts of arrays, as `Transformer.init` makes them.
 
 _REMAT = {
     "full": None,
-    "save_dots": jax.checkpoint_policies.checkpoint_dots,
+    "save_dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.checkpoint_dots,
+        jax.checkpoint_policies.save_only_these_names(ATTENDED),
+    ),
     "save_dots_without_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
@@ -40,7 +47,8 @@ class Block(nn.Module):
         config = self.config
         attention = Attention(config, self.partitioning, name="attention")
         x_BLD += attention(RMSNorm(config, name="attention_norm")(x_BLD), context)
-        x_BLD += GatedMLP(config, name="mlp")(RMSNorm(config, name="mlp_norm")(x_BLD))
+        mlp = GatedMLP(config, self.partitioning, name="mlp")
+        x_BLD += mlp(RMSNorm(config, name="mlp_norm")(x_BLD))
         return self.partitioning.constrain(x_BLD, "batch", "length", "act_embed"), None
 
 
@@ -55,19 +63,17 @@ class Transformer(nn.Module):
         """Returns the hidden states of `batch`, with the embedding that reads them."""
         config = self.config
         V, D = config.vocab_size, config.embed_dim
-        embedding_VD = weight(
-            self, "embedding_VD", (V, D), ("vocab", "embed"), fan_in=D
-        )
-        # Gathered in float32, so that the gradients of a frequent token add up in it.
-        x_BLD = jnp.take(embedding_VD, batch.tokens_BL, axis=0).astype(config.dtype)
+        embedding_VD = weight(self, "embedding_VD", (V, D), EMBEDDING_AXES, fan_in=D)
+        x_BLD = look_up(self.partitioning, embedding_VD, batch.tokens_BL, config.dtype)
         if config.scale_embedding:
             x_BLD *= jnp.asarray(D**0.5, x_BLD.dtype)
         x_BLD = self.partitioning.constrain(x_BLD, "batch", "length", "act_embed")
-        x_BLD = self._blocks(x_BLD, AttentionContext.of(batch, config))
+        context = AttentionContext.of(batch, config, self.partitioning)
+        x_BLD = self._blocks(x_BLD, context)
         hidden_BLD = RMSNorm(config, name="final_norm")(x_BLD)
         if not config.tied_embedding:
             embedding_VD = weight(
-                self, "unembedding_VD", (V, D), ("vocab", "embed"), fan_in=D
+                self, "unembedding_VD", (V, D), EMBEDDING_AXES, fan_in=D
             )
         return Unembedding(hidden_BLD, embedding_VD, config.logit_softcap)
 
@@ -109,8 +115,11 @@ def _stack(block: type[nn.Module], num_layers: int) -> Any:
 def init_params(model: Transformer, key: jax.Array) -> Params:
     """Returns fresh parameters, boxed with their logical axes.
 
-    Shapes do not depend on the batch; it only has to divide over the mesh.
+    Shapes do not depend on the batch; it only has to divide over the mesh. Nor do they
+    on the attention, of which not each can do so short a batch.
     """
+    shape = dataclasses.replace(model.config, attention="reference")
+    model = model.clone(config=shape)
     rows = model.partitioning.size("batch")
     columns = model.partitioning.size("length")
     zeros_BL = jnp.zeros((rows, columns), jnp.int32)

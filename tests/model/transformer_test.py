@@ -1,9 +1,11 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from salt_jax.batch import Batch
 from salt_jax.model.attention import attend, attention_mask
@@ -138,7 +140,8 @@ def test_the_gradient_of_a_projection_is_that_of_an_einsum():
     axes = "BLD,DHK->BLHK"
     total = lambda function: lambda x, w: jnp.sum(jnp.sin(function(axes, x, w)))
     expected = jax.grad(total(jnp.einsum), argnums=(0, 1))(x, weight)
-    actual = jax.grad(total(project), argnums=(0, 1))(x, weight)
+    on_one = functools.partial(project, partitioning())
+    actual = jax.grad(total(on_one), argnums=(0, 1))(x, weight)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
         actual,
@@ -150,9 +153,36 @@ def test_the_gradient_of_a_weight_is_not_rounded_to_bfloat16():
     x = jax.random.normal(jax.random.key(0), (64, 8), jnp.bfloat16)
     weight = jax.random.normal(jax.random.key(1), (8, 4))
     output = jnp.ones((64, 4), jnp.bfloat16)
-    _, pull = jax.vjp(lambda w: project("BD,DF->BF", x, w), weight)
+    _, pull = jax.vjp(lambda w: project(partitioning(), "BD,DF->BF", x, w), weight)
     exact = x.astype(jnp.float32).T @ output.astype(jnp.float32)
     np.testing.assert_allclose(pull(output)[0], exact, rtol=1e-6)
+
+
+def test_a_weight_is_gathered_in_bfloat16_and_its_gradient_cut_in_float32():
+    mesh = partitioning(8, model=2)
+    x = jnp.zeros((8, 16, 8), jnp.bfloat16)
+    weight = jnp.zeros((8, 4))
+    total = lambda x, w: jnp.sum(project(mesh, "BLD,DF->BLF", x, w))
+    jaxpr = jax.make_jaxpr(jax.grad(total, argnums=(0, 1)))(x, weight)
+    found = [
+        (str(out.aval.dtype), *eqn.params["sharding"].spec)
+        for eqn in equations(jaxpr.jaxpr)
+        if eqn.primitive.name == "sharding_constraint"
+        for out in eqn.invars
+        if out.aval.shape == weight.shape
+    ]
+    of = lambda dtype: [spec for name, *spec in found if name == dtype]
+    # Forward and backward; the gradient ends as the weight is stored.
+    assert of("bfloat16") == [[None, "model"], [None, "model"]]
+    assert of("float32")[-1] == ["data", "model"]
+
+
+def equations(jaxpr):
+    """All equations of `jaxpr`, of those inside of it too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from equations(inner)
 
 
 @pytest.mark.parametrize("shift", [1, 100])
@@ -268,8 +298,15 @@ def test_an_impossible_shape_is_refused(change, message):
         dataclasses.replace(SMALL, **change)
 
 
-def test_a_shape_that_does_not_divide_over_the_mesh_is_refused():
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"vocab_size": 66}, r"'vocab' of size 66 does not divide over .*'model': 4"),
+        ({"mlp_dim": 66}, r"'mlp'.* does not divide over .*'model': 4"),
+    ],
+)
+def test_a_shape_that_does_not_divide_over_the_mesh_is_refused(change, message):
     mesh = partitioning(8, model=4)
-    model = Transformer(TransformerConfig(**vars(SMALL) | {"vocab_size": 66}), mesh)
-    with pytest.raises(ValueError, match=r"embedding_VD.*does not divide over"):
+    model = Transformer(TransformerConfig(**vars(SMALL) | change), mesh)
+    with pytest.raises(ValueError, match=message):
         abstract_params(model)

@@ -1,0 +1,187 @@
+"""Attention without the scores in memory, by kernels written for an accelerator.
+
+Dimensions: B batch, L length, M attended length, H heads, G key-value heads,
+K head_dim. L and M are equal and whole on each device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu import splash_attention
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_kernel,
+    splash_attention_mask,
+    splash_attention_mask_info,
+)
+
+from salt_jax.partitioning import Partitioning
+
+_Kernel = splash_attention_kernel.SplashAttentionKernel
+
+ATTENDED = "attended"  # What a remat policy calls the outputs of the kernel.
+LANES = 128  # Of a TPU's vector unit: blocks are multiples of them.
+# The widest block of which the backward pass was seen to fit the memory of a TPU's
+# core, and of those that fit the one that compiled to the least memory.
+_WIDEST_BLOCK = 640
+
+
+def furthest_seen(segments_BL: jax.Array, prefix_BL: jax.Array) -> jax.Array:
+    """Returns the last position that each token may attend to, int32 [B, L].
+
+    That is its own, or in a prefix the last of it: a prefix is the beginning of its
+    segment, so up to there all of the segment is seen.
+    """
+    length = segments_BL.shape[1]
+    position_1L = jnp.arange(length, dtype=jnp.int32)[None]
+    is_own_prefix_BLM = prefix_BL[:, None, :] & (
+        segments_BL[:, :, None] == segments_BL[:, None, :]
+    )
+    last_BL = jnp.max(jnp.where(is_own_prefix_BLM, position_1L[:, None], 0), axis=-1)
+    return jnp.maximum(position_1L, last_BL)
+
+
+def splash(
+    partitioning: Partitioning,
+    q_BLHK: jax.Array,
+    k_BMGK: jax.Array,
+    v_BMGK: jax.Array,
+    segments_BL: jax.Array,
+    furthest_BL: jax.Array | None,
+) -> jax.Array:
+    """Returns the attended values_BLHK by JAX's splash attention for TPUs.
+
+    Args:
+      partitioning: Where the arrays live.
+      q_BLHK: Queries; head h reads key-value head h // (H // G).
+      k_BMGK: Keys.
+      v_BMGK: Values.
+      segments_BL: A token attends to those of its segment.
+      furthest_BL: Up to which position; None for its own.
+    """
+    rows = (segments_BL,) if furthest_BL is None else (segments_BL, furthest_BL)
+    return _on_each_device(partitioning, _splash_rows, q_BLHK, k_BMGK, v_BMGK, *rows)
+
+
+def cudnn(
+    partitioning: Partitioning,
+    q_BLHK: jax.Array,
+    k_BMGK: jax.Array,
+    v_BMGK: jax.Array,
+    mask_BLM: jax.Array,
+    implementation: Literal["cudnn", "xla"] = "cudnn",
+) -> jax.Array:
+    """Returns the attended values_BLHK by the flash attention of cuDNN for GPUs.
+
+    Args:
+      partitioning: Where the arrays live.
+      q_BLHK: Queries; head h reads key-value head h // (H // G).
+      k_BMGK: Keys.
+      v_BMGK: Values.
+      mask_BLM: True where the token at L may attend to the one at M.
+      implementation: "xla" computes the same on any device, without the kernel.
+    """
+
+    def rows(q_BLHK, k_BMGK, v_BMGK, mask_BLM):
+        return jax.nn.dot_product_attention(
+            q_BLHK,
+            k_BMGK,
+            v_BMGK,
+            mask=mask_BLM[:, None],
+            implementation=implementation,
+        )
+
+    return _on_each_device(partitioning, rows, q_BLHK, k_BMGK, v_BMGK, mask_BLM)
+
+
+def _on_each_device(
+    partitioning: Partitioning,
+    attend: Callable[..., jax.Array],
+    q_BLHK: jax.Array,
+    k_BMGK: jax.Array,
+    v_BMGK: jax.Array,
+    *rows: jax.Array,
+) -> jax.Array:
+    """Returns `attend` of the rows and heads of each device.
+
+    The compiler splits what it compiles over a mesh, but not a kernel.
+    """
+    axes = partitioning.compute_axes("heads")
+    own = q_BLHK.shape[2] // partitioning.compute_size("heads")
+    shared = q_BLHK.shape[2] // k_BMGK.shape[2]
+    is_split_alike = partitioning.compute_axes("kv_heads") == axes
+
+    def on_device(q_BLHK, k_BMGK, v_BMGK, *rows):
+        if axes and not is_split_alike:
+            first = jax.lax.axis_index(axes) * own // shared
+            k_BMGK, v_BMGK = (
+                jax.lax.dynamic_slice_in_dim(x, first, max(own // shared, 1), axis=2)
+                for x in (k_BMGK, v_BMGK)
+            )
+        return attend(q_BLHK, k_BMGK, v_BMGK, *rows)
+
+    q_spec = partitioning.compute_spec("batch", None, "heads", None)
+    kv_spec = partitioning.compute_spec(
+        "batch", None, "kv_heads" if is_split_alike else None, None
+    )
+    return jax.shard_map(
+        on_device,
+        mesh=partitioning.mesh,
+        in_specs=(q_spec, kv_spec, kv_spec, *[partitioning.spec("batch")] * len(rows)),
+        out_specs=q_spec,
+        check_vma=False,  # What a kernel writes does not say over what it varies.
+    )(q_BLHK, k_BMGK, v_BMGK, *rows)
+
+
+def _splash_rows(
+    q_BLHK: jax.Array,
+    k_BMGK: jax.Array,
+    v_BMGK: jax.Array,
+    segments_BL: jax.Array,
+    furthest_BL: jax.Array | None = None,
+) -> jax.Array:
+    L, H, K = q_BLHK.shape[1:]
+    causal = _causal_kernel(L, H)
+
+    def row(q_HLK, k_GMK, v_GMK, segments_L, furthest_L):
+        kernel = causal if furthest_L is None else _up_to(furthest_L, causal)
+        segments = splash_attention.SegmentIds(segments_L, segments_L)
+        return kernel(q_HLK, k_GMK, v_GMK, segments)
+
+    q_BHLK, k_BGMK, v_BGMK = (
+        x.swapaxes(1, 2) for x in (q_BLHK * K**-0.5, k_BMGK, v_BMGK)
+    )
+    mixed_BHLK = jax.vmap(row)(q_BHLK, k_BGMK, v_BGMK, segments_BL, furthest_BL)
+    return mixed_BHLK.swapaxes(1, 2)
+
+
+def _causal_kernel(length: int, num_heads: int) -> _Kernel:
+    """Returns the kernel that leaves out the blocks above the diagonal."""
+    sizes = range(LANES, _WIDEST_BLOCK + 1, LANES)
+    block = max(size for size in sizes if length % size == 0)
+    mask = splash_attention_mask.CausalMask((length, length))
+    return splash_attention.make_splash_mha_single_device(
+        splash_attention_mask.MultiHeadMask([mask] * num_heads),
+        block_sizes=splash_attention.BlockSizes(
+            block_q=block,
+            block_kv=block,
+            block_q_dkv=block,
+            block_kv_dkv=block,
+            use_fused_bwd_kernel=True,
+        ),
+        residual_checkpoint_name=ATTENDED,
+    )
+
+
+def _up_to(furthest_L: Any, causal: _Kernel) -> _Kernel:
+    """Returns the kernel that compares keys with `furthest_L`, in all blocks.
+
+    The causal one compares them with the positions of queries, which it is given.
+    """
+    everywhere = splash_attention_mask_info.MaskInfo(
+        None, None, None, None, q_sequence=furthest_L
+    )
+    return _Kernel(everywhere, None, everywhere, **causal.kwargs)

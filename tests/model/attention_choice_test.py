@@ -1,0 +1,107 @@
+import dataclasses
+
+import pytest
+
+from salt_jax.config import Scoring
+from salt_jax.data.reading.pile import Pile
+from salt_jax.model import attention_choice
+from salt_jax.model.attention_choice import AttentionChoice
+from salt_jax.program import Program
+from salt_jax.score import score
+from tests import runs
+from tests.examples import SMALL, partitioning
+
+SPLASH = dataclasses.replace(SMALL, attention="splash")
+LENGTH = 256
+
+
+@pytest.fixture
+def on(monkeypatch):
+    """A function that says which platform the devices are of."""
+
+    def on(platform):
+        monkeypatch.setattr(attention_choice, "_platform", lambda _: platform)
+
+    return on
+
+
+@pytest.mark.parametrize(
+    "platform, name", [("tpu", "splash"), ("gpu", "cudnn"), ("cpu", "reference")]
+)
+def test_attention_is_the_fastest_of_the_platform(platform, name, on):
+    on(platform)
+    config = dataclasses.replace(SMALL, dtype="bfloat16")
+    assert AttentionChoice.of(config, partitioning(), LENGTH).name == name
+
+
+@pytest.mark.parametrize("platform", ["tpu", "gpu"])
+def test_the_reference_is_obeyed_where_there_are_faster_ones(platform, on):
+    on(platform)
+    config = dataclasses.replace(SMALL, attention="reference")
+    assert AttentionChoice.of(config, partitioning(), LENGTH).name == "reference"
+
+
+@pytest.mark.parametrize(
+    "platform, name, changes, length, message",
+    [
+        ("cpu", "splash", {}, LENGTH, "it needs a tpu, and this is a cpu"),
+        ("cpu", "cudnn", {}, LENGTH, "it needs a gpu, and this is a cpu"),
+        ("tpu", "cudnn", {}, LENGTH, "it needs a gpu, and this is a tpu"),
+        ("tpu", "splash", {}, 200, "the length 200 is not a multiple of 128"),
+        ("tpu", "splash", {"num_heads": 6, "num_kv_heads": 3}, LENGTH, "=6 in 2 sh"),
+        ("gpu", "cudnn", {}, LENGTH, "computes in bfloat16, and dtype='float32'"),
+        ("gpu", "cudnn", {"head_dim": 12}, LENGTH, "head_dim=12 is not a mult"),
+        ("gpu", "cudnn", {"head_dim": 256}, LENGTH, "head_dim=256 is not a mult"),
+    ],
+)
+def test_a_named_attention_that_cannot_be_used_is_refused(
+    platform, name, changes, length, message, on
+):
+    on(platform)
+    dtype = "bfloat16" if "head_dim" in changes else "float32"
+    config = dataclasses.replace(SMALL, attention=name, dtype=dtype, **changes)
+    with pytest.raises(ValueError, match=f"attention='{name}' cannot be.*{message}"):
+        AttentionChoice.of(config, partitioning(8, model=2), length)
+
+
+def test_attention_that_is_not_named_falls_back_and_says_why(on, caplog):
+    on("tpu")
+    choice = AttentionChoice.of(SMALL, partitioning(), 200)
+    with caplog.at_level("INFO"):
+        choice.log("student")
+    assert choice.name == "reference"
+    assert "of the student: 'reference'; 'splash' cannot be used: the" in caplog.text
+
+
+def test_an_unknown_attention_is_refused():
+    with pytest.raises(ValueError, match="attention='flash' is not one of auto, ref"):
+        dataclasses.replace(SMALL, attention="flash")
+
+
+def test_a_checkpoint_may_be_read_with_another_attention():
+    assert SMALL.differences(SPLASH) == []
+
+
+def test_a_program_that_its_devices_cannot_run_is_refused(tmp_path):
+    model = dataclasses.replace(runs.STUDENT, attention="splash")
+    with pytest.raises(ValueError, match="it needs a tpu"):
+        Program.on(runs.experiment(tmp_path, model=model))
+
+
+def test_a_teacher_that_the_devices_cannot_run_is_refused(tmp_path):
+    experiment = runs.experiment(tmp_path)
+    stage = experiment.stages[0]
+    teacher = dataclasses.replace(stage.distillation.teacher, attention="splash")
+    distillation = dataclasses.replace(stage.distillation, teacher=teacher)
+    stage = dataclasses.replace(stage, distillation=distillation)
+    with pytest.raises(ValueError, match="it needs a tpu"):
+        Program.on(runs.experiment(tmp_path, stages=(stage,)))
+
+
+def test_a_scorer_that_the_devices_cannot_run_is_refused_before_anything_is_read():
+    nothing = Pile(path="none", vocabulary="none")
+    scoring = Scoring(
+        scorer=SPLASH, scorer_export="none", data=nothing, seq_len=LENGTH, output="none"
+    )
+    with pytest.raises(ValueError, match="it needs a tpu"):
+        score(scoring)

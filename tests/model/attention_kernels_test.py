@@ -1,0 +1,230 @@
+"""Kernels against the reference. B batch, L length, H heads, G kv heads, K head_dim."""
+
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import topologies
+from jax.experimental.pallas.ops.tpu import splash_attention
+
+from salt_jax.model import attention_choice, attention_kernels
+from salt_jax.model.attention import attend, attention_mask
+from salt_jax.model.attention_kernels import cudnn, furthest_seen, splash
+from salt_jax.model.transformer import Transformer, abstract_params
+from salt_jax.partitioning import AxisRules, MeshShape, Partitioning
+from tests.examples import SMALL, on_mesh, packed_batch, partitioning, small_model
+
+B, L, H = 4, 256, 4
+LONG = 384  # No other dimension is as long.
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """Splash on a CPU, in four blocks a row, of which a causal one leaves out one."""
+    make = splash_attention.make_splash_mha_single_device
+    make = functools.partial(make, interpret=True)
+    monkeypatch.setattr(splash_attention, "make_splash_mha_single_device", make)
+    monkeypatch.setattr(attention_kernels, "_WIDEST_BLOCK", 128)
+
+
+@pytest.fixture(scope="module")
+def tpu():
+    """Four TPU chips to compile for, none of which is here."""
+    pytest.importorskip("libtpu", reason="compiling for TPUs needs libtpu, of dev")
+    settings = {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        yield topologies.get_topology_desc(
+            platform="tpu", topology_name="v5e:2x2", num_slices=1
+        ).devices
+
+
+def arrays(num_kv_heads, *, head_dim=128, length=L):
+    """Returns queries, keys, values and a gradient of the output."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    counts = (H, num_kv_heads, num_kv_heads, H)
+    return tuple(
+        jax.random.normal(key, (B, length, count, head_dim))
+        for key, count in zip(keys, counts, strict=True)
+    )
+
+
+def packing(kind, length=L):
+    """Returns segments_BL and prefix_BL; what is packed ends in padding."""
+    column = np.arange(length)[None]
+    cut = np.array([[100], [128], [200], [30]]) * length // 256
+    is_second, is_padding = column >= cut, column >= length - 15
+    if "packed" not in kind:
+        is_second, is_padding = np.zeros((2, B, length), bool)
+    segments_BL = np.where(is_padding, 0, 1 + is_second).astype(np.int32)
+    begin = np.where(is_second, cut, 0)
+    prefix_len = np.where(is_second, 5, 140 * length // 256)
+    prefix_BL = (column < begin + prefix_len) & ~is_padding
+    segments_BL = np.broadcast_to(segments_BL, (B, length))
+    has_prefix = "prefix" in kind
+    return jnp.asarray(segments_BL), jnp.asarray(prefix_BL) if has_prefix else None
+
+
+def by_splash(partitioning, segments_BL, prefix_BL):
+    has_prefix = prefix_BL is not None
+    furthest_BL = furthest_seen(segments_BL, prefix_BL) if has_prefix else None
+    return lambda q, k, v: splash(partitioning, q, k, v, segments_BL, furthest_BL)
+
+
+def by_reference(segments_BL, prefix_BL):
+    mask_BLM = attention_mask(segments_BL, prefix_BL)
+    return lambda q, k, v: attend(q, k, v, mask_BLM)
+
+
+def check_equal(actual, expected, q_k_v_gradient):
+    """Compares what two functions return, and all of their gradients."""
+    *q_k_v, gradient = q_k_v_gradient
+
+    def both(function, *q_k_v):
+        value, pull = jax.vjp(function, *q_k_v)
+        return value, pull(gradient)
+
+    jax.tree.map(
+        # Sums of 256 float32 terms of size 1, in another order.
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5),
+        jax.jit(functools.partial(both, actual))(*q_k_v),
+        jax.jit(functools.partial(both, expected))(*q_k_v),
+    )
+
+
+@pytest.mark.parametrize(
+    "kind, num_kv_heads",
+    [
+        ("causal", H),
+        ("packed", 2),
+        ("prefix", 1),
+        ("packed prefix", 2),
+    ],
+)
+def test_splash_and_its_gradients_are_those_of_the_reference(
+    kind, num_kv_heads, interpreted
+):
+    rows = packing(kind)
+    actual = by_splash(partitioning(), *rows)
+    check_equal(actual, by_reference(*rows), arrays(num_kv_heads))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "model_axis, num_kv_heads, kv_heads",
+    [(2, 2, None), (4, 2, None), (2, 4, "model")],
+)
+def test_splash_reads_the_right_heads_where_a_mesh_splits_them(
+    model_axis, num_kv_heads, kv_heads, interpreted
+):
+    mesh = partitioning(2 * model_axis, model=model_axis)
+    mesh = dataclasses.replace(mesh, rules=AxisRules(kv_heads=kv_heads))
+    rows = packing("packed prefix")
+    inputs = arrays(num_kv_heads)
+    axes = ("heads", "kv_heads", "kv_heads", "heads")
+    inputs = tuple(
+        jax.device_put(x, mesh.sharding("batch", None, axis, None))
+        for x, axis in zip(inputs, axes, strict=True)
+    )
+    rows = tuple(on_mesh(x, mesh) for x in rows)
+    check_equal(by_splash(mesh, *rows), by_reference(*rows), inputs)
+
+
+def test_the_furthest_position_says_all_that_the_mask_does():
+    segments_BL, prefix_BL = packing("packed prefix")
+    furthest_BL = furthest_seen(segments_BL, prefix_BL)
+    is_own_BLM = segments_BL[:, :, None] == segments_BL[:, None, :]
+    is_seen_BLM = jnp.arange(L)[None, None] <= furthest_BL[:, :, None]
+    np.testing.assert_array_equal(
+        is_own_BLM & is_seen_BLM, attention_mask(segments_BL, prefix_BL)
+    )
+
+
+def test_what_cudnn_is_given_means_what_the_reference_does():
+    rows = packing("packed prefix", length=32)
+    mask_BLM = attention_mask(*rows)
+    mesh = partitioning(4, model=2)
+    xla = functools.partial(cudnn, mesh, mask_BLM=mask_BLM, implementation="xla")
+    check_equal(xla, by_reference(*rows), arrays(2, head_dim=8, length=32))
+
+
+SPLASHED = {"head_dim": 128, "num_heads": 2, "num_kv_heads": 1, "remat": "full"}
+
+
+def gradients(model, batch, *, spmd_axis_name=None):
+    """Returns a function from parameters to their gradients, one for each half."""
+    halves = jax.tree.map(lambda x: x.reshape(2, -1, *x.shape[1:]), batch)
+
+    def total(params, batch):
+        hidden_BLD = model.apply(params, batch).hidden_BLD
+        return jnp.sum(jnp.sin(hidden_BLD) * batch.weights_BL[..., None])
+
+    of_halves = jax.vmap(
+        jax.grad(total), in_axes=(None, 0), spmd_axis_name=spmd_axis_name
+    )
+    return lambda params: of_halves(params, halves)
+
+
+@pytest.mark.slow
+def test_a_model_with_splash_has_the_gradients_of_one_with_the_reference(
+    interpreted, monkeypatch
+):
+    # In a scan of rematerialised layers, mapped over the replicas of a mesh of eight.
+    model, params = small_model(attention="reference", **SPLASHED)
+    batch = packed_batch(length=L)
+    batch = batch.replace(prefix_BL=(batch.positions_BL < 9) & (batch.segments_BL > 0))
+    expected = jax.jit(gradients(model, batch))(params)
+    monkeypatch.setattr(attention_choice, "_platform", lambda partitioning: "tpu")
+    mesh = MeshShape(replica=2, model=2).build()
+    mesh = Partitioning(mesh=mesh, rules=AxisRules(batch="data"))
+    split, params = small_model(mesh, attention="splash", **SPLASHED)
+    actual = jax.jit(gradients(split, batch, spmd_axis_name="replica"))(params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4),
+        actual,
+        expected,
+    )
+
+
+def compiled(devices, *, has_prefix, **changes):
+    """Returns the gradient of a model compiled for `devices`, from shapes alone."""
+    mesh = Partitioning(mesh=MeshShape(model=2).build(devices))
+    shape = dataclasses.replace(SMALL, **SPLASHED | {"dtype": "bfloat16"} | changes)
+    model = Transformer(shape, mesh)
+    batch = packed_batch(length=LONG)
+    batch = batch.replace(prefix_BL=batch.segments_BL == 1 if has_prefix else None)
+    batch = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=mesh.sharding("batch", None)
+        ),
+        batch,
+    )
+
+    def total(params, batch):
+        return model.apply(params, batch).hidden_BLD.astype(jnp.float32).sum()
+
+    return jax.jit(jax.grad(total)).lower(abstract_params(model), batch).compile()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("has_prefix", [False, True])
+def test_on_tpus_attention_compiles_to_kernels_forward_and_backward(has_prefix, tpu):
+    text = compiled(tpu, has_prefix=has_prefix).as_text()
+    kernels = {
+        phase
+        for phase in ("splash_mha_fwd_segmented", "splash_mha_dkv_segmented")
+        for line in text.splitlines()
+        if "tpu_custom_call" in line and phase in line
+    }
+    assert len(kernels) == 2
+    assert not re.search(rf"f(32|16)\[[\d,]*,{LONG},{LONG}\]", text)  # The scores.
