@@ -45,6 +45,7 @@ setuptools.setup(
         "dev": [
             *BEAM,
             "hypothesis>=6.170,<7",
+            "libtpu==0.0.42.*",  # As jax[tpu] has it; compiles for TPUs without one.
             "mypy>=2.4,<3",
             "pre-commit>=4.7,<5",
             "pytest>=9.2,<10",

@@ -5,19 +5,21 @@ from __future__ import annotations
 import argparse
 import logging as python_logging
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from absl import logging
 
 COMMANDS = (
     *("prepare", "score", "select", "train", "evaluate", "export"),
-    *("report", "compare"),
+    *("report", "compare", "compile"),
 )
 EXAMPLES = """examples:
   python -m salt_jax.main --gin_file=gin/tiny_salt_ds.gin --workdir=runs/mine
   python -m salt_jax.main --gin_file=gin/salt_2p8b.gin --gin.KD_WEIGHT=0.5
   python -m salt_jax.main evaluate --gin_file=gin/tiny_salt_ds.gin --workdir=runs/mine
+  python -m salt_jax.main compile --gin_file=gin/salt_2p8b.gin --topology=v5e:16x16
   python -m salt_jax.main export --gin_file=gin/slm_1p5b.gin --step=26000 \\
       --output=/exports/slm_1p5b_early
 
@@ -26,8 +28,12 @@ and prepare.Preparation prepares."""
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Returns the options that `arguments` give; ends the program if it cannot."""
-    return _parser().parse_args(_as_bindings(arguments))
+    """Returns the options that `arguments` give; ends the program if it cannot.
+
+    Beside them `began`, the time on the clock that `time.monotonic` reads.
+    """
+    began = argparse.Namespace(began=time.monotonic())
+    return _parser().parse_args(_as_bindings(arguments), began)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -63,8 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--workdir", help="the folder of the run; runs/<gin file's stem> by default")
     add("--accept_change", action="append", default=[], metavar="FIELD")
     add("--step", default="latest", help="a number, latest (the default) or best")
+    add("--profile", metavar="START:N", help="train: trace N steps after step START")
     add("--export", help="evaluate: an export instead of a checkpoint")
-    add("--output", help="select, export, report: where to write")
+    add("--output", help="select, export, report, compile: where")
     add("--dtype", default="float32", choices=("float32", "bfloat16"), help="export")
     for name in ("baseline", "salt"):
         add(
@@ -74,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
             metavar="DIR",
             help="report, compare: a workdir; compare: once a seed",
         )
+    _add_of_compile(add)
     add("--slm", metavar="DIR", help="report: the small model's workdir")
     add("--scores", metavar="DIR", help="report: the folder of the scores")
     add(
@@ -83,6 +91,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--verbose", action="store_true", help="show where an error came from")
     return parser
+
+
+def _add_of_compile(add: Callable[..., Any]) -> None:
+    add("--topology", metavar="v5e:16x16", help="compile: for which devices, or here")
+    add("--num_slices", type=int, default=1, metavar="N", help="compile: how many pods")
+    add("--programs", metavar="A,B", help="compile: only these")
+    add("--json", action="store_true", help="compile: print JSON")
+    add(
+        "--effort",
+        type=float,
+        metavar="-1..1",
+        help="compile: how hard to try; -1 by default, or 0, as train, with --save",
+    )
+    add("--save", metavar="DIR", help="compile: keep the steps for train --compiled")
+    add(
+        "--search",
+        metavar="N",
+        nargs="?",
+        type=int,
+        const=12,
+        help="compile: try at most N other ways to run it",
+    )
+    add("--compiled", metavar="DIR", help="train: steps that compile --save kept")
 
 
 def _as_bindings(arguments: Sequence[str]) -> list[str]:

@@ -17,7 +17,9 @@ from salt_jax import command_line, gin_config
 from salt_jax.config import Experiment, Scoring
 from salt_jax.data.preparing.prepare import Preparation, prepare
 from salt_jax.data.preparing.verify import verify
+from salt_jax.pods import command as compile_command
 from salt_jax.preemption import PreemptedError
+from salt_jax.profiling import TracedSteps
 from salt_jax.report.seeds import Pair, seeds_table
 from salt_jax.report.selection import report_selections
 from salt_jax.report.write import write_report
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = command_line.parse(arguments)
     command_line.log_to_stderr()
     try:
-        _run(options)
+        return _run(options) or 0
     except PreemptedError as stopped:
         print(f"{stopped} Give the same command to go on.", file=sys.stderr)
     except KeyboardInterrupt:
@@ -49,23 +51,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> int | None:
     if options.command in ("report", "compare"):
         {"report": _report, "compare": _compare}[options.command](options)
-        return
+        return None
     if not options.gin_file:
         raise ValueError("Give --gin_file=FILE; see --help.")
     if options.distributed:
         _join(options.distributed)
+    if options.command == "compile":
+        compile_command.prepare(options)
     job = gin_config.load(options.gin_file, options.gin_bindings)
-    commands: dict[type, dict[str, Callable[[Any, argparse.Namespace], None]]] = {
+    commands: dict[type, dict[str, Callable[[Any, argparse.Namespace], int | None]]] = {
         Experiment: {
             "train": _train,
             "select": _select,
             "evaluate": _evaluate,
             "export": _export,
+            "compile": _compile,
         },
-        Scoring: {"score": _score},
+        Scoring: {"score": _score, "compile": _compile},
         Preparation: {"prepare": _prepare},
     }
     possible = commands[type(job)]
@@ -75,7 +80,7 @@ def _run(options: argparse.Namespace) -> None:
             f"{options.gin_file[-1]} binds {type(job).__name__}, which can "
             f"{' or '.join(possible)}, not {command}."
         )
-    possible[command](job, options)
+    return possible[command](job, options)
 
 
 def _join(processes: str) -> None:
@@ -133,6 +138,9 @@ def _train(experiment: Experiment, options: argparse.Namespace) -> None:
         _workdir(options),
         operative_gin=gin_config.operative_config(),
         accepted_changes=options.accept_change,
+        traced=TracedSteps.parse(options.profile) if options.profile else None,
+        began=options.began,
+        compiled=options.compiled,
     )
 
 
@@ -161,6 +169,10 @@ def _export(experiment: Experiment, options: argparse.Namespace) -> None:
     workdir = _workdir(options)
     output = epath.Path(options.output or workdir / "export")
     export_run(experiment, workdir, output, step=options.step, dtype=options.dtype)
+
+
+def _compile(job: Experiment | Scoring, options: argparse.Namespace) -> int:
+    return compile_command.run(job, options, _workdir(options))
 
 
 def _report(options: argparse.Namespace) -> None:

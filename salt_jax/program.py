@@ -18,12 +18,9 @@ from salt_jax.config import Distillation, Experiment, Stage
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.export import Export
 from salt_jax.memory import available_per_device, check_fits
-from salt_jax.model.transformer import (
-    Params,
-    Transformer,
-    abstract_params,
-    init_params,
-)
+from salt_jax.model.attention_choice import AttentionChoice
+from salt_jax.model.quantized import abstract_held
+from salt_jax.model.transformer import Params, Transformer, init_params
 from salt_jax.partitioning import Partitioning, bytes_per_device
 from salt_jax.schedules import Constant
 from salt_jax.train_step import Metrics, TrainState, Update
@@ -48,7 +45,7 @@ class Program:
 
         Raises:
           ValueError: the batch, its microbatches or an array do not divide over the
-            mesh.
+            mesh, or the devices cannot run an attention that is named.
         """
         mesh = experiment.mesh.build(devices)
         program = cls(experiment, Partitioning(mesh=mesh, rules=experiment.rules))
@@ -59,7 +56,20 @@ class Program:
                 f" {program.partitioning.size('batch')} batch shards of the mesh "
                 f"{dict(mesh.shape)} x {experiment.num_microbatches} microbatches."
             )
+        program._choose_attention()
         return program
+
+    def _choose_attention(self) -> None:
+        models = {"student": self.student}
+        for stage in self.experiment.stages:
+            if stage.distillation is not None:
+                name = f"teacher of {stage.name!r}"
+                models[name] = self.teacher(stage.distillation)
+        for name, model in models.items():
+            choice = AttentionChoice.of(
+                model.config, model.partitioning, self.experiment.seq_len
+            )
+            choice.log(name)
 
     @functools.cached_property
     def student(self) -> Transformer:
@@ -106,7 +116,7 @@ class Program:
             return None
         export = self.open_teacher(stage)
         logging.info("Loading the teacher from %s.", stage.distillation.teacher_export)
-        return export.load(self._abstract_teacher(stage.distillation))
+        return export.load(self.abstract_teacher(stage.distillation))
 
     def open_teacher(self, stage: Stage) -> Export:
         """Returns the teacher's export, checked against the stage, but not loaded."""
@@ -129,7 +139,7 @@ class Program:
         """
         state = self.abstract_state
         teachers = [
-            bytes_per_device(self._abstract_teacher(stage.distillation))
+            bytes_per_device(self.abstract_teacher(stage.distillation))
             for stage in self.experiment.stages
             if stage.distillation is not None
         ]
@@ -157,16 +167,34 @@ class Program:
 
     def compile(self, stage: Stage) -> CompiledUpdate:
         """Compiles the update of `stage` from shapes alone."""
+        return self.lower(stage).compile()
+
+    def lower(self, stage: Stage) -> jax.stages.Lowered:
+        """Returns the update of `stage`, ready to be compiled."""
         shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
-        update = jax.jit(
-            self.update(stage), donate_argnums=0, out_shardings=(shardings, None)
-        )
+        step = self.update(stage)
+
+        def update(
+            state: TrainState, teacher_params: Params | None, batch: Batch
+        ) -> tuple[TrainState, Metrics]:
+            return step(state, teacher_params, batch)
+
+        update.__name__ = f"update_{stage.name}"  # What a trace calls it.
+        jitted = jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
         teacher = (
-            self._abstract_teacher(stage.distillation) if stage.distillation else None
+            self.abstract_teacher(stage.distillation) if stage.distillation else None
         )
-        return update.lower(
-            self.abstract_state, teacher, self._abstract_batch(stage.data.has_prefix)
-        ).compile()
+        rows, length = self.experiment.batch_size, self.experiment.seq_len
+        batch = abstract_batch(
+            self.partitioning, rows, length, has_prefix=stage.data.has_prefix
+        )
+        return jitted.lower(self.abstract_state, teacher, batch)
+
+    def lower_init(self) -> jax.stages.Lowered:
+        """Returns what makes the state at step 0, ready to be compiled."""
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        key = key.update(sharding=self.partitioning.sharding())
+        return self.partitioning.jit_init(self._init_state, key).lower(key)
 
     def compile_from(self, step: int) -> Iterator[tuple[Stage, CompiledUpdate]]:
         """Compiles every stage that is left at `step`, all before the first is yielded.
@@ -180,24 +208,28 @@ class Program:
             compiled = list(pool.map(self.compile, stages))
         yield from zip(stages, compiled, strict=True)
 
+    def abstract_teacher(self, distillation: Distillation) -> Params:
+        """Returns the teacher's parameters as shapes and shardings."""
+        return abstract_held(self.teacher(distillation), distillation.teacher_dtype)
+
     def _init_state(self, key: jax.Array) -> TrainState:
         params = init_params(self.student, key)
         step = jnp.zeros((), jnp.int32)
         return TrainState(step, params, self.optimizer.init(params))
 
-    def _abstract_teacher(self, distillation: Distillation) -> Params:
-        return abstract_params(self.teacher(distillation), distillation.teacher_dtype)
 
-    def _abstract_batch(self, has_prefix: bool) -> Batch:
-        shape = (self.experiment.batch_size, self.experiment.seq_len)
-        sharding = self.partitioning.sharding("batch", "length")
+def abstract_batch(
+    partitioning: Partitioning, rows: int, length: int, *, has_prefix: bool = False
+) -> Batch:
+    """Returns a batch on the mesh as shapes and shardings."""
+    sharding = partitioning.sharding("batch", "length")
 
-        def field(dtype: Any) -> Any:
-            return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+    def field(dtype: Any) -> Any:
+        return jax.ShapeDtypeStruct((rows, length), dtype, sharding=sharding)
 
-        int_BL, float_BL = field(jnp.int32), field(jnp.float32)
-        prefix_BL = field(jnp.bool_) if has_prefix else None
-        return Batch(int_BL, int_BL, float_BL, int_BL, int_BL, prefix_BL)
+    int_BL, float_BL = field(jnp.int32), field(jnp.float32)
+    prefix_BL = field(jnp.bool_) if has_prefix else None
+    return Batch(int_BL, int_BL, float_BL, int_BL, int_BL, prefix_BL)
 
 
 def _delete(arrays: Any) -> None:

@@ -26,8 +26,10 @@ from salt_jax.eval_step import token_reader
 from salt_jax.export import Export
 from salt_jax.held_out import OrderedReading, TokensRead
 from salt_jax.memory import available_per_device, check_fits
+from salt_jax.model.attention_choice import AttentionChoice
 from salt_jax.model.flops import forward_flops
-from salt_jax.model.transformer import Params, Transformer, abstract_params
+from salt_jax.model.quantized import abstract_held
+from salt_jax.model.transformer import Params, Transformer
 from salt_jax.partitioning import Partitioning, bytes_per_device
 from salt_jax.progress import Progress
 
@@ -43,12 +45,13 @@ def score(scoring: Scoring) -> Scores:
     mesh = scoring.mesh.build(jax.local_devices())
     partitioning = Partitioning(mesh=mesh, rules=scoring.rules)
     model = Transformer(scoring.scorer, partitioning)
+    AttentionChoice.of(scoring.scorer, partitioning, scoring.seq_len).log("scorer")
     reading = OrderedReading(
         read=token_reader(model, scoring.chunk_tokens, with_entropy=True),
         partitioning=partitioning,
         batch_size=scoring.batch_size,
     )
-    like = abstract_params(model, scoring.scorer_dtype)
+    like = abstract_held(model, scoring.scorer_dtype)
     device = mesh.local_devices[0]
     check_fits({"scorer": bytes_per_device(like)}, available_per_device(device))
     dataset = scoring.data.open(seq_len=scoring.seq_len)

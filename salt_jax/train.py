@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,9 +21,12 @@ from salt_jax.data.selecting.selection import stage_warnings
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.held_out import HeldOut
 from salt_jax.model.transformer import Params
+from salt_jax.pods.saved import load_compiled
 from salt_jax.preemption import PreemptedError, PreemptionGuard
+from salt_jax.profiling import TracedSteps, Tracer
 from salt_jax.program import CompiledUpdate, Program
-from salt_jax.recorder import Recorder
+from salt_jax.recorder import Recorder, recorded_seconds
+from salt_jax.time_sheet import TimeSheet
 from salt_jax.train_step import TrainState
 
 OpenBatches = Callable[[Loader, int], Any]
@@ -33,6 +38,9 @@ def train(
     *,
     operative_gin: str = "",
     accepted_changes: Sequence[str] = (),
+    traced: TracedSteps | None = None,
+    began: float | None = None,
+    compiled: epath.PathLike | None = None,
     devices: Sequence[jax.Device] | None = None,
     open_batches: OpenBatches = open_batches,
 ) -> TrainState:
@@ -43,29 +51,36 @@ def train(
       workdir: The folder of the run; made if missing.
       operative_gin: The gin text behind `experiment`, kept beside it.
       accepted_changes: Dotted names of what may differ from a run that is resumed.
+      traced: Steps to write a trace of, in the folder `profile` of the workdir.
+      began: `time.monotonic()` when the process began; by default now.
+      compiled: The folder of steps that were compiled before; None: compile them.
       devices: What to train on; by default all devices.
       open_batches: Opens the batches of a loader, from an index on.
 
     Raises:
       ValueError: the workdir belongs to another experiment, the experiment does not
-        fit the devices, or an export is of another model or vocabulary.
+        fit the devices, an export is of another model or vocabulary, or the run does
+        not make the steps to trace.
       FloatingPointError: a loss was not finite.
       PreemptedError: SIGTERM came, and the state was saved.
     """
-    workdir = epath.Path(workdir)
+    workdir, began = epath.Path(workdir), began or time.monotonic()
     program = Program.on(experiment, devices)
     program.check_memory()
+    if traced is not None:
+        traced.check(from_step=0, total_steps=experiment.total_steps)
     with _open_checkpoints(experiment, workdir) as saved, PreemptionGuard() as guard:
         latest = saved.latest_step()
         meta = {} if latest is None else saved.read_meta(latest)
         resumption.check_experiment(experiment, meta, accepted_changes)
+        if traced is not None and latest is not None:
+            traced = traced.still_ahead(latest, experiment.total_steps)
         _write_config(experiment, workdir, operative_gin)
-        state = saved.restore_latest(program.abstract_state)
-        if state is None:
-            # A run starts from, in this order: its own latest checkpoint; the export
-            # named by the experiment; fresh parameters.
-            state = program.fresh_state()
-        step = int(state.step)
+        spent = meta.get("spent_seconds", {})
+        times = TimeSheet(began, spent, recorded=recorded_seconds(workdir))
+        with times.spending("restore"):
+            state = _first_state(program, saved)
+            step = int(state.step)
         if step >= experiment.total_steps:
             logging.info("Complete at step %d: %s.", step, workdir)
             return state
@@ -75,17 +90,33 @@ def train(
         resumption.check_inputs(inputs, meta, accepted_changes)
         _log_epochs(experiment, loaders)
         held_out = HeldOut.of(program)
-        recorder = Recorder(
-            experiment, workdir, from_step=step, seconds=meta.get("seconds", 0.0)
-        )
+        with times.spending("compile"):
+            updates = _updates(program, step, compiled)
+        recorder = Recorder(program, workdir, from_step=step, times=times)
+        tracer = Tracer(traced, workdir / "profile", pausing=recorder.pausing)
         inputs = meta.get("inputs", {}) | inputs
-        loop = _Loop(program, inputs, saved, recorder, guard, held_out, open_batches)
-        try:
-            for stage, update in program.compile_from(step):
+        loop = _Loop(
+            program, inputs, saved, recorder, tracer, guard, held_out, open_batches
+        )
+        with contextlib.closing(recorder), tracer:
+            for stage, update in updates:
                 state = loop.run(stage, loaders[stage.name], update, state)
-        finally:
-            recorder.close()
     return state
+
+
+def _updates(
+    program: Program, step: int, compiled: epath.PathLike | None
+) -> Sequence[tuple[Stage, CompiledUpdate]]:
+    if compiled is None:
+        return list(program.compile_from(step))
+    return load_compiled(compiled, program, program.stages_from(step))
+
+
+def _first_state(program: Program, saved: Checkpointer) -> TrainState:
+    # A run starts from, in this order: its own latest checkpoint; the export named by
+    # the experiment; fresh parameters.
+    state = saved.restore_latest(program.abstract_state)
+    return program.fresh_state() if state is None else state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +127,7 @@ class _Loop:
     inputs: Mapping[str, str]  # Fingerprints of data and teachers.
     saved: Checkpointer
     recorder: Recorder
+    tracer: Tracer
     guard: PreemptionGuard
     held_out: HeldOut | None
     open_batches: OpenBatches
@@ -112,14 +144,17 @@ class _Loop:
             stage.end_step,
             "with a teacher" if stage.distillation else "without a teacher",
         )
-        teacher = self.program.load_teacher(stage)
-        self.recorder.resume()
-        with self.open_batches(loader, begin_step) as batches:
+        with self.recorder.times.spending("restore"):
+            teacher = self.program.load_teacher(stage)
+        with (
+            self.recorder.stepping(),
+            self.open_batches(loader, begin_step) as batches,
+        ):
             for step in range(begin_step + 1, stage.end_step + 1):
-                state, metrics = update(state, teacher, next(batches))
-                self.recorder.after(step, stage, metrics, batches.stall_seconds)
+                with self.tracer.step(step):
+                    state, metrics = update(state, teacher, next(batches))
+                    self.recorder.after(step, stage, metrics, batches.stall_seconds)
                 self._between_steps(step, stage, state)
-        self.recorder.pause()
         for leaf in jax.tree.leaves(teacher):
             leaf.delete()
         return state
@@ -129,12 +164,11 @@ class _Loop:
         is_last = step == self.program.experiment.total_steps
         stop = self.guard.requested()
         metrics = self._validate(step, state.params, is_last)
-        if is_last or stop:
-            self.recorder.settle()
-            self.saved.save_now(step, state, self._meta(stage), metrics)
-        elif self.saved.is_due(step):
-            self.recorder.settle()  # A state with a bad loss is not saved.
-            self.saved.save(step, state, self._meta(stage), metrics)
+        if is_last or stop or self.saved.is_due(step):
+            # Waits for the loss: a state with a bad one is not saved.
+            with self.recorder.pausing("save"):
+                save = self.saved.save_now if is_last or stop else self.saved.save
+                save(step, state, self._meta(stage), metrics)
         if stop and not is_last:
             raise PreemptedError(f"Stopped at step {step}, and saved.")
 
@@ -147,10 +181,9 @@ class _Loop:
             return None
         if step % validation.every and not is_last:
             return None
-        self.recorder.pause()
-        values = {"val_loss": held_out.loss(params)}
+        with self.recorder.pausing("validation"):
+            values = {"val_loss": held_out.loss(params)}
         self.recorder.validated(step, values)
-        self.recorder.resume()
         return values
 
     def _meta(self, stage: Stage) -> dict[str, Any]:
@@ -159,7 +192,7 @@ class _Loop:
             "experiment_fingerprint": config.fingerprint(self.program.experiment),
             "stage": stage.name,
             "inputs": dict(self.inputs),
-            "seconds": self.recorder.seconds,
+            "spent_seconds": self.recorder.times.totals(),
             "versions": versions.of_packages(),
         }
 

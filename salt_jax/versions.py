@@ -9,10 +9,11 @@ PACKAGES = ("salt_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "n
 
 def of_packages() -> dict[str, str]:
     """Returns the installed version of each package that decides numbers."""
-    return {name: _version(name) for name in PACKAGES}
+    return {name: of(name) for name in PACKAGES}
 
 
-def _version(name: str) -> str:
+def of(name: str) -> str:
+    """Returns the installed version of a package."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

@@ -1,4 +1,5 @@
 import dataclasses
+import importlib.util
 import pathlib
 import re
 
@@ -19,12 +20,18 @@ from salt_jax.data.selecting.ranking import (
 )
 from salt_jax.data.selecting.selection import Selection
 from salt_jax.model.transformer import Transformer, abstract_params
+from salt_jax.partitioning import AxisRules, MeshShape
+from salt_jax.pods.topology import open_topology, prepare_process
 from salt_jax.program import Program
 from salt_jax.schedules import Constant, LinearDecay, LinearRatioDecay, Step
 from tests.examples import partitioning
 
 FILES = sorted(pathlib.Path("gin").glob("*.gin"))
 SALT = "gin/salt_2p8b.gin"
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -64,10 +71,67 @@ def test_every_file_in_the_folder_loads_and_builds(path):
         assert isinstance(value, (Scoring, Preparation))
 
 
-@pytest.mark.parametrize("name", ["salt_2p8b", "baseline_2p8b", "rkd_2p8b"])
-def test_the_student_has_2_80_billion_parameters(name):
+# Billions of parameters, those of the embedding counted once.
+STUDENTS = {
+    "slm_0p5b": 0.489,
+    "slm_1p5b": 1.480,
+    "baseline_2p8b": 2.801,
+    "rkd_2p8b": 2.801,
+    "salt_2p8b": 2.801,
+    "salt_8p6b": 8.607,
+    "slm_8b": 8.053,
+    "salt_70b": 70.600,
+}
+
+
+def test_every_experiment_at_scale_is_counted():
+    at_scale = [path.stem for path in FILES if re.search(r"_\d+(p\d+)?b$", path.stem)]
+    assert sorted(at_scale) == sorted(STUDENTS)
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_the_student_has_as_many_parameters_as_its_name_says(name):
+    billions = params_of(load(file=f"gin/{name}.gin").model) / 1e9
+    assert billions == pytest.approx(STUDENTS[name], abs=0.0005)
+
+
+@pytest.mark.parametrize(
+    "name, billions",
+    [("salt_2p8b", 1.480), ("rkd_2p8b", 1.480), ("salt_8p6b", 2.801),
+     ("salt_70b", 8.053)],
+)  # fmt: skip
+def test_the_teacher_has_as_many_parameters_as_its_file_says(name, billions):
+    teacher = load(file=f"gin/{name}.gin").stages[0].distillation.teacher
+    assert params_of(teacher) / 1e9 == pytest.approx(billions, abs=0.0005)
+
+
+def test_the_teacher_of_0_5_billion_is_fewer_layers_of_the_other():
+    small = load(file="gin/slm_0p5b.gin").model
+    override = f"slm_1p5b/model.TransformerConfig.num_layers={small.num_layers}"
+    assert load(override).stages[0].distillation.teacher == small
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_at_scale_a_step_reads_2048_sequences_on_every_chip_of_a_pod(name):
     experiment = load(file=f"gin/{name}.gin")
-    assert params_of(experiment.model) / 1e9 == pytest.approx(2.80, abs=0.005)
+    assert (experiment.batch_size, experiment.seq_len) == (2048, 1280)
+    assert experiment.mesh == MeshShape(model=8)
+    rules = [experiment.rules]
+    rules += [s.distillation.teacher_rules for s in experiment.stages if s.distillation]
+    fsdp = AxisRules(batch=("replica", "data", "model"))
+    assert rules == [fsdp] * len(rules)
+
+
+@needs_libtpu
+@pytest.mark.parametrize("name", STUDENTS)
+def test_at_scale_every_array_divides_over_1024_chips_and_so_over_fewer(name):
+    experiment = load(file=f"gin/{name}.gin")
+    prepare_process("v5p:8x8x16")
+    program = Program.on(experiment, open_topology("v5p:8x8x16").devices)
+    assert program.abstract_state
+    for stage in experiment.stages:
+        if stage.distillation:
+            assert program.abstract_teacher(stage.distillation)
 
 
 def test_the_small_model_has_1_48_billion_parameters_in_every_role():
@@ -90,10 +154,11 @@ def test_the_demo_differs_from_the_paper_in_sizes_and_paths_only():
         return [shape(x) for x in value] if isinstance(value, list) else None
 
     big, tiny = load(), load(file="gin/tiny_salt_ds.gin")
+    stages = [with_objective(CausalLM(), stage) for stage in big.stages]
+    distillation = dataclasses.replace(stages[0].distillation, teacher_rules=tiny.rules)
+    stages[0] = dataclasses.replace(stages[0], distillation=distillation)
     big = dataclasses.replace(
-        big,
-        optimizer=tiny.optimizer,
-        stages=[with_objective(CausalLM(), stage) for stage in big.stages],
+        big, optimizer=tiny.optimizer, rules=tiny.rules, stages=stages
     )
     assert shape(config.as_json(big)) == shape(config.as_json(tiny))
 

@@ -93,14 +93,16 @@ def salt(files, workdir, *overrides):
         (["--gin_file=gin/salt.gin"], "No gin file at 'gin/salt.gin'"),
         (["score", "--gin_file=gin/tiny_slm.gin"],
          "tiny_slm.gin binds Experiment, which can train or select or evaluate or "
-         "export, not score"),
-        (["train", "--gin_file=gin/tiny_score.gin"], "which can score, not train"),
+         "export or compile, not score"),
+        (["train", "--gin_file=gin/tiny_score.gin"], "can score or compile, not train"),
         (["export", "--gin_file=gin/tiny_prepare.gin"], "which can prepare, not expo"),
         (["--gin_file=gin/models/llm_tiny.gin"], "they bind none"),
         (["--gin_file=gin/tiny_slm.gin", "--gin.SEDE=1"], "no effect: SEDE"),
         (["--gin_file=gin/tiny_slm.gin", "--gin_bindings=SEDE = 1"], "effect: SEDE"),
         (["--gin_file=gin/tiny_slm.gin", "--distributed=2"],
          "--distributed=2 is neither auto nor HOST:PORT,COUNT,INDEX"),
+        (["--gin_file=gin/tiny_slm.gin", "--profile=5"],
+         "--profile=5 is not START:COUNT, two whole numbers as in 100:5."),
         (["report"], "report needs --baseline=DIR."),
         (["report", "--baseline=a", "--salt=b"], "report needs --slm=DIR."),
         (["report", "--baseline=a", "--salt=b", "--slm=c", "--output=d"],
@@ -122,7 +124,7 @@ def test_help_is_short_and_has_examples(capsys):
     out = capsys.readouterr().out
     assert stop.value.code == 0
     assert "--gin_file=gin/salt_2p8b.gin --gin.KD_WEIGHT=0.5" in out
-    assert len(out.splitlines()) < 50
+    assert len(out.splitlines()) < 60
 
 
 def test_verbose_shows_where_an_error_came_from(capsys):
@@ -265,6 +267,12 @@ def test_a_complete_run_says_so(trained, capsys):
     named, workdir = trained
     assert main(named) == 0
     assert f"Complete at step 6: {workdir}." in capsys.readouterr().err
+
+
+def test_a_complete_run_has_no_steps_to_trace(trained, refused):
+    named, _ = trained
+    line = refused("train", *named, "--profile=1:2")
+    assert "traces steps 2 to 3, but this run is complete at step 6: " in line
 
 
 def test_what_was_run_is_in_the_workdir(trained):

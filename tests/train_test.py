@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -76,6 +77,36 @@ def test_the_run_in_two_stages_is_recorded_as_it_was(unbroken):
     assert flops[0] > flops[-1]
     validated = [r["step"] for r in read_metrics(unbroken[0]) if "val_loss" in r]
     assert validated == [3, 6, 7]
+
+
+def test_the_time_of_a_run_is_accounted_for(unbroken):
+    last = [r for r in read_metrics(unbroken[0]) if "loss" in r][-1]
+    parts = ("compile", "restore", "validation", "save")
+    assert all(last[f"{part}_seconds"] > 0.0 for part in parts)
+    assert last["lost_seconds"] == 0.0
+    assert 0.0 < last["goodput"] == last["seconds"] / last["wall_seconds"] < 1.0
+
+
+@pytest.mark.slow
+def test_a_run_that_failed_goes_on_counting_and_says_what_it_lost(files, tmp_path):
+    def stop():
+        raise InterruptedError
+
+    run = experiment(files, validation=None, save_every=3)
+    began = time.monotonic() - 1000.0  # It waited to be given a machine.
+    with pytest.raises(InterruptedError):
+        train(run, tmp_path, began=began, open_batches=open_then(5, stop))
+    before = {r["step"]: r for r in read_metrics(tmp_path)}
+    assert list(before) == [1, 2, 3, 4]
+    train(run, tmp_path)
+    again, last = [read_metrics(tmp_path)[i] for i in (3, -1)]
+    # The checkpoint is of step 3, and step 4 was made again.
+    lost = before[4]["wall_seconds"] - before[3]["wall_seconds"]
+    assert 0.0 < again["lost_seconds"] <= lost
+    assert before[4]["wall_seconds"] < again["wall_seconds"] < last["wall_seconds"]
+    assert again["seconds"] >= before[3]["seconds"] + again["step_seconds"]
+    assert again["compile_seconds"] > before[4]["compile_seconds"]
+    assert 1000.0 < last["other_seconds"] < 1100.0
 
 
 def test_what_was_run_is_written_before_the_first_step(files, tmp_path):

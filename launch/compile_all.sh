@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Compiles the experiments for their pods, with no pod there: fills docs/scale.md
+#
+# Stage two of SALT is the program of BASELINE, and its first stage is the same program
+# whatever is selected: neither is compiled twice for one pod.
+#
+#   bash launch/compile_all.sh               all of them: half an hour on two cores
+#   bash launch/compile_all.sh --continue    those that are left, if it was stopped
+#   bash launch/compile_all.sh --only=NAME   one of them again, of the list below
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source launch/env.sh
+
+adamw="--gin.OPTIMIZER=@optimizer.AdamW()"
+save_dots="--gin.llm_2p8b/model.TransformerConfig.remat='save_dots'"
+stages="--programs=distill,standard"
+
+# A name, what to run, the slice, how many of them, and options.
+list="
+salt_2p8b             salt_2p8b     v5e:16x16 1
+salt_2p8b_x4          salt_2p8b     v5e:16x16 4 $stages
+adamw_x1              salt_2p8b     v5e:16x16 1 $stages $adamw
+save_dots_x4          salt_2p8b     v5e:16x16 4 $stages $save_dots
+save_dots_adamw_x4    salt_2p8b     v5e:16x16 4 $stages $save_dots $adamw
+baseline_2p8b_x4      baseline_2p8b v5e:16x16 4 --programs=standard
+rkd_2p8b              rkd_2p8b      v5e:16x16 1 --programs=distill
+rkd_2p8b_x4           rkd_2p8b      v5e:16x16 4 --programs=distill
+slm_0p5b              slm_0p5b      v5e:16x16 1 --programs=standard
+slm_0p5b_x4           slm_0p5b      v5e:16x16 4 --programs=standard
+slm_1p5b              slm_1p5b      v5e:16x16 1 --programs=standard
+slm_1p5b_x4           slm_1p5b      v5e:16x16 4 --programs=standard
+score_pile            score_pile    v5e:16x16 1
+salt_8p6b             salt_8p6b     v5e:16x16 1 $stages
+salt_8p6b_x4          salt_8p6b     v5e:16x16 4 $stages
+salt_2p8b_v5p         salt_2p8b     v5p:8x8x8 1 $stages
+salt_70b              salt_70b      v5p:8x8x8 1 $stages
+"
+
+reports=.cache/compile
+only=
+case "${1:-}" in
+  '') rm -rf "$reports" ;;
+  --continue) ;;
+  --only=*)
+    only=${1#--only=}
+    grep -q "^$only " <<< "$list" || { echo "No $only in the list." >&2; exit 2; }
+    rm -f "$reports/$only.json"
+    ;;
+  *) echo "Options are --continue and --only=NAME, not $1." >&2; exit 2 ;;
+esac
+mkdir -p "$reports"
+
+write_table() {
+  names=$(grep . <<< "$list" | while read -r name _; do
+    [[ -f $reports/$name.json ]] && echo "$reports/$name.json"; done || true)
+  # shellcheck disable=SC2086
+  python -m salt_jax.pods.overview $names > "$reports/table.md"
+  sed -i -e '/<!-- table begins -->/,/<!-- table ends -->/{//!d}' \
+    -e "/<!-- table begins -->/r $reports/table.md" docs/scale.md
+}
+
+grep . <<< "$list" | while read -r name file topology num_slices options; do
+  [[ -f $reports/$name.json || -n $only && $name != "$only" ]] && continue
+  echo "== $name: gin/$file.gin on $topology x $num_slices $options"
+  # It says 1 of what does not fit, which the table shows.
+  # shellcheck disable=SC2086
+  python -m salt_jax.main compile --gin_file="gin/$file.gin" --topology="$topology" \
+    --num_slices="$num_slices" --json $options > "$reports/unfinished" < /dev/null \
+    || [[ $? == 1 ]]
+  mv "$reports/unfinished" "$reports/$name.json"
+  write_table
+done

@@ -1,0 +1,127 @@
+"""Reading the text of a compiled program: computations, and how often each runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+
+_HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
+_CALLED = re.compile(
+    r"\b(?:calls|to_apply|body|true_computation|false_computation)=%?([\w.\-]+)"
+)
+_BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
+_KNOWN_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_REDUCES = ("all-reduce", "reduce-scatter", "reduce", "scatter", "sort", "map")
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line of a computation."""
+
+    name: str
+    shape: str
+    opcode: str
+    rest: str  # The operands and attributes.
+
+    @property
+    def operands(self) -> list[str]:
+        """The names of what it reads."""
+        return re.findall(r"%([\w.\-]+)", self.rest.split("), ", 1)[0])
+
+    def attribute(self, name: str) -> str | None:
+        """Returns what stands behind `name=`, up to a comma or space; None if not."""
+        found = re.search(rf"\b{name}=%?([^,\s]+)", self.rest)
+        return found and found[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Placed:
+    """An instruction, and where and how often it runs in a step."""
+
+    instruction: Instruction
+    computation: str  # The one it is written in.
+    caller: str  # The one that is not the body of a fusion.
+    times: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Module:
+    """The computations of a program."""
+
+    entry: str
+    computations: Mapping[str, Mapping[str, Instruction]]
+
+    @classmethod
+    def parse(cls, text: str) -> Module:
+        """Returns the module that `text`, of `Compiled.as_text`, is of."""
+        computations: dict[str, dict[str, Instruction]] = {}
+        entry, current = "", None
+        for line in text.splitlines():
+            if header := _HEADER.match(line):
+                current = computations.setdefault(header[2], {})
+                entry = header[2] if header[1] else entry
+            elif current is not None and (found := _INSTRUCTION.match(line)):
+                current[found[1]] = Instruction(*found.groups())
+        return cls(entry, computations)
+
+    def placed(self) -> Iterator[Placed]:
+        """Yields every instruction that runs, once for each place it is called from."""
+        yield from self._within(self.entry, self.entry, 1)
+
+    def _within(self, name: str, caller: str, times: int) -> Iterator[Placed]:
+        for instruction in self.computations.get(name, {}).values():
+            yield Placed(instruction, name, caller, times)
+            if instruction.opcode in _REDUCES or "-done" in instruction.opcode:
+                continue
+            trips = self._trips(name, instruction)
+            for called in _called(instruction):
+                inside = caller if instruction.opcode == "fusion" else called
+                yield from self._within(called, inside, times * trips)
+
+    def _trips(self, computation: str, instruction: Instruction) -> int:
+        """Returns how often what an instruction calls is run, each time it is."""
+        if instruction.opcode != "while":
+            return 1
+        if known := _KNOWN_TRIPS.search(instruction.rest):
+            return int(known[1])
+        condition = self.computations[instruction.attribute("condition") or ""]
+        compared = next((x for x in condition.values() if x.opcode == "compare"), None)
+        if compared is None:
+            return 1
+        limit, begin = 1, 0
+        for operand in compared.operands:
+            source = condition.get(operand)
+            if source is None:
+                continue
+            if source.opcode == "constant":
+                limit = _constant(source)
+            elif source.opcode == "get-tuple-element":
+                index = int(source.attribute("index") or 0)
+                begin = self._initial(computation, instruction, index)
+        return max(limit - begin, 1)
+
+    def _initial(self, computation: str, loop: Instruction, index: int) -> int:
+        """Returns the constant that a loop's variable starts from, by default 0."""
+        inside = self.computations[computation]
+        carried = inside.get(loop.operands[0])
+        if carried is None or carried.opcode != "tuple":
+            return 0
+        source = inside.get(carried.operands[index])
+        while source is not None and source.opcode in ("copy", "bitcast"):
+            source = inside.get(source.operands[0])
+        is_constant = source is not None and source.opcode == "constant"
+        return _constant(source) if source and is_constant else 0
+
+
+def _called(instruction: Instruction) -> list[str]:
+    names = _CALLED.findall(instruction.rest)
+    for listed in _BRANCHES.findall(instruction.rest):
+        names += re.findall(r"%?([\w.\-]+)", listed)
+    return names
+
+
+def _constant(instruction: Instruction) -> int:
+    found = re.match(r"-?\d+", instruction.rest)
+    return int(found[0]) if found else 0
