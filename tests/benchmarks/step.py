@@ -1,5 +1,7 @@
 """Prints what a step of each stage costs beside a plain one, and what scoring costs.
 
+Also how near each comes to a bare product of matrices, and the peak of memory.
+
 Run from the root of the repository: python tests/benchmarks/step.py [--rounds=30]
 
 Sizes are those of the demo, parameters and text are random, and there is one device.
@@ -8,6 +10,7 @@ falls on all of it; a ratio is the median of the ratios of the rounds.
 """
 
 import argparse
+import resource
 import time
 from collections.abc import Callable, Sequence
 
@@ -183,6 +186,11 @@ def print_ratios(seconds: dict[str, np.ndarray], floor: float) -> None:
     print(f"score / evaluate only  {score:.3f} in tokens/s (aim: 0.9)")
 
 
+def peak_mib() -> float:
+    """Returns the most memory that this process has had so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def main() -> None:
     """Prints the rate of each work, and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -215,6 +223,7 @@ def main() -> None:
     by_name = dict(zip(works, seconds, strict=True))
     print_rates(by_name, costs)
     print_ratios(by_name, floor=taught / plain)
+    print(f"peak memory of all in one process {peak_mib():,.0f} MiB")
 
 
 if __name__ == "__main__":
