@@ -194,7 +194,7 @@ class Partitioning:
         return gradient
 
     def _between_stored_and_computed(self, *axes: str) -> list[NamedSharding]:
-        """Returns how a parameter is split, as one mesh axis after another is gathered."""
+        """Returns how a parameter is split, as one mesh axis after another goes."""
         split = [self.mesh_axes(axis) for axis in axes]
         kept = {name for axis in axes for name in self.compute_axes(axis)}
         steps = [split]
