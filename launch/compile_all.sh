@@ -67,6 +67,7 @@ grep . <<< "$list" | while read -r name file topology num_slices options; do
   python -m salt_jax.main compile --gin_file="gin/$file.gin" --topology="$topology" \
     --num_slices="$num_slices" --json $options > "$reports/unfinished" < /dev/null \
     || [[ $? == 1 ]]
+  python -m json.tool "$reports/unfinished" > /dev/null
   mv "$reports/unfinished" "$reports/$name.json"
   write_table
 done

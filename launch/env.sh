@@ -27,6 +27,6 @@ export PATH="$PWD/.venv/bin:$PATH"
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/xla}"
 # JAX with the TPUs' compiler, which tests use, looks for a TPU and is loud without one.
 if ! compgen -G '/dev/accel*' > /dev/null && ! compgen -G '/dev/vfio/[0-9]*' > /dev/null &&
-  ! command -v nvidia-smi > /dev/null; then
+  ! compgen -G '/dev/nvidia*' > /dev/null && [[ ! -e /dev/kfd ]]; then
   export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 fi

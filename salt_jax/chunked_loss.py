@@ -80,8 +80,9 @@ class ChunkedBlend:
             dlogits_CV = self._dlogits(p, soft, tokens, kd_weight)
             if student.softcap is not None:
                 dlogits_CV *= 1.0 - jnp.square(logits_CV / student.softcap)
-            # The gradient of logits stays float32: what is left of p - 1 where the
-            # student is nearly certain has no digits in bfloat16.
+            # In float32: where the student is nearly certain, what is left of p - 1
+            # has no digits in bfloat16. Products on a TPU round the difference, which
+            # keeps its digits.
             gradient_CD = dlogits_CV @ student.embedding_VD.astype(jnp.float32)
             gradient_CD = shards.sum_to_own(gradient_CD)
             gradient_VD += dlogits_CV.T @ student_CD.astype(jnp.float32)

@@ -65,6 +65,8 @@ OPERATIONAL_FIELDS = (
     "save_every",
     "validation",
 )
+# The same of models and teachers.
+_OPERATIONAL_WITHIN = ("attention", "teacher_rules")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -202,8 +204,18 @@ def fingerprint(experiment: Experiment) -> str:
 
 
 def without_operational(experiment: dict[str, Any]) -> dict[str, Any]:
-    """Returns an experiment's JSON without `OPERATIONAL_FIELDS`."""
-    return {k: v for k, v in experiment.items() if k not in OPERATIONAL_FIELDS}
+    """Returns an experiment's JSON without `OPERATIONAL_FIELDS` and their like within.
+
+    Those say where and by which kernel something is computed, not what.
+    """
+
+    def strip(value: Any) -> Any:
+        if isinstance(value, dict):
+            kept = {k: v for k, v in value.items() if k not in _OPERATIONAL_WITHIN}
+            return {name: strip(inner) for name, inner in kept.items()}
+        return [strip(item) for item in value] if isinstance(value, list) else value
+
+    return {k: strip(v) for k, v in experiment.items() if k not in OPERATIONAL_FIELDS}
 
 
 def changed_fields(before: Any, after: Any, name: str = "") -> list[str]:

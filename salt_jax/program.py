@@ -19,7 +19,7 @@ from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.export import Export
 from salt_jax.memory import available_per_device, check_fits
 from salt_jax.model.attention_choice import AttentionChoice
-from salt_jax.model.quantized import abstract_held
+from salt_jax.model.quantized import abstract_held, reading_model
 from salt_jax.model.transformer import Params, Transformer, init_params
 from salt_jax.partitioning import Partitioning, bytes_per_device
 from salt_jax.schedules import Constant
@@ -88,6 +88,9 @@ class Program:
         # A teacher has no backward pass to compute anything again for.
         shape = dataclasses.replace(distillation.teacher, remat="none")
         return Transformer(shape, partitioning)
+
+    def _reading_teacher(self, distillation: Distillation) -> Transformer:
+        return reading_model(self.teacher(distillation), distillation.teacher_dtype)
 
     @functools.cached_property
     def abstract_state(self) -> TrainState:
@@ -158,7 +161,7 @@ class Program:
         return Update(
             student=self.student,
             optimizer=self.optimizer,
-            teacher=self.teacher(distillation) if distillation else None,
+            teacher=self._reading_teacher(distillation) if distillation else None,
             kd_weight=distillation.kd_weight if distillation else Constant(value=0.0),
             temperature=distillation.temperature if distillation else 1.0,
             chunk_tokens=self.experiment.loss_chunk_tokens,

@@ -28,7 +28,7 @@ from salt_jax.held_out import OrderedReading, TokensRead
 from salt_jax.memory import available_per_device, check_fits
 from salt_jax.model.attention_choice import AttentionChoice
 from salt_jax.model.flops import forward_flops
-from salt_jax.model.quantized import abstract_held
+from salt_jax.model.quantized import abstract_held, reading_model
 from salt_jax.model.transformer import Params, Transformer
 from salt_jax.partitioning import Partitioning, bytes_per_device
 from salt_jax.progress import Progress
@@ -47,7 +47,11 @@ def score(scoring: Scoring) -> Scores:
     model = Transformer(scoring.scorer, partitioning)
     AttentionChoice.of(scoring.scorer, partitioning, scoring.seq_len).log("scorer")
     reading = OrderedReading(
-        read=token_reader(model, scoring.chunk_tokens, with_entropy=True),
+        read=token_reader(
+            reading_model(model, scoring.scorer_dtype),
+            scoring.chunk_tokens,
+            with_entropy=True,
+        ),
         partitioning=partitioning,
         batch_size=scoring.batch_size,
     )

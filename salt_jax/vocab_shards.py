@@ -193,7 +193,7 @@ def look_up(
     """Returns the rows of an embedding for `tokens_BL`, in `dtype`, as x_BLD.
 
     The gradient by the embedding is summed in its own dtype, so that those of a
-    frequent token add up in float32.
+    frequent token add up in float32. A token that is not in the vocabulary gives NaN.
     """
     shards = VocabShards(partitioning)
     shards.check(embedding_VD)
@@ -206,7 +206,9 @@ def look_up(
         x_CD = jnp.take(embedding_VD, jnp.clip(ids_C, 0, size - 1), axis=0)
         # Of all devices one has the row, so that adding zeros to it is exact.
         x_CD = jnp.where(here_C1, x_CD, 0.0).astype(dtype)
-        return shards.sum_to_own(x_CD).reshape(*tokens_BL.shape, -1)
+        x_BLD = shards.sum_to_own(x_CD).reshape(*tokens_BL.shape, -1)
+        is_token_BL = (tokens_BL >= 0) & (tokens_BL < size * shards.num_shards)
+        return jnp.where(is_token_BL[:, :, None], x_BLD, jnp.nan)
 
     tokens_spec = partitioning.spec("batch", "length")
     run = shards.on_devices(

@@ -71,6 +71,8 @@ def _obstacle(
         )
     if name == "splash" and length % LANES:
         return f"the length {length} is not a multiple of {LANES}"
+    if name == "cudnn" and length % 2:
+        return f"the length {length} is odd"
     if name == "cudnn" and config.dtype != "bfloat16":
         return f"it computes in bfloat16, and dtype={config.dtype!r}"
     if name == "cudnn" and (config.head_dim % 8 or config.head_dim > 128):

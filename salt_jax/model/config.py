@@ -30,7 +30,9 @@ class TransformerConfig:
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-6
     dtype: str = "bfloat16"  # Of activations; parameters are float32.
-    remat: str = "full"  # What the backward pass computes again.
+    # What the backward pass computes again. "save_dots": no product, nor attention;
+    # "save_dots_without_batch": attention and no other product.
+    remat: str = "full"
     attention: str = "auto"  # The kernel; "auto": the fastest of the devices.
     scan_layers: bool = True  # One compiled layer, run num_layers times.
 

@@ -9,6 +9,7 @@ where a module asks for the parameter: inside the scan over layers, one layer at
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import flax.struct
@@ -84,6 +85,27 @@ def abstract_held(model: Transformer, dtype: str) -> Params:
         return _describe(name, x, summed, model) if summed else x
 
     return jax.tree_util.tree_map_with_path(describe, abstract_params(model))
+
+
+def reading_model(model: Transformer, dtype: str) -> Transformer:
+    """Returns `model` as it reads parameters held in `dtype`.
+
+    Those held as int8 come to it gathered: it has nothing to gather from other devices.
+    """
+    if dtype != "int8":
+        return model
+    partitioning = model.partitioning
+    compute = {
+        name: partitioning.compute_axes(name) or None
+        for name in ("embed", "heads", "kv_heads", "head_dim", "mlp")
+    }
+    rules = dataclasses.replace(
+        partitioning.rules,
+        vocab=partitioning.rules.act_vocab,
+        vocab_embed=None,
+        **compute,
+    )
+    return model.clone(partitioning=dataclasses.replace(partitioning, rules=rules))
 
 
 def as_exported(like: Params, dtype: str) -> Params:

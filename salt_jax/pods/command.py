@@ -27,6 +27,23 @@ def prepare(options: argparse.Namespace) -> None:
         options.effort = FULL_EFFORT if options.save else LEAST_EFFORT
     if not -1.0 <= options.effort <= 1.0:
         raise ValueError(f"--effort={options.effort} is not from -1 to 1.")
+    if options.save and options.effort != FULL_EFFORT:
+        raise ValueError(
+            f"--save keeps steps that will be run, and --effort={options.effort} makes "
+            "slow ones: leave one of them out."
+        )
+    given = {
+        "--save": options.save,
+        "--json": options.json,
+        "--programs": options.programs,
+    }
+    if options.search is not None and any(given.values()):
+        names = " and ".join(name for name, value in given.items() if value)
+        raise ValueError(f"--search has no use for {names}: leave it out.")
+    if options.search is not None and options.search < 1:
+        raise ValueError(f"--search={options.search}: try at least one way.")
+    if options.save and options.programs:
+        raise ValueError("--save keeps every stage: leave out --programs.")
     prepare_process(options.topology)
 
 
@@ -35,6 +52,8 @@ def run(
 ) -> int:
     """Compiles `job`, prints what came out, and returns 0 if it fits and 1 if not."""
     topology = open_topology(options.topology, options.num_slices)
+    if options.save and isinstance(job, Scoring):
+        raise ValueError("--save keeps the steps of training, and this file scores.")
     if options.search is not None:
         return _search(job, topology, options, workdir)
     only = options.programs.split(",") if options.programs else ()

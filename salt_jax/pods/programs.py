@@ -13,7 +13,7 @@ from salt_jax.config import Scoring, Stage
 from salt_jax.eval_step import token_reader
 from salt_jax.held_out import reading_of
 from salt_jax.model.config import TransformerConfig
-from salt_jax.model.quantized import abstract_held
+from salt_jax.model.quantized import abstract_held, reading_model
 from salt_jax.model.transformer import Transformer
 from salt_jax.partitioning import Partitioning, bytes_per_device
 from salt_jax.pods.activations import saved_bytes
@@ -97,7 +97,8 @@ def of_scoring(scoring: Scoring, devices: Sequence[jax.Device]) -> list[Planned]
     """Returns what one host, whose `devices` these are, scores with."""
     partitioning = Partitioning(mesh=scoring.mesh.build(devices), rules=scoring.rules)
     model = Transformer(scoring.scorer, partitioning)
-    read: Any = token_reader(model, scoring.chunk_tokens, with_entropy=True)
+    reading = reading_model(model, scoring.scorer_dtype)
+    read: Any = token_reader(reading, scoring.chunk_tokens, with_entropy=True)
     params = abstract_held(model, scoring.scorer_dtype)
     chunks = TokenChunks(partitioning, scoring.chunk_tokens)
     rows, length = scoring.batch_size, scoring.seq_len

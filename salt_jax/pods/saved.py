@@ -79,10 +79,15 @@ def facts(program: Program) -> dict[str, Any]:
     experiment, mesh = program.experiment, program.partitioning.mesh
     devices = list(mesh.devices.flat)
     return {
-        "experiment": config.without_operational(config.as_json(experiment)),
+        "experiment": {
+            name: value
+            for name, value in config.as_json(experiment).items()
+            if name not in config.OPERATIONAL_FIELDS
+        },
         "mesh": dict(mesh.shape),
         "rules": config.as_json(experiment.rules),
         "chips": f"{len(devices)} x {devices[0].device_kind}",
+        "places": _places(devices),
         "slices": len({getattr(device, "slice_index", 0) for device in devices}),
         "versions": versions.of_packages() | {"libtpu": _libtpu(devices)},
         "code": _code(),
@@ -132,6 +137,12 @@ def _at(tree: Any, name: str) -> Any:
 
 def _file(directory: epath.Path, stage: Stage) -> epath.Path:
     return directory / f"{stage.name}.executable"
+
+
+def _places(devices: Sequence[jax.Device]) -> str:
+    """Returns a digest of where each device is, and of which process."""
+    places = [(getattr(d, "coords", None), d.process_index) for d in devices]
+    return hashlib.sha256(repr(places).encode()).hexdigest()[:16]
 
 
 def _libtpu(devices: Sequence[jax.Device]) -> str:

@@ -92,22 +92,26 @@ def _program(one: Inspected, report: Report) -> dict[str, Any]:
         "matmul_seconds": matmul_seconds(
             planned.flops.total * planned.tokens_per_chip, chip
         ),
-        "loss": None if loss is None else _loss(loss, chip),
+        "loss": None if loss is None else _loss(loss, chip, one.planned.num_losses),
         "collectives": [dataclasses.asdict(moved) for moved in one.collectives],
         "lower_seconds": one.lower_seconds,
         "compile_seconds": one.compile_seconds,
     }
 
 
-def _loss(loss: LossTiling, chip: Chip | None) -> dict[str, Any]:
+def _loss(loss: LossTiling, chip: Chip | None, times: int) -> dict[str, Any]:
+    """Returns a loss, and what all of a run's `times` such losses cost together."""
+    flops = times * loss.matmul_flops
+    embedding, logits = times * loss.embedding_traffic, times * loss.logits_traffic
     return dataclasses.asdict(loss) | {
+        "num_losses": times,
         "num_chunks": loss.num_chunks,
-        "matmul_flops": loss.matmul_flops,
-        "embedding_traffic": loss.embedding_traffic,
-        "logits_traffic": loss.logits_traffic,
-        "matmul_seconds": matmul_seconds(loss.matmul_flops, chip),
-        "embedding_seconds": memory_seconds(loss.embedding_traffic, chip),
-        "logits_seconds": memory_seconds(loss.logits_traffic, chip),
+        "matmul_flops": flops,
+        "embedding_traffic": embedding,
+        "logits_traffic": logits,
+        "matmul_seconds": matmul_seconds(flops, chip),
+        "embedding_seconds": memory_seconds(embedding, chip),
+        "logits_seconds": memory_seconds(logits, chip),
     }
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import re
 
@@ -7,9 +8,15 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from salt_jax.model.quantized import Int8, abstract_held, hold, quantize
+from salt_jax.model.quantized import (
+    Int8,
+    abstract_held,
+    hold,
+    quantize,
+    reading_model,
+)
 from salt_jax.model.transformer import abstract_params, stack_layers
-from salt_jax.partitioning import bytes_per_device
+from salt_jax.partitioning import AxisRules, bytes_per_device
 from tests.examples import on_mesh, packed_batch, partitioning, small_model
 
 # Of each of the two layers, and of each row of the embedding.
@@ -137,15 +144,22 @@ def test_int8_on_a_mesh_of_eight_is_that_of_one_bit_for_bit(model_axis):
     )
 
 
-def test_a_matrix_moves_between_devices_as_int8_and_is_opened_a_layer_at_a_time():
-    mesh = partitioning(8, model=2)
+@pytest.mark.parametrize("rules", [{}, {"batch": ("replica", "data", "model")}])
+def test_a_matrix_moves_between_devices_as_int8_and_is_opened_a_layer_at_a_time(rules):
+    mesh = dataclasses.replace(partitioning(8, model=2), rules=AxisRules(**rules))
     sizes = dict(num_layers=3, embed_dim=128, mlp_dim=512, dtype="bfloat16")
     model, _, as_int8 = held(mesh, **sizes)
     batch = on_mesh(packed_batch(), mesh)
-    program = jax.jit(model.apply).lower(as_int8, batch).compile().as_text()
+    reader = reading_model(model, "int8")
+    program = jax.jit(reader.apply).lower(as_int8, batch).compile().as_text()
+    np.testing.assert_allclose(
+        jax.jit(reader.apply)(as_int8, batch).hidden_BLD.astype(jnp.float32),
+        jax.jit(model.apply)(as_int8, batch).hidden_BLD.astype(jnp.float32),
+        atol=0.1,
+    )
     moved = re.findall(r" = (\w+)\[([\d,]*)\]\S* all-gather\(", program)
     assert len(moved) >= len(SCALES)
-    assert {dtype for dtype, _ in moved} == {"s8"}
+    assert {dtype for dtype, _ in moved} - {"s32"} == {"s8"}  # Token ids are int32.
     # Of all layers at once there are norms and scales: vectors.
     stacks = re.findall(r"\b(?:bf16|f32)\[3,([\d,]+)\]", program)
     assert stacks

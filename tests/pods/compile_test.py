@@ -15,7 +15,7 @@ from salt_jax.pods import compile as compile_module
 from salt_jax.pods.compile import compiling
 from salt_jax.pods.inspected import Inspected, exhausted_bytes
 from salt_jax.pods.saved import facts, load_compiled
-from salt_jax.pods.topology import open_topology
+from salt_jax.pods.topology import open_topology, prepare_process
 from salt_jax.program import Program
 from tests import commands, runs
 
@@ -272,6 +272,7 @@ def test_a_topology_that_cannot_be_is_refused(name, num_slices, said):
 def test_a_chip_is_one_device_with_the_memory_that_programs_may_use(
     name, chips, usable
 ):
+    prepare_process(name)
     topology = open_topology(name)
     assert len(topology.devices) == chips
     assert topology.available == pytest.approx(usable * 2**30)
