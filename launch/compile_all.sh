@@ -12,7 +12,9 @@ cd "$(dirname "$0")/.."
 source launch/env.sh
 
 adamw="--gin.OPTIMIZER=@optimizer.AdamW()"
-save_dots="--gin.llm_2p8b/model.TransformerConfig.remat='save_dots'"
+remat="--gin.llm_2p8b/model.TransformerConfig.remat="
+save_dots="$remat'save_dots'"
+projections="$remat'save_dots_without_batch'"
 stages="--programs=distill,standard"
 
 # A name, what to run, the slice, how many of them, and options.
@@ -21,6 +23,7 @@ salt_2p8b             salt_2p8b     v5e:16x16 1
 salt_2p8b_x4          salt_2p8b     v5e:16x16 4 $stages
 adamw_x1              salt_2p8b     v5e:16x16 1 $stages $adamw
 save_dots_x4          salt_2p8b     v5e:16x16 4 $stages $save_dots
+projections_x4        salt_2p8b     v5e:16x16 4 $stages $projections
 save_dots_adamw_x4    salt_2p8b     v5e:16x16 4 $stages $save_dots $adamw
 baseline_2p8b_x4      baseline_2p8b v5e:16x16 4 --programs=standard
 rkd_2p8b              rkd_2p8b      v5e:16x16 1 --programs=distill

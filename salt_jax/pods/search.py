@@ -129,6 +129,7 @@ def table(found: Sequence[Found], topology: Topology) -> str:
     for one in found:
         numbers = f"{one.flops / 1e9:>13.3g}  {one.peak / GIB:>12.2f}"
         lines.append(f"{numbers}  {one.choice.overrides(topology.num_slices)}")
+    lines.append("Of the stage that holds the most; compile one of them for the rest.")
     return "\n".join(lines)
 
 
@@ -150,7 +151,12 @@ class _Group:
 
 
 def _groups(experiment: Experiment, topology: Topology) -> Iterator[_Group]:
-    """Yields what divides over the devices, the fewest FLOPs and splits first."""
+    """Yields what divides over the devices, the fewest FLOPs and splits first.
+
+    Raises:
+      ValueError: nothing does, or something else is wrong with all of it.
+    """
+    refusal, any_divides = None, False
     chunks = sorted({*_CHUNKS, experiment.loss_chunk_tokens}, reverse=True)
     for remat, model in itertools.product(_by_flops(experiment), _MODEL_AXES):
         choices = [
@@ -164,14 +170,18 @@ def _groups(experiment: Experiment, topology: Topology) -> Iterator[_Group]:
         try:
             program = Program.on(first, topology.devices)
             planned = [of_stage(program, stage) for stage in first.stages]
-        except ValueError:
-            continue  # It does not divide over the devices.
+        except ValueError as error:
+            refusal = error  # As a rule it does not divide over the devices.
+            continue
+        any_divides = True
         rows = experiment.batch_size // program.partitioning.size("batch")
         yield _Group(
             about=facts(program) | {"topology": topology.name},
             base=max(planned, key=_held),
             choices=[x for x in choices if rows % x.num_microbatches == 0],
         )
+    if refusal is not None and not any_divides:
+        raise refusal
 
 
 def _held(planned: Planned) -> int:

@@ -69,9 +69,21 @@ class Topology:
 
     @property
     def one_host(self) -> Sequence[jax.Device]:
-        """The devices of the first host."""
+        """The devices of the first host.
+
+        Those of a TPU are a slice of their own: for a part of one, nothing compiles.
+        """
         first = self.devices[0].process_index
-        return [device for device in self.devices if device.process_index == first]
+        host = [device for device in self.devices if device.process_index == first]
+        family = self.name.partition(":")[0]
+        if family not in _FAMILIES:
+            return host
+        places = [device.coords for device in host]
+        sides = [
+            1 + max(place[i] for place in places) - min(place[i] for place in places)
+            for i in range(_FAMILIES[family].dimensions)
+        ]
+        return open_topology(f"{family}:{'x'.join(map(str, sides))}").devices
 
     def __str__(self) -> str:
         kind = self.chip.name if self.chip else self.devices[0].device_kind

@@ -150,7 +150,7 @@ def test_the_compiler_is_told_how_hard_to_try_and_has_no_cache_meanwhile():
 @pytest.mark.parametrize(
     "arguments, effort",
     [([], -1), (["--save=there"], 0), (["--effort=0.5"], 0.5),
-     (["--save=there", "--effort=-0.5"], -0.5)],
+     (["--effort=-0.5"], -0.5)],
 )  # fmt: skip
 def test_what_is_saved_is_compiled_as_train_does_and_a_check_with_least_effort(
     arguments, effort, named, tmp_path, monkeypatch, capsys
@@ -167,6 +167,18 @@ def test_what_is_saved_is_compiled_as_train_does_and_a_check_with_least_effort(
 
 def refused(planned):
     return Inspected(planned=planned, peak=10, available=5)
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [(["--save=there", "--effort=-0.5"], "--save keeps steps that will be run"),
+     (["--save=there", "--programs=distill"], "--save keeps every stage"),
+     (["--search", "--json"], "--search has no use for --json"),
+     (["--search=0"], "try at least one way")],
+)  # fmt: skip
+def test_options_that_do_nothing_together_are_refused(arguments, said, named, capsys):
+    assert main(["compile", *named, "--topology=here", *arguments]) == 2
+    assert said in capsys.readouterr().err
 
 
 # ---- What this machine has --------------------------------------------------

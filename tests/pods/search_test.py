@@ -64,7 +64,7 @@ def test_a_search_goes_from_few_flops_to_more_and_leaves_a_group_that_fits(
         tried = [x.num_microbatches for x in compiled if (x.remat, x.model) == group]
         fits = [count >= 2 for count in tried]
         # Once it fits, what has more microbatches only costs more.
-        assert group[0] == "none" or fits == [False] * 4 + [True]
+        assert group[0] == "none" or (fits[-1] and not any(fits[:-1]))
     # Of the same memory, what has the fewest FLOPs beats the others.
     assert [one.flops for one in found] == [1]
     assert found[0].choice.num_microbatches >= 2
@@ -90,5 +90,5 @@ def test_what_is_beaten_in_flops_and_memory_is_left_out(here):
     done = [found(3, 30), found(1, 50), found(2, 50), found(4, 40), found(1, 10, False)]
     assert module._frontier(done) == [found(1, 50), found(3, 30)]
     lines = table(module._frontier(done), here).splitlines()
-    assert len(lines) == 3 and CHOICE.overrides() in lines[1]
+    assert len(lines) == 4 and CHOICE.overrides() in lines[1]
     assert "Nothing that was compiled fits" in table([], here)
