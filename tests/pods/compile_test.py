@@ -199,8 +199,7 @@ def test_saved_steps_train_to_the_same_numbers_in_another_process(tmp_path):
     runs.make_files(tmp_path)
     named = [f"--gin_file={tmp_path}/baseline.gin"]
     keep = f"--save={tmp_path}/compiled"
-    only = "--programs=standard"
-    assert main(["compile", *named, "--topology=here", keep, only]) == 0
+    assert main(["compile", *named, "--topology=here", keep]) == 0
     with_them = f"--compiled={tmp_path}/compiled"
     done = commands.run("train", *named, f"--workdir={tmp_path}/loaded", with_them)
     assert done.returncode == 0, done.stderr
