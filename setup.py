@@ -8,6 +8,7 @@ import setuptools
 
 # The protobuf code of sentencepiece 0.2.3 needs protobuf 7, which Beam forbids.
 BEAM = ["apache-beam>=2.77,<3", "sentencepiece<=0.2.2"]
+EVAL = ["lm_eval>=0.4.13,<0.5", "rouge-score>=0.1.2,<0.2"]
 
 setuptools.setup(
     name="salt_jax",
@@ -30,11 +31,13 @@ setuptools.setup(
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
         "pyarrow>=25.0,<26",
+        "safetensors>=0.8,<0.9",
         "sentencepiece>=0.2.2,<0.3",
         "seqio>=0.0.20,<0.1",
         "tensorboardX>=2.6,<3",
         "tensorflow>=2.21,<2.22",
         "tensorflow-datasets>=4.9.10,<5",
+        "tokenizers>=0.23,<0.24",
         "tqdm>=4.70,<5",
         "zstandard>=0.25,<1",
     ],
@@ -42,8 +45,13 @@ setuptools.setup(
         "tpu": ["jax[tpu]"],
         "cuda12": ["jax[cuda12]"],
         "beam": BEAM,
+        "eval": EVAL,
         "dev": [
             *BEAM,
+            *EVAL,
+            "accelerate>=1.15,<2",  # With torch and transformers: what models that
+            "torch>=2.13,<2.14",  # are exported have to be equal to.
+            "transformers>=5.23,<6",
             "hypothesis>=6.170,<7",
             "libtpu==0.0.42.*",  # As jax[tpu] has it; compiles for TPUs without one.
             "mypy>=2.4,<3",

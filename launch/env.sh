@@ -1,5 +1,7 @@
 # Sourced by the other scripts: .venv, made once and again when setup.py changes.
 #
+# EXTRA=eval is enough to train and to evaluate; by default it is dev, which has the
+# tools of the tests too: PyTorch, Apache Beam, the TPUs' compiler.
 # PYTHON=/path/to/python names the interpreter; by default the first that fits.
 
 find_python() {
@@ -16,12 +18,13 @@ sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 
 # The folder counts too: an editable install knows where it was made.
 wanted=$({ cat setup.py && pwd; } | sha256sum)
-if [[ $(cat .venv/installed 2>/dev/null) != "$wanted" ]]; then
+installed=$(cat .venv/installed 2>/dev/null || true)
+if [[ $installed != "dev $wanted" && $installed != "${EXTRA:-dev} $wanted" ]]; then
   echo "Installing into .venv: a few minutes, and only when setup.py changes."
   python=$(find_python) || exit
   "$python" -m venv --clear .venv
-  .venv/bin/python -m pip install -qq --use-pep517 --editable '.[dev]'
-  echo "$wanted" > .venv/installed
+  .venv/bin/python -m pip install -qq --use-pep517 --editable ".[${EXTRA:-dev}]"
+  echo "${EXTRA:-dev} $wanted" > .venv/installed
 fi
 export PATH="$PWD/.venv/bin:$PATH"
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/xla}"

@@ -5,8 +5,9 @@ appears under its name only when all of it is written:
 
     params/            The arrays, in the export's dtype.
     model.json         The fields of `TransformerConfig`.
-    vocabulary.model   The SentencePiece file that the model was trained with.
-    export.json        Format version, dtype, fingerprints, where it came from.
+    vocabulary.model   The vocabulary file that the model was trained with, or
+    vocabulary.json    the same where it is no SentencePiece model.
+    export.json        Format version, dtype, length, fingerprints, where it came from.
     README.md          The same in words.
 """
 
@@ -32,7 +33,9 @@ from salt_jax.array_files import (
 from salt_jax.model.config import DTYPES, TransformerConfig
 from salt_jax.model.quantized import as_exported, hold
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# Version 1 said neither the length nor the name of the vocabulary file.
+_READABLE = (1, 2)
 HOW_TO_EXPORT = "make one with `python -m salt_jax.main export --gin_file=...`"
 
 
@@ -46,6 +49,8 @@ class Export:
     fingerprint: str  # Of the arrays.
     vocabulary_fingerprint: str  # SHA-256 of the vocabulary file.
     provenance: dict[str, Any]
+    seq_len: int | None = None  # The tokens that it has learnt to read; None: unknown.
+    vocabulary_file: str = "vocabulary.model"
 
     @classmethod
     def open(cls, path: epath.PathLike) -> Export:
@@ -60,12 +65,14 @@ class Export:
             raise FileNotFoundError(f"No export at {path}; {HOW_TO_EXPORT}.")
         about = _read_json(path / "export.json")
         version = about.get("format_version")
-        if version != FORMAT_VERSION:
+        if version not in _READABLE:
             raise ValueError(
                 f"The export at {path} has format version {version}; this salt_jax "
-                f"reads version {FORMAT_VERSION}. Update salt_jax, or export again."
+                f"reads versions {' and '.join(map(str, _READABLE))}. Update salt_jax, "
+                "or export again."
             )
-        fields = ("dtype", "fingerprint", "vocabulary_fingerprint", "provenance")
+        fields = ["dtype", "fingerprint", "vocabulary_fingerprint", "provenance"]
+        fields += ["seq_len", "vocabulary_file"] * (version > 1)
         missing = [name for name in fields if name not in about]
         if missing:
             raise ValueError(f"{path / 'export.json'} lacks {missing}: export again.")
@@ -79,8 +86,8 @@ class Export:
 
     @property
     def vocabulary_path(self) -> epath.Path:
-        """The SentencePiece file that the model was trained with."""
-        return self.path / "vocabulary.model"
+        """The vocabulary file that the model was trained with."""
+        return self.path / self.vocabulary_file
 
     def load(self, like: Any) -> Any:
         """Returns the parameters, read onto the shardings of `like`.
@@ -162,6 +169,7 @@ def write_export(
     vocabulary: epath.PathLike,
     provenance: Mapping[str, Any],
     dtype: str,
+    seq_len: int,
 ) -> Export:
     """Writes `params` and what is needed to use them as the new folder `path`.
 
@@ -169,9 +177,10 @@ def write_export(
       path: Where; nothing may be there.
       params: Unboxed parameters, on any mesh. All processes take part.
       model: The shape that `params` has.
-      vocabulary: The SentencePiece file, which is copied.
+      vocabulary: The vocabulary file, which is copied.
       provenance: Where the parameters came from, as JSON: workdir, step, fingerprints.
       dtype: Of the arrays to write: "bfloat16" or "float32".
+      seq_len: The tokens of a sequence that the model has learnt to read.
 
     Raises:
       FileNotFoundError: there is no vocabulary file.
@@ -191,6 +200,8 @@ def write_export(
         "dtype": dtype,
         "fingerprint": fingerprint(params),
         "vocabulary_fingerprint": _sha256(vocabulary.read_bytes()),
+        "vocabulary_file": f"vocabulary{vocabulary.suffix}",
+        "seq_len": seq_len,
         "provenance": dict(provenance),
     }
     unfinished = path.parent / f"{path.name}.unfinished"
@@ -199,7 +210,8 @@ def write_export(
         unfinished.mkdir(parents=True)
     write_arrays(unfinished / "params", params)
     if jax.process_index() == 0:
-        (unfinished / "vocabulary.model").write_bytes(vocabulary.read_bytes())
+        kept = unfinished / about["vocabulary_file"]
+        kept.write_bytes(vocabulary.read_bytes())
         _write_json(unfinished / "model.json", dataclasses.asdict(model))
         (unfinished / "README.md").write_text(_readme(path.name, model, about))
         _write_json(unfinished / "export.json", about)
@@ -222,7 +234,7 @@ Where they came from:
 {origin or "- (nothing was recorded)"}
 
 What is here: `params/` (Orbax arrays), `model.json` (the shape of the model),
-`vocabulary.model` (its SentencePiece vocabulary), `export.json` (versions and
+`{about["vocabulary_file"]}` (its vocabulary), `export.json` (versions and
 fingerprints). Name this folder in an experiment as its teacher or scorer, or read it
 with `salt_jax.export.Export.open`.
 

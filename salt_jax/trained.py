@@ -109,6 +109,7 @@ def export_run(
         vocabulary=Vocabulary.open(experiment.stages[-1].data.vocabulary).path,
         provenance=provenance,
         dtype=dtype,
+        seq_len=experiment.seq_len,
     )
     logging.info("Exported step %d of %s to %s.", at, workdir, output)
 

@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from salt_jax.array_files import fingerprint
 from salt_jax.export import Export, write_export
+from salt_jax.loaded import LoadedModel
 from salt_jax.model.config import TransformerConfig
 from salt_jax.partitioning import MeshShape, Partitioning
 
@@ -27,6 +28,7 @@ ON_2X4 = Partitioning(mesh=MeshShape(data=2, model=4).build())
 ON_8X1 = Partitioning(mesh=MeshShape(data=8, model=1).build())
 ON_ONE = Partitioning(mesh=MeshShape().build(jax.devices()[:1]))
 VOCABULARY = b"the pieces of a vocabulary"
+SEQ_LEN = 16
 PROVENANCE = {"workdir": "runs/slm", "step": 26_000, "experiment": "0badcafe"}
 
 
@@ -63,7 +65,9 @@ def vocabulary(tmp_path):
 def write(tmp_path, params, vocabulary):
     def write(dtype="float32", path=tmp_path / "exports" / "slm", **options):
         options = {"params": params, "vocabulary": vocabulary, "dtype": dtype} | options
-        write_export(path, model=MODEL, provenance=PROVENANCE, **options)
+        write_export(
+            path, model=MODEL, provenance=PROVENANCE, seq_len=SEQ_LEN, **options
+        )
         return path
 
     return write
@@ -104,6 +108,8 @@ def test_an_export_says_what_it_is(write, params):
         "fingerprint": fingerprint(narrow),
         "vocabulary_fingerprint": sha256,
         "provenance": PROVENANCE,
+        "seq_len": SEQ_LEN,
+        "vocabulary_file": "vocabulary.model",
     }
     assert export.model == MODEL
     assert export.vocabulary_path.read_bytes() == VOCABULARY
@@ -185,9 +191,23 @@ def test_a_folder_that_is_no_export_is_refused(tmp_path):
 
 def test_a_later_format_is_refused_with_both_versions(write):
     path = write()
-    edit(path / "export.json", format_version=2)
-    with pytest.raises(ValueError, match=r"format version 2; .* version 1.*Update"):
+    edit(path / "export.json", format_version=3)
+    message = r"format version 3; .* versions 1 and 2.*Update"
+    with pytest.raises(ValueError, match=message):
         Export.open(path)
+
+
+def test_an_export_knows_the_length_it_was_trained_with_and_an_old_one_does_not(write):
+    path = write()
+    assert Export.open(path).seq_len == SEQ_LEN
+    about = json.loads((path / "export.json").read_text())
+    for name in ("seq_len", "vocabulary_file"):
+        del about[name]
+    old = json.dumps(about | {"format_version": 1})
+    (path / "export.json").write_text(old)
+    assert Export.open(path).seq_len is None
+    with pytest.raises(ValueError, match=r"give --max_length=N\.$"):
+        LoadedModel.open(path)
 
 
 @pytest.mark.parametrize("name", ["export.json", "model.json"])

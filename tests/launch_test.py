@@ -27,10 +27,11 @@ def root(tmp_path):
     return tmp_path
 
 
-def set_up(root, python="./stand_in"):
+def set_up(root, python="./stand_in", extra="EXTRA="):
     """Sources env.sh as the scripts do, and says what came of it."""
+    script = f"set -euo pipefail; {extra}; source launch/env.sh; echo ready"
     return subprocess.run(
-        ["bash", "-c", "set -euo pipefail; source launch/env.sh; echo ready"],
+        ["bash", "-c", script],
         cwd=root,
         env={"PATH": "/usr/bin:/bin", "PYTHON": python},
         capture_output=True,
@@ -53,6 +54,16 @@ def test_a_change_of_setup_py_installs_again(root):
     (root / "setup.py").write_text("version = 2")
     set_up(root)
     assert installs(root) == 2
+
+
+def test_what_the_tests_need_is_enough_for_the_demo_and_not_the_reverse(root):
+    set_up(root, extra="EXTRA=eval")
+    assert installs(root) == 1
+    set_up(root)
+    assert installs(root) == 2
+    set_up(root, extra="EXTRA=eval")
+    assert installs(root) == 2
+    assert "[eval]" in (root / "asked").read_text()
 
 
 def test_a_folder_that_moved_installs_again(root):

@@ -96,6 +96,7 @@ def make_teacher(path, model=TEACHER, vocabulary=VOCABULARY, *, seed=1):
         vocabulary=Vocabulary.open(vocabulary).path,
         provenance={"step": 3},
         dtype="float32",
+        seq_len=16,
     )
 
 

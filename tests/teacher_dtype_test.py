@@ -48,6 +48,7 @@ def test_an_export_is_loaded_as_int8_on_its_shards_and_not_kept_beside(dtype, tm
         vocabulary=Vocabulary.open(runs.VOCABULARY).path,
         provenance={},
         dtype=dtype,
+        seq_len=16,
     )
     like = abstract_held(model, "int8")
     before = {id(x) for x in jax.live_arrays()}
@@ -127,4 +128,5 @@ def test_nothing_is_computed_or_exported_as_integers(dtype, tmp_path):
             vocabulary="",
             provenance={},
             dtype=dtype,
+            seq_len=16,
         )
