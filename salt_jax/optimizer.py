@@ -9,7 +9,7 @@ of microbatches an update took.
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ class AdamW:
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101).
 
     The decay is multiplied by the learning rate; arrays of one dimension (norm scales)
-    do not decay.
+    and biases, which have one for each head, do not decay.
     """
 
     learning_rate: Schedule
@@ -120,7 +120,7 @@ def _clip(norm: float | None) -> optax.GradientTransformation:
 
 
 def _descend(schedule: Schedule, weight_decay: float) -> optax.GradientTransformation:
-    """Returns -learning_rate (update + weight_decay param), 1-D arrays not decayed."""
+    """Returns -learning_rate (update + weight_decay param); see AdamW for the decay."""
 
     def init(params):
         del params
@@ -130,13 +130,17 @@ def _descend(schedule: Schedule, weight_decay: float) -> optax.GradientTransform
         learning_rate = schedule(state.step)
 
         def descend(path, u, param):
-            is_matrix = param.ndim - is_stacked(path) > 1
-            return -learning_rate * (u + weight_decay * param if is_matrix else u)
+            decays = param.ndim - is_stacked(path) > 1 and not _is_bias(path)
+            return -learning_rate * (u + weight_decay * param if decays else u)
 
         updates = jax.tree_util.tree_map_with_path(descend, updates, params)
         return updates, DescentState(optax.safe_increment(state.step))
 
     return optax.GradientTransformation(init, update)
+
+
+def _is_bias(path: tuple[Any, ...]) -> bool:
+    return str(getattr(path[-1], "key", "")).endswith("_bias")
 
 
 def _check_share(optimizer: AdamW | Adafactor, *names: str) -> None:

@@ -62,6 +62,13 @@ def _obstacle(
     wanted, found = _PLATFORMS[name], _platform(partitioning)
     if found != wanted:
         return f"it needs a {wanted}, and this is a {found}"
+    if name == "splash" and config.sliding_window is not None:
+        return f"it has no window, and sliding_window={config.sliding_window}"
+    if name == "cudnn" and config.attention_softcap is not None:
+        return (
+            "it does not bound scores, and "
+            f"attention_softcap={config.attention_softcap}"
+        )
     shards = partitioning.compute_size("heads")
     own, shared = config.num_heads // shards, config.num_heads // config.num_kv_heads
     if config.num_heads % shards or (own % shared and shared % own):

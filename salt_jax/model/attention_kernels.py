@@ -6,6 +6,7 @@ K head_dim. L and M are equal and whole on each device.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -51,6 +52,9 @@ def splash(
     v_BMGK: jax.Array,
     segments_BL: jax.Array,
     furthest_BL: jax.Array | None,
+    *,
+    scale: float | None = None,
+    softcap: float | None = None,
 ) -> jax.Array:
     """Returns the attended values_BLHK by JAX's splash attention for TPUs.
 
@@ -61,9 +65,12 @@ def splash(
       v_BMGK: Values.
       segments_BL: A token attends to those of its segment.
       furthest_BL: Up to which position; None for its own.
+      scale: What queries are multiplied with; by default K ** -0.5.
+      softcap: What scores are bounded by, smoothly.
     """
     rows = (segments_BL,) if furthest_BL is None else (segments_BL, furthest_BL)
-    return _on_each_device(partitioning, _splash_rows, q_BLHK, k_BMGK, v_BMGK, *rows)
+    attend = functools.partial(_splash_rows, scale, softcap)
+    return _on_each_device(partitioning, attend, q_BLHK, k_BMGK, v_BMGK, *rows)
 
 
 def cudnn(
@@ -73,6 +80,8 @@ def cudnn(
     v_BMGK: jax.Array,
     mask_BLM: jax.Array,
     implementation: Literal["cudnn", "xla"] = "cudnn",
+    *,
+    scale: float | None = None,
 ) -> jax.Array:
     """Returns the attended values_BLHK by the flash attention of cuDNN for GPUs.
 
@@ -83,6 +92,7 @@ def cudnn(
       v_BMGK: Values.
       mask_BLM: True where the token at L may attend to the one at M.
       implementation: "xla" computes the same on any device, without the kernel.
+      scale: What queries are multiplied with; by default K ** -0.5.
     """
 
     def rows(q_BLHK, k_BMGK, v_BMGK, mask_BLM):
@@ -91,6 +101,7 @@ def cudnn(
             k_BMGK,
             v_BMGK,
             mask=mask_BLM[:, None],
+            scale=scale,
             implementation=implementation,
         )
 
@@ -137,6 +148,8 @@ def _on_each_device(
 
 
 def _splash_rows(
+    scale: float | None,
+    softcap: float | None,
     q_BLHK: jax.Array,
     k_BMGK: jax.Array,
     v_BMGK: jax.Array,
@@ -144,7 +157,8 @@ def _splash_rows(
     furthest_BL: jax.Array | None = None,
 ) -> jax.Array:
     L, H, K = q_BLHK.shape[1:]
-    causal = _causal_kernel(L, H)
+    causal = _causal_kernel(L, H, softcap)
+    scale = K**-0.5 if scale is None else scale
 
     def row(q_HLK, k_GMK, v_GMK, segments_L, furthest_L):
         kernel = causal if furthest_L is None else _up_to(furthest_L, causal)
@@ -152,13 +166,13 @@ def _splash_rows(
         return kernel(q_HLK, k_GMK, v_GMK, segments)
 
     q_BHLK, k_BGMK, v_BGMK = (
-        x.swapaxes(1, 2) for x in (q_BLHK * K**-0.5, k_BMGK, v_BMGK)
+        x.swapaxes(1, 2) for x in (q_BLHK * scale, k_BMGK, v_BMGK)
     )
     mixed_BHLK = jax.vmap(row)(q_BHLK, k_BGMK, v_BGMK, segments_BL, furthest_BL)
     return mixed_BHLK.swapaxes(1, 2)
 
 
-def _causal_kernel(length: int, num_heads: int) -> _Kernel:
+def _causal_kernel(length: int, num_heads: int, softcap: float | None) -> _Kernel:
     """Returns the kernel that leaves out the blocks above the diagonal."""
     sizes = range(LANES, _WIDEST_BLOCK + 1, LANES)
     block = max(size for size in sizes if length % size == 0)
@@ -173,6 +187,7 @@ def _causal_kernel(length: int, num_heads: int) -> _Kernel:
             use_fused_bwd_kernel=True,
         ),
         residual_checkpoint_name=ATTENDED,
+        attn_logits_soft_cap=softcap,
     )
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from salt_jax.model.config import TransformerConfig
+from salt_jax.model.config import RopeScaling, TransformerConfig
 from salt_jax.partitioning import Partitioning
 
 # The logical axis of each dimension of a weight.
@@ -108,20 +109,39 @@ def _project_backward(projection, factors, gradient):
 _project.defvjp(_project_forward, _project_backward)
 
 
+def add_bias(
+    module: nn.Module, name: str, x_BLHK: jax.Array, axes: tuple[str, ...]
+) -> jax.Array:
+    """Returns `x_BLHK` with a learned bias_HK of logical `axes`, in the dtype of x."""
+    init = nn.with_partitioning(nn.initializers.zeros, axes)
+    bias_HK: Any = module.param(name, init, x_BLHK.shape[2:], jnp.float32)
+    # In float32: the gradient of a bias is a sum over all tokens.
+    return (x_BLHK.astype(jnp.float32) + bias_HK[None, None]).astype(x_BLHK.dtype)
+
+
 class RMSNorm(nn.Module):
-    """Division by the root mean square over D, then a learned scale_D."""
+    """Division by the root mean square over the last dimension, then a learned scale.
+
+    `axis` is the logical axis of that dimension.
+    """
 
     config: TransformerConfig
+    axis: str = "act_embed"
 
     @nn.compact
-    def __call__(self, x_BLD: jax.Array) -> jax.Array:
-        init = nn.with_partitioning(nn.initializers.ones, ("act_embed",))
-        scale_D: Any = self.param("scale", init, (x_BLD.shape[-1],), jnp.float32)
+    def __call__(self, x: jax.Array) -> jax.Array:
+        is_zero_centered = self.config.zero_centered_norm
+        init = nn.initializers.zeros if is_zero_centered else nn.initializers.ones
+        boxed = nn.with_partitioning(init, (self.axis,))
+        scale_D: Any = self.param("scale", boxed, (x.shape[-1],), jnp.float32)
+        if is_zero_centered:
+            scale_D = 1.0 + scale_D
         # In float32: the mean of squares overflows the precision of bfloat16.
-        x_BLD = x_BLD.astype(jnp.float32)
-        mean_square_BL1 = jnp.mean(jnp.square(x_BLD), axis=-1, keepdims=True)
-        x_BLD = x_BLD * jax.lax.rsqrt(mean_square_BL1 + self.config.norm_eps)
-        return (x_BLD * scale_D[None, None, :]).astype(self.config.dtype)
+        x = x.astype(jnp.float32)
+        mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+        x = x * jax.lax.rsqrt(mean_square + self.config.norm_eps)
+        scale = jnp.expand_dims(scale_D, range(x.ndim - 1))
+        return (x * scale).astype(self.config.dtype)
 
 
 class GatedMLP(nn.Module):
@@ -145,17 +165,32 @@ class GatedMLP(nn.Module):
 
 
 def rotary_angles(
-    positions_BL: jax.Array, head_dim: int, theta: float
+    positions_BL: jax.Array,
+    head_dim: int,
+    theta: float,
+    scaling: RopeScaling | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the cosines and sines of shape BL1K/2 that `rotate` applies.
 
     Pair i of a head turns by position / theta**(2i / head_dim) radians (Su et al.,
-    arXiv 2104.09864, eq. 15).
+    arXiv 2104.09864, eq. 15), or slower as `scaling` says.
     """
     exponents = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
     frequencies = theta**-exponents
+    if scaling is not None:
+        frequencies = _slow_down(frequencies, scaling)
     angles = positions_BL[:, :, None, None] * frequencies[None, None, None, :]
     return jnp.cos(angles), jnp.sin(angles)
+
+
+def _slow_down(frequencies: jax.Array, scaling: RopeScaling) -> jax.Array:
+    if scaling.kind == "linear":
+        return frequencies / scaling.factor
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    assert low is not None and high is not None and scaling.original_max_len is not None
+    turns = frequencies * (scaling.original_max_len / (2.0 * math.pi))
+    kept = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
+    return frequencies * (kept + (1.0 - kept) / scaling.factor)
 
 
 def rotate(x_BLHK: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:

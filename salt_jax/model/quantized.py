@@ -26,7 +26,7 @@ from salt_jax.vocab_shards import VocabShards
 HELD_DTYPES = (*DTYPES, "int8")  # Of the parameters of a teacher or a scorer.
 
 # The dimensions that a product sums over, counted from the last: what is left are the
-# channels. Those of a norm are none: it is no matrix, and stays float32.
+# channels. Those of a norm or a bias are none: it is no matrix, and stays float32.
 _SUMMED = {
     "embedding_VD": (-1,),
     "unembedding_VD": (-1,),
@@ -37,6 +37,9 @@ _SUMMED = {
     "gate": (-2,),
     "up": (-2,),
     "down": (-2,),
+    "query_bias": (),
+    "key_bias": (),
+    "value_bias": (),
     "scale": (),
 }
 

@@ -13,8 +13,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from salt_jax.batch import Batch
-from salt_jax.model.attention import Attention, AttentionContext
+from salt_jax.model.attention import Attention
+from salt_jax.model.attention_context import AttentionContext
 from salt_jax.model.attention_kernels import ATTENDED
+from salt_jax.model.cache import Cache
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.layers import GatedMLP, RMSNorm, weight
 from salt_jax.model.unembedding import Unembedding
@@ -34,6 +36,10 @@ _REMAT = {
 }
 
 
+# What goes from block to block: activations, and the cache if there is one.
+Carry = tuple[jax.Array, Cache | None]
+
+
 class Block(nn.Module):
     """Attention and a feed-forward, each on a norm and added to its input."""
 
@@ -42,14 +48,24 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BLD: jax.Array, context: AttentionContext
-    ) -> tuple[jax.Array, None]:
+        self, carry: Carry, context: AttentionContext, layer: jax.Array | int | None
+    ) -> tuple[Carry, None]:
         config = self.config
+        x_BLD, cache = carry
         attention = Attention(config, self.partitioning, name="attention")
-        x_BLD += attention(RMSNorm(config, name="attention_norm")(x_BLD), context)
         mlp = GatedMLP(config, self.partitioning, name="mlp")
-        x_BLD += mlp(RMSNorm(config, name="mlp_norm")(x_BLD))
-        return self.partitioning.constrain(x_BLD, "batch", "length", "act_embed"), None
+        y_BLD = RMSNorm(config, name="attention_norm")(x_BLD)
+        y_BLD, cache = attention(y_BLD, context, cache, layer)
+        x_BLD += self._post_norm("attention_post_norm", y_BLD)
+        y_BLD = mlp(RMSNorm(config, name="mlp_norm")(x_BLD))
+        x_BLD += self._post_norm("mlp_post_norm", y_BLD)
+        x_BLD = self.partitioning.constrain(x_BLD, "batch", "length", "act_embed")
+        return (x_BLD, cache), None
+
+    def _post_norm(self, name: str, y_BLD: jax.Array) -> jax.Array:
+        return (
+            RMSNorm(self.config, name=name)(y_BLD) if self.config.post_norms else y_BLD
+        )
 
 
 class Transformer(nn.Module):
@@ -59,8 +75,23 @@ class Transformer(nn.Module):
     partitioning: Partitioning
 
     @nn.compact
-    def __call__(self, batch: Batch) -> Unembedding:
-        """Returns the hidden states of `batch`, with the embedding that reads them."""
+    def __call__(
+        self, batch: Batch, cache: Cache | None = None
+    ) -> Unembedding | tuple[Unembedding, Cache]:
+        """Returns the hidden states of `batch`, with the embedding that reads them.
+
+        Args:
+          batch: What to read.
+          cache: What was read before, of the same rows. If there is one, it is
+            returned as well, with `batch` in its next columns. Rows of texts of
+            different lengths begin with padding of segment 0, which no text sees;
+            positions are those in the text. There must be columns left: this is
+            refused where the shapes say that there are not, and not seen elsewhere.
+
+        Raises:
+          ValueError: the attention of the config cannot be used, or the batch is
+            larger than the cache.
+        """
         config = self.config
         V, D = config.vocab_size, config.embed_dim
         embedding_VD = weight(self, "embedding_VD", (V, D), EMBEDDING_AXES, fan_in=D)
@@ -68,16 +99,19 @@ class Transformer(nn.Module):
         if config.scale_embedding:
             x_BLD *= jnp.asarray(D**0.5, x_BLD.dtype)
         x_BLD = self.partitioning.constrain(x_BLD, "batch", "length", "act_embed")
-        context = AttentionContext.of(batch, config, self.partitioning)
-        x_BLD = self._blocks(x_BLD, context)
+        if cache is not None:
+            cache = cache.admit(batch)
+        context = AttentionContext.of(batch, config, self.partitioning, cache)
+        x_BLD, cache = self._blocks((x_BLD, cache), context)
         hidden_BLD = RMSNorm(config, name="final_norm")(x_BLD)
         if not config.tied_embedding:
             embedding_VD = weight(
                 self, "unembedding_VD", (V, D), EMBEDDING_AXES, fan_in=D
             )
-        return Unembedding(hidden_BLD, embedding_VD, config.logit_softcap)
+        unembedding = Unembedding(hidden_BLD, embedding_VD, config.logit_softcap)
+        return unembedding if cache is None else (unembedding, cache)
 
-    def _blocks(self, x_BLD: jax.Array, context: AttentionContext) -> jax.Array:
+    def _blocks(self, carry: Carry, context: AttentionContext) -> Carry:
         config, block = self.config, Block
         if config.remat != "none":
             # Inside a scan nothing can be shared between the passes; outside, the
@@ -88,13 +122,17 @@ class Transformer(nn.Module):
                 prevent_cse=not config.scan_layers,
             )
         if config.scan_layers:
+            is_alike = carry[1] is None and config.sliding_window is None
+            layers = None if is_alike else jnp.arange(config.num_layers)
             stack = _stack(block, config.num_layers)
-            return stack(config, self.partitioning, name="layers")(x_BLD, context)[0]
+            return stack(config, self.partitioning, name="layers")(
+                carry, context, layers
+            )[0]
         for i in range(config.num_layers):
-            x_BLD, _ = block(config, self.partitioning, name=f"layer_{i}")(
-                x_BLD, context
+            carry, _ = block(config, self.partitioning, name=f"layer_{i}")(
+                carry, context, i
             )
-        return x_BLD
+        return carry
 
 
 def _stack(block: type[nn.Module], num_layers: int) -> Any:
@@ -106,7 +144,7 @@ def _stack(block: type[nn.Module], num_layers: int) -> Any:
         block,
         variable_axes={"params": 0},
         split_rngs={"params": True},
-        in_axes=nn.broadcast,
+        in_axes=(nn.broadcast, 0),  # The context, and the layer's number if it matters.
         length=num_layers,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )

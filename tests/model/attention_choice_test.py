@@ -13,6 +13,7 @@ from tests.examples import SMALL, partitioning
 
 SPLASH = dataclasses.replace(SMALL, attention="splash")
 LENGTH = 256
+WINDOW = {"sliding_window": 9, "global_every": 2}
 
 
 @pytest.fixture
@@ -52,6 +53,8 @@ def test_the_reference_is_obeyed_where_there_are_faster_ones(platform, on):
         ("gpu", "cudnn", {}, LENGTH, "computes in bfloat16, and dtype='float32'"),
         ("gpu", "cudnn", {"head_dim": 12}, LENGTH, "head_dim=12 is not a mult"),
         ("gpu", "cudnn", {"head_dim": 256}, LENGTH, "head_dim=256 is not a mult"),
+        ("gpu", "cudnn", {"attention_softcap": 50.0}, LENGTH, "softcap=50.0"),
+        ("tpu", "splash", WINDOW, LENGTH, "it has no window, and sliding_window=9"),
     ],
 )
 def test_a_named_attention_that_cannot_be_used_is_refused(
@@ -62,6 +65,21 @@ def test_a_named_attention_that_cannot_be_used_is_refused(
     config = dataclasses.replace(SMALL, attention=name, dtype=dtype, **changes)
     with pytest.raises(ValueError, match=f"attention='{name}' cannot be.*{message}"):
         AttentionChoice.of(config, partitioning(8, model=2), length)
+
+
+@pytest.mark.parametrize(
+    "platform, name, changes",
+    [
+        ("tpu", "splash", {"attention_softcap": 50.0, "query_scale": 0.1}),
+        ("gpu", "cudnn", WINDOW | {"query_scale": 0.1}),
+        ("tpu", "reference", WINDOW),
+        ("gpu", "reference", {"attention_softcap": 50.0}),
+    ],
+)
+def test_a_kernel_computes_the_parts_that_it_has(platform, name, changes, on):
+    on(platform)
+    config = dataclasses.replace(SMALL, dtype="bfloat16", **changes)
+    assert AttentionChoice.of(config, partitioning(), LENGTH).name == name
 
 
 def test_attention_that_is_not_named_falls_back_and_says_why(on, caplog):

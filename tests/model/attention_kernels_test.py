@@ -12,7 +12,8 @@ from jax.experimental import topologies
 from jax.experimental.pallas.ops.tpu import splash_attention
 
 from salt_jax.model import attention_choice, attention_kernels
-from salt_jax.model.attention import attend, attention_mask
+from salt_jax.model.attention import attend
+from salt_jax.model.attention_context import attention_mask
 from salt_jax.model.attention_kernels import cudnn, furthest_seen, splash
 from salt_jax.model.transformer import Transformer, abstract_params
 from salt_jax.partitioning import AxisRules, MeshShape, Partitioning
@@ -75,15 +76,17 @@ def packing(kind, length=L):
     return jnp.asarray(segments_BL), jnp.asarray(prefix_BL) if has_prefix else None
 
 
-def by_splash(partitioning, segments_BL, prefix_BL):
+def by_splash(partitioning, segments_BL, prefix_BL, **parts):
     has_prefix = prefix_BL is not None
     furthest_BL = furthest_seen(segments_BL, prefix_BL) if has_prefix else None
-    return lambda q, k, v: splash(partitioning, q, k, v, segments_BL, furthest_BL)
+    return lambda *q_k_v: splash(
+        partitioning, *q_k_v, segments_BL, furthest_BL, **parts
+    )
 
 
-def by_reference(segments_BL, prefix_BL):
+def by_reference(segments_BL, prefix_BL, **parts):
     mask_BLM = attention_mask(segments_BL, prefix_BL)
-    return lambda q, k, v: attend(q, k, v, mask_BLM)
+    return lambda q, k, v: attend(q, k, v, mask_BLM, **parts)
 
 
 def check_equal(actual, expected, q_k_v_gradient):
@@ -117,6 +120,17 @@ def test_splash_and_its_gradients_are_those_of_the_reference(
     rows = packing(kind)
     actual = by_splash(partitioning(), *rows)
     check_equal(actual, by_reference(*rows), arrays(num_kv_heads))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["causal", "packed prefix"])
+def test_splash_bounds_scores_and_scales_queries_as_the_reference_does(
+    kind, interpreted
+):
+    rows = packing(kind)
+    parts = {"scale": 0.2, "softcap": 2.0}
+    actual = by_splash(partitioning(), *rows, **parts)
+    check_equal(actual, by_reference(*rows, **parts), arrays(2))
 
 
 @pytest.mark.slow
@@ -154,8 +168,11 @@ def test_what_cudnn_is_given_means_what_the_reference_does():
     rows = packing("packed prefix", length=32)
     mask_BLM = attention_mask(*rows)
     mesh = partitioning(4, model=2)
-    xla = functools.partial(cudnn, mesh, mask_BLM=mask_BLM, implementation="xla")
-    check_equal(xla, by_reference(*rows), arrays(2, head_dim=8, length=32))
+    xla = functools.partial(
+        cudnn, mesh, mask_BLM=mask_BLM, implementation="xla", scale=0.2
+    )
+    reference = by_reference(*rows, scale=0.2)
+    check_equal(xla, reference, arrays(2, head_dim=8, length=32))
 
 
 SPLASHED = {"head_dim": 128, "num_heads": 2, "num_kv_heads": 1, "remat": "full"}

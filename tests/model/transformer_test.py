@@ -8,7 +8,8 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from salt_jax.batch import Batch
-from salt_jax.model.attention import attend, attention_mask
+from salt_jax.model.attention import attend
+from salt_jax.model.attention_context import attention_mask
 from salt_jax.model.config import REMAT_POLICIES, TransformerConfig
 from salt_jax.model.layers import project
 from salt_jax.model.transformer import Transformer, abstract_params, stack_layers

@@ -1,0 +1,143 @@
+"""Who may look at whom, and by which angles positions turn: what all layers share.
+
+Dimensions: B batch, L length, M attended length, K head_dim.
+"""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from salt_jax.batch import Batch
+from salt_jax.model.attention_choice import AttentionChoice
+from salt_jax.model.attention_kernels import furthest_seen
+from salt_jax.model.cache import Cache
+from salt_jax.model.config import TransformerConfig
+from salt_jax.model.layers import rotary_angles
+from salt_jax.partitioning import Partitioning
+
+Angles = tuple[jax.Array, jax.Array]  # Cosines and sines, as `rotate` applies them.
+
+
+@flax.struct.dataclass
+class AttentionContext:
+    """What the layers share: who may look at whom, and the rotary angles."""
+
+    kernel: str = flax.struct.field(pytree_node=False)
+    angles: Angles
+    segments_BL: jax.Array
+    # Splash reads how far each token sees, None for up to itself; others the mask.
+    furthest_BL: jax.Array | None
+    mask_BLM: jax.Array | None
+    # Of layers with a window, None without: what is not too far back, and the angles
+    # if they are others.
+    near_1LM: jax.Array | None = None
+    local_angles: Angles | None = None
+
+    @classmethod
+    def of(
+        cls,
+        batch: Batch,
+        config: TransformerConfig,
+        partitioning: Partitioning,
+        cache: Cache | None = None,
+    ) -> AttentionContext:
+        """Returns the context of `batch`, which a `cache` has admitted before.
+
+        Raises:
+          ValueError: the attention that `config` names cannot be used.
+        """
+        segments_BL, prefix_BL = batch.segments_BL, batch.prefix_BL
+        # No kernel reads fewer queries than keys.
+        kernel = "reference"
+        if cache is None:
+            kernel = AttentionChoice.of(config, partitioning, segments_BL.shape[1]).name
+        angles, local_angles = _angles(batch.positions_BL, config)
+        furthest_BL = mask_BLM = near_1LM = None
+        if kernel != "splash":
+            mask_BLM, near_1LM = _masks(batch, config, cache)
+        elif prefix_BL is not None:
+            furthest_BL = furthest_seen(segments_BL, prefix_BL)
+        return cls(
+            kernel, angles, segments_BL, furthest_BL, mask_BLM, near_1LM, local_angles
+        )
+
+    def of_layer(
+        self, layer: jax.Array | int | None, config: TransformerConfig
+    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        """Returns the cosines, the sines and the mask_BLM of a layer.
+
+        The number of the layer matters only where some have a window.
+        """
+        cos, sin = self.angles
+        if self.near_1LM is None:
+            return cos, sin, self.mask_BLM
+        assert layer is not None and self.mask_BLM is not None
+        is_global = (layer + 1) % config.global_every == 0
+        if self.local_angles is not None:
+            local_cos, local_sin = self.local_angles
+            cos = jnp.where(is_global, cos, local_cos)
+            sin = jnp.where(is_global, sin, local_sin)
+        return cos, sin, self.mask_BLM & (self.near_1LM | is_global)
+
+
+def attention_mask(
+    segments_BL: jax.Array, prefix_BL: jax.Array | None = None
+) -> jax.Array:
+    """Returns the mask_BLM of documents packed into rows.
+
+    A token sees the tokens of its own segment that do not come after it and, where
+    `prefix_BL` is True, those that do: a prefix is seen by its whole document.
+    """
+    length = segments_BL.shape[1]
+    visible_1LM = jnp.tril(jnp.ones((length, length), dtype=bool))[None]
+    if prefix_BL is not None:
+        visible_1LM = visible_1LM | prefix_BL[:, None, :]
+    return visible_1LM & (segments_BL[:, :, None] == segments_BL[:, None, :])
+
+
+def _masks(
+    batch: Batch, config: TransformerConfig, cache: Cache | None
+) -> tuple[jax.Array, jax.Array | None]:
+    """Returns the mask_BLM of all layers, and what is near in those with a window."""
+    length = batch.segments_BL.shape[1]
+    first: jax.Array | int = 0
+    if cache is None:
+        columns = length
+        mask_BLM = attention_mask(batch.segments_BL, batch.prefix_BL)
+    else:
+        first, columns = cache.used - length, cache.segments_BM.shape[1]
+        mask_BLM = _cached_mask(batch, cache)
+    if config.sliding_window is None:
+        return mask_BLM, None
+    furthest_back_1L1 = _own_columns(first, length) - config.sliding_window
+    return mask_BLM, jnp.arange(columns)[None, None] > furthest_back_1L1
+
+
+def _cached_mask(batch: Batch, cache: Cache) -> jax.Array:
+    """Returns `attention_mask`, of which M are the columns of the cache."""
+    length = batch.segments_BL.shape[1]
+    first = cache.used - length
+    column_11M = jnp.arange(cache.segments_BM.shape[1])[None, None]
+    visible_BLM = column_11M <= _own_columns(first, length)
+    if batch.prefix_BL is not None:
+        prefix_BM = jnp.zeros(cache.segments_BM.shape, bool)
+        prefix_BM = jax.lax.dynamic_update_slice(prefix_BM, batch.prefix_BL, (0, first))
+        visible_BLM = visible_BLM | prefix_BM[:, None, :]
+    return visible_BLM & (batch.segments_BL[:, :, None] == cache.segments_BM[:, None])
+
+
+def _own_columns(first: jax.Array | int, length: int) -> jax.Array:
+    return (first + jnp.arange(length))[None, :, None]
+
+
+def _angles(
+    positions_BL: jax.Array, config: TransformerConfig
+) -> tuple[Angles, Angles | None]:
+    """Returns the angles of layers that see all, and of others if theirs are others."""
+    K, scaling = config.head_dim, config.rope_scaling
+    angles = rotary_angles(positions_BL, K, config.rope_theta, scaling)
+    if config.local_rope_theta is None:
+        return angles, None
+    return angles, rotary_angles(positions_BL, K, config.local_rope_theta)
