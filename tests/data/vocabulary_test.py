@@ -51,7 +51,7 @@ def test_a_long_text_comes_back(vocabulary, text):
 
 @pytest.mark.parametrize("text", [LONG["words"], "so    " * 30_000])
 def test_a_long_text_of_words_has_the_tokens_that_it_would_have_whole(vocabulary, text):
-    assert vocabulary.encode(text) == vocabulary.processor.encode(text)
+    assert vocabulary.encode(text) == vocabulary.codec.processor.encode(text)
 
 
 def test_ends_and_padding_have_no_text(vocabulary):
@@ -80,6 +80,26 @@ def test_a_file_of_something_else_is_refused_by_name(tmp_path):
     (tmp_path / "notes.model").write_text("not a model")
     with pytest.raises(ValueError, match=r"notes\.model is not a SentencePiece model"):
         Vocabulary.open(tmp_path / "notes.model")
+
+
+def test_a_model_that_says_how_texts_begin_is_taken_at_its_word(vocabulary, tmp_path):
+    assert train_model(tmp_path, bos_id=1).begin_id == 1
+    assert train_model(tmp_path, bos_id=-1).begin_id == 0
+    assert vocabulary.begin_id == 0  # What the padding of SeqIO is.
+
+
+def test_a_model_without_padding_pads_with_what_begins_a_text(tmp_path):
+    # No model reads padding: Llama's, which has none, is as good as another.
+    assert train_model(tmp_path, bos_id=1, pad_id=-1).pad_id == 1
+
+
+def test_a_model_that_does_not_end_texts_is_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match=r"small\.model has no eos token: .*--eos_id"):
+        train_model(tmp_path, eos_id=-1)
+
+
+def test_tokens_beyond_the_vocabulary_have_no_text(vocabulary):
+    assert vocabulary.decode([*vocabulary.encode(TEXT), 4096, 5000]) == TEXT
 
 
 def test_what_is_not_embedded_is_refused_with_what_is():
@@ -122,7 +142,7 @@ def test_a_model_that_changes_texts_is_known_and_asked_for_them_whole(change, tm
     vocabulary = train_model(tmp_path, **(IDENTITY | change))
     assert not vocabulary.is_lossless
     text = "a \u2581cat  sat " * 6_000
-    assert vocabulary.encode(text) == vocabulary.processor.encode(text)
+    assert vocabulary.encode(text) == vocabulary.codec.processor.encode(text)
 
 
 def test_a_model_that_changes_nothing_is_known(vocabulary, tmp_path):
@@ -145,7 +165,7 @@ def test_control_pieces_are_added_at_the_end_and_nothing_else_moves(
 ):
     ids = [extended.piece_id(name) for name in SENTINELS]
     assert ids == list(range(vocabulary.size, extended.size))
-    assert all(extended.processor.is_control(token) for token in ids)
+    assert all(extended.codec.processor.is_control(token) for token in ids)
     assert (extended.pad_id, extended.eos_id) == (vocabulary.pad_id, vocabulary.eos_id)
     assert extended.encode(TEXT) == vocabulary.encode(TEXT)
 
@@ -190,8 +210,14 @@ def test_the_added_bytes_are_those_of_the_library_s_own_format(vocabulary):
 
 
 @pytest.mark.parametrize("num_predicted", [4096, 5000])
-def test_a_model_may_predict_more_tokens_than_the_vocabulary_has(num_predicted):
-    Vocabulary.open("embedded:tokenizer/spm_4k.model").check_model(num_predicted)
+def test_a_model_may_predict_more_tokens_than_the_vocabulary_has(
+    num_predicted, vocabulary, caplog
+):
+    with caplog.at_level("INFO"):
+        vocabulary.check_model(num_predicted)
+    said = [record.getMessage() for record in caplog.records]
+    assert [("predicts 5000 tokens" in x) for x in said] == [True] * len(said)
+    assert len(said) == (num_predicted > 4096)
 
 
 def test_a_model_that_predicts_fewer_tokens_is_refused_with_both_numbers():

@@ -27,6 +27,7 @@ from absl import logging
 
 from salt_jax.data.corpora import tf_examples
 from salt_jax.data.corpora.document import Document, Fields
+from salt_jax.data.corpora.seqio_vocabulary import file_of
 from salt_jax.data.vocabulary import Vocabulary
 
 _TARGETS = "targets"
@@ -119,7 +120,7 @@ class TaskShard:
     def _same_vocabulary(self, task: seqio.Task, name: str) -> Vocabulary:
         """Returns our vocabulary; raises ValueError unless the task's is the same."""
         theirs = task.output_features[_TARGETS].vocabulary
-        file = getattr(theirs, "sentencepiece_model_file", None)
+        file = file_of(theirs)
         if self.vocabulary is not None and file is not None:
             ours = Vocabulary.open(self.vocabulary)
             if Vocabulary.open(file).fingerprint == ours.fingerprint:

@@ -71,6 +71,7 @@ class PreparedDataset:
             seq_len=manifest.seq_len,
             dtype=sequences.token_dtype(manifest.vocabulary_size),
             pad_id=manifest.pad_id,
+            begin_id=manifest.begin_id,
         )
 
     def _read_records(self, ids: np.ndarray) -> list[bytes]:

@@ -75,6 +75,7 @@ class Manifest:
     domains: tuple[str, ...]
     domain_counts: tuple[DomainCounts, ...]
     shards: tuple[Shard, ...]
+    begin_id: int = 0  # What a model reads before the first token of a document.
 
     @property
     def seq_len(self) -> int:
@@ -92,8 +93,15 @@ class Manifest:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
-        """Returns the manifest as text."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        """Returns the manifest as text.
+
+        A `begin_id` of 0 is left out: so it is in what was prepared before there were
+        others, which keeps its fingerprint.
+        """
+        record = dataclasses.asdict(self)
+        if not self.begin_id:
+            del record["begin_id"]
+        return json.dumps(record, indent=2) + "\n"
 
     @classmethod
     def read(cls, path: epath.Path) -> Manifest:

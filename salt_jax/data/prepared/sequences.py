@@ -37,6 +37,7 @@ class Sequences:
     segments: np.ndarray  # int32 [N, L], the document in the row from 1; 0 is padding.
     positions: np.ndarray  # int32 [N, L], from each document's start in the row.
     domains: np.ndarray  # int16 [N, L], indices into the manifest's; -1 is padding.
+    begin_id: int = 0  # What a model reads before the first token of a document.
 
 
 def token_dtype(vocabulary_size: int) -> np.dtype:
@@ -76,7 +77,12 @@ def from_record(
 
 
 def from_records(
-    records: Sequence[bytes], *, seq_len: int, dtype: np.dtype, pad_id: int
+    records: Sequence[bytes],
+    *,
+    seq_len: int,
+    dtype: np.dtype,
+    pad_id: int,
+    begin_id: int = 0,
 ) -> Sequences:
     """Returns the sequences that `to_record` wrote, padded to `seq_len`."""
     shape = (len(records), seq_len)
@@ -104,6 +110,7 @@ def from_records(
         segments,
         positions,
         np.repeat(np.concatenate(domains), lengths).reshape(shape),
+        begin_id,
     )
 
 

@@ -67,6 +67,7 @@ def assemble(
         vocabulary_size=vocabulary.size,
         pad_id=vocabulary.pad_id,
         eos_id=vocabulary.eos_id,
+        begin_id=vocabulary.begin_id,
         count=sum(written.shard.count for written in shards),
         num_tokens=counts.tokens.total(),
         num_bad_lines=counts.num_bad,

@@ -1,8 +1,8 @@
 """Rows of examples that denoisers make of text, without losing a token of it.
 
 A row holds the pieces of documents that the plan of rows gives it, each as an example
-of its own: the model reads the inputs and then the targets, behind `BEGIN_ID` or a mode
-token, and learns the targets only.
+of its own: the model reads the inputs and then the targets, behind the vocabulary's
+`begin_id` or a mode token, and learns the targets only.
 
 Dimensions: B rows, P pieces.
 """
@@ -22,7 +22,7 @@ from salt_jax.data.reading.objectives import Denoiser, Example, Mixture
 from salt_jax.data.reading.packing import packed
 from salt_jax.data.reading.pieces import Pieces, pieces_of
 from salt_jax.data.reading.row_plan import RowPlan
-from salt_jax.data.reading.rows import BEGIN_ID, SequenceStream
+from salt_jax.data.reading.rows import SequenceStream
 from salt_jax.data.vocabulary import Vocabulary
 
 _MASK_64 = (1 << 64) - 1
@@ -219,4 +219,6 @@ def _capacity(denoiser: Denoiser, row_len: int) -> int:
 
 def _begin_id(denoiser: Denoiser, vocabulary: Vocabulary) -> int:
     mode_token = denoiser.mode_token
-    return BEGIN_ID if mode_token is None else vocabulary.piece_id(mode_token)
+    if mode_token is None:
+        return vocabulary.begin_id
+    return vocabulary.piece_id(mode_token)

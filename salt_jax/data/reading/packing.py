@@ -12,7 +12,6 @@ import numpy as np
 
 from salt_jax.batch import Batch
 from salt_jax.data.reading.objectives import Example
-from salt_jax.data.reading.rows import BEGIN_ID
 
 
 def packed(
@@ -58,7 +57,7 @@ def packed(
 
     is_prefix_F = (positions_F <= inputs_F) & (inputs_F > 0)
     return Batch(
-        tokens_BL=in_rows(tokens_F, np.int32, BEGIN_ID),
+        tokens_BL=in_rows(tokens_F, np.int32),
         targets_BL=in_rows(targets_F, np.int32, pad_id),
         weights_BL=in_rows(positions_F >= inputs_F, np.float32),
         segments_BL=in_rows(segments[example_F], np.int32),

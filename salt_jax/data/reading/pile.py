@@ -89,6 +89,12 @@ class Pile:
                 f"{settings.vocabulary_fingerprint[:12]}, and {vocabulary.path} is "
                 f"{vocabulary.fingerprint[:12]}: give the same one, or prepare again."
             )
+        if dataset.manifest.begin_id != vocabulary.begin_id:
+            raise ValueError(
+                f"{dataset.path} was prepared when documents began with the token "
+                f"{dataset.manifest.begin_id}, and with {vocabulary.path} they begin "
+                f"with {vocabulary.begin_id}: prepare it again."
+            )
         if seq_len != settings.seq_len:
             loss = (
                 "a longer one cannot be read"

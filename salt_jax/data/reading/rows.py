@@ -16,10 +16,6 @@ from salt_jax.data import permutation
 from salt_jax.data.prepared.dataset import PreparedDataset
 from salt_jax.data.prepared.sequences import Sequences
 
-# What the model reads where there is no token before: at the start of each document,
-# and of each row. SeqIO's converters for language models use the same.
-BEGIN_ID = 0
-
 
 class Rows(Protocol):
     """What the rows of all batches of a stage are. May be read from several threads."""
@@ -89,11 +85,13 @@ class SequenceRows:
 def causal_batch(sequences: Sequences) -> Batch:
     """Returns the batch in which each token is predicted from those before it.
 
-    Every token is a target; the first of each document is predicted from `BEGIN_ID`.
+    Every token is a target; the first of each document, and of each row, is predicted
+    from `sequences.begin_id`.
     """
-    tokens_BL = np.full_like(sequences.tokens, BEGIN_ID)
+    begin_id = sequences.begin_id
+    tokens_BL = np.full_like(sequences.tokens, begin_id)
     tokens_BL[:, 1:] = sequences.tokens[:, :-1]
-    tokens_BL[sequences.positions == 0] = BEGIN_ID  # Of padding, all are 0.
+    tokens_BL[sequences.positions == 0] = begin_id  # Of padding, all are 0.
     fields: dict[str, Any] = {
         "tokens_BL": tokens_BL,
         "targets_BL": sequences.tokens,

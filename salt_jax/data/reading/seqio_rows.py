@@ -16,7 +16,6 @@ from absl import logging
 from salt_jax.batch import Batch
 from salt_jax.data.reading.objectives import Example
 from salt_jax.data.reading.packing import packed
-from salt_jax.data.reading.rows import BEGIN_ID
 from salt_jax.data.reading.seqio_source import Source
 
 # Of rows that were read, so many are kept: batches that are made at the same time ask
@@ -58,7 +57,7 @@ class SeqioRows:
         return packed(
             examples,
             np.repeat(np.arange(len(rows)), [len(row) for row in rows]),
-            np.full(len(examples), BEGIN_ID),
+            np.full(len(examples), self.source.vocabulary.begin_id),
             shape=(len(rows), self._seq_len),
             pad_id=self.source.vocabulary.pad_id,
             has_prefix=self.source.has_inputs,

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from salt_jax.data.corpora import tf_examples
 from salt_jax.data.corpora.seqio_corpus import get_tasks
+from salt_jax.data.corpora.seqio_vocabulary import TokenizersVocabulary, file_of
 from salt_jax.data.reading.objectives import Example
 from salt_jax.data.vocabulary import Vocabulary
 
@@ -143,7 +144,7 @@ def _find(task: str, module: str | None) -> seqio.Task | seqio.Mixture:
 
 def _check_vocabulary(name: str, feature: seqio.Feature, ours: Vocabulary) -> None:
     theirs = feature.vocabulary
-    file = getattr(theirs, "sentencepiece_model_file", None)
+    file = file_of(theirs)
     if file is None:
         kind = type(theirs).__name__
         raise ValueError(f"{name} is of a {kind}, not of the file {ours.path}.")
@@ -158,6 +159,8 @@ def _check_vocabulary(name: str, feature: seqio.Feature, ours: Vocabulary) -> No
             f"{name} is of the vocabulary {file} ({fingerprint[:12]}), and {ours.path} "
             f"is {ours.fingerprint[:12]}: give the same file to both."
         )
+    if isinstance(theirs, TokenizersVocabulary):
+        return
     if theirs.sp_model != seqio.SentencePieceVocabulary(file).sp_model:
         raise ValueError(
             f"{name} changes how {file} normalises text: leave its "

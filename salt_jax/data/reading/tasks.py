@@ -28,6 +28,7 @@ import seqio
 import tensorflow as tf
 
 from salt_jax.data import permutation
+from salt_jax.data.corpora.seqio_vocabulary import seqio_vocabulary
 from salt_jax.data.prepared.dataset import PreparedDataset
 from salt_jax.data.reading.objectives import CausalLM
 from salt_jax.data.reading.pile import Pile, selected_ids
@@ -177,11 +178,6 @@ def prepared_task(
         preprocessors=list(preprocessors),
         shuffle_buffer_size=None,
     )
-
-
-def seqio_vocabulary(vocabulary: Vocabulary) -> seqio.SentencePieceVocabulary:
-    """Returns the same vocabulary as SeqIO has it."""
-    return seqio.SentencePieceVocabulary(str(vocabulary.path))
 
 
 def register(name: str, pile: Pile, *, seq_len: int) -> seqio.Task:

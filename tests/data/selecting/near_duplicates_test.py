@@ -20,7 +20,7 @@ NUM_TEXTS, NUM_COPIES = 60, 40
 
 def single_tokens():
     """Words that are a token each, with the space before them."""
-    processor = Vocabulary.open(VOCABULARY).processor
+    processor = Vocabulary.open(VOCABULARY).codec.processor
     pieces = [processor.id_to_piece(i) for i in range(processor.vocab_size())]
     words = [piece[1:] for piece in pieces if piece[0] == "\u2581"]
     return [word for word in words if word.isalpha() and len(word) > 3]

@@ -1,0 +1,217 @@
+"""The tokens of a tokenizer.json, as the tokenizers library reads it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tokenizers
+from etils import epath
+
+from salt_jax.data.sentencepiece_vocabulary import PROBES, SPACE
+
+# The key, beside those of the library, that says which tokens begin, end and pad.
+ROLES_KEY = "salt_jax"
+ROLES = ("begin_id", "eos_id", "pad_id")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizersCodec:
+    """Encodes and decodes text with the tokenizers library.
+
+    The tokens are those that the library gives without special tokens, also of a text
+    that has the name of a special token in it.
+    """
+
+    tokenizer: tokenizers.Tokenizer
+    size: int
+    begin_id: int
+    eos_id: int
+    pad_id: int
+
+    @classmethod
+    def of(cls, contents: bytes, path: epath.Path) -> TokenizersCodec:
+        """Returns the codec of a file; `path` is for messages.
+
+        Raises:
+          ValueError: the library does not read it, or it does not say which tokens
+            begin, end and pad.
+        """
+        record = _record(contents, path)
+        roles = record.pop(ROLES_KEY, None)
+        tokenizer = tokenizer_of(record, path)
+        tokens = frozenset(tokenizer.get_vocab(with_added_tokens=True).values())
+        if not isinstance(roles, dict) or sorted(roles) != sorted(ROLES):
+            raise ValueError(
+                f"{path} does not say which tokens begin, end and pad: its "
+                f"{ROLES_KEY!r} should have {', '.join(ROLES)}. Make it with "
+                "`python -m salt_jax.main import`."
+            )
+        for name, token in roles.items():
+            if type(token) is not int or token not in tokens:
+                raise ValueError(
+                    f"{path} says that {name} is {token!r}, which is none of its "
+                    f"{len(tokens):,} tokens. Import it again."
+                )
+        return cls(tokenizer=tokenizer, size=1 + max(tokens), **roles)
+
+    def encode_array(self, text: str) -> np.ndarray:
+        """Returns the tokens of `text` as int32 [N]."""
+        # The other way to encode finds where each token is from, which takes as long.
+        (encoded,) = self.tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        return np.array(encoded.ids, np.int32)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text of `ids`; special tokens have none."""
+        roles = (self.begin_id, self.eos_id, self.pad_id)
+        return self.tokenizer.decode([x for x in ids if x not in roles])
+
+    @functools.cached_property
+    def is_lossless(self) -> bool:
+        """Whether the tokens of any texts, put together, decode to these texts.
+
+        It is asked of the tokenizer itself: one that normalises, adds a space at the
+        beginning, or writes a space as a letter that texts may have, is not.
+        """
+        texts = [*PROBES, SPACE]
+        tokens = [token for x in texts for token in self.encode_array(x).tolist()]
+        return self.decode(tokens) == "".join(texts)
+
+    def find(self, name: str) -> int | None:
+        """Returns the token of a piece; None if there is no such piece."""
+        return self.tokenizer.token_to_id(name)
+
+    def with_control_pieces(self, contents: bytes, names: Sequence[str]) -> bytes:
+        """Returns the file `contents` with special tokens at its end."""
+        record = json.loads(contents)
+        more = [
+            special_token(self.size + index, name) for index, name in enumerate(names)
+        ]
+        record["added_tokens"] = [*(record.get("added_tokens") or []), *more]
+        return as_json(record)
+
+    def byte_lengths(self) -> np.ndarray:
+        """Returns how many bytes of UTF-8 each token stands for, int32 [size].
+
+        Raises:
+          ValueError: the decoder makes text in a way that is not known.
+        """
+        length_of = _Lengths.of(self.tokenizer)
+        lengths = np.zeros(self.size, np.int32)
+        for piece, token in self.tokenizer.get_vocab(with_added_tokens=False).items():
+            lengths[token] = length_of(piece)
+        for token, added in self.tokenizer.get_added_tokens_decoder().items():
+            lengths[token] = 0 if added.special else len(added.content.encode())
+        lengths[[self.begin_id, self.eos_id, self.pad_id]] = 0
+        return lengths
+
+
+def tokenizer_of(record: Mapping[str, Any], path: epath.Path) -> tokenizers.Tokenizer:
+    """Returns the tokenizer of a tokenizer.json, which takes texts of any length whole.
+
+    Raises:
+      ValueError: the library does not read it.
+    """
+    try:
+        tokenizer = tokenizers.Tokenizer.from_str(json.dumps(record))
+    except Exception as error:  # The library has no class of its own for what it finds.
+        raise ValueError(
+            f"{path} is not a tokenizer.json that tokenizers "
+            f"{tokenizers.__version__} reads ({' '.join(str(error).split())[:200]})."
+        ) from error
+    # A file may ask for short texts, as some sentence encoders read them.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    # What a text says is text: it has no way to end itself.
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def special_token(token: int, name: str) -> dict[str, Any]:
+    """Returns the entry of a control piece among the "added_tokens"."""
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": token, "content": name, **flags, "special": True}
+
+
+def as_json(record: Mapping[str, Any]) -> bytes:
+    """Returns the bytes of a file that holds `record`."""
+    return (json.dumps(record, ensure_ascii=False, indent=1) + "\n").encode()
+
+
+def _record(contents: bytes, path: epath.Path) -> dict[str, Any]:
+    try:
+        record = json.loads(contents)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a tokenizer.json ({error}).") from error
+    if not isinstance(record, dict) or "model" not in record:
+        raise ValueError(f"{path} is not a tokenizer.json: it has no 'model'.")
+    return record
+
+
+@dataclasses.dataclass(frozen=True)
+class _Lengths:
+    """How a decoder's steps make bytes of a piece of the vocabulary."""
+
+    alphabet: frozenset[str] | None  # Each of these letters stands for one byte.
+    has_bytes: bool  # Whether <0x00> to <0xFF> stand for a byte each.
+    replaced: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, tokenizer: tokenizers.Tokenizer) -> _Lengths:
+        decoder = json.loads(tokenizer.to_str())["decoder"]
+        steps = list(_steps(decoder))
+        kinds = {step["type"] for step in steps}
+        unknown = sorted(kinds - _KNOWN_STEPS)
+        if unknown:
+            raise ValueError(
+                "How many bytes tokens stand for cannot be told of a decoder with "
+                f"{', '.join(unknown)}; it can of {', '.join(sorted(_KNOWN_STEPS))}."
+            )
+        letters = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+        return cls(
+            alphabet=frozenset(letters) if "ByteLevel" in kinds else None,
+            has_bytes="ByteFallback" in kinds,
+            replaced=tuple(
+                _replaced(x) for x in steps if x["type"] in ("Replace", "Metaspace")
+            ),
+        )
+
+    def __call__(self, piece: str) -> int:
+        if self.alphabet is not None and self.alphabet.issuperset(piece):
+            return len(piece)
+        if self.has_bytes and len(piece) == 6 and piece.startswith("<0x"):
+            return 1
+        for before, after in self.replaced:
+            piece = piece.replace(before, after)
+        return len(piece.encode())
+
+
+# Strip takes a space off the beginning of a text, and of no token in particular.
+_KNOWN_STEPS = {"ByteLevel", "ByteFallback", "Fuse", "Metaspace", "Replace", "Strip"}
+
+
+def _steps(decoder: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+    """Yields the steps of a decoder, in their order."""
+    if decoder is None:
+        return
+    if decoder["type"] == "Sequence":
+        for part in decoder["decoders"]:
+            yield from _steps(part)
+    else:
+        yield decoder
+
+
+def _replaced(step: Mapping[str, Any]) -> tuple[str, str]:
+    """Returns what a step of a decoder puts in the place of what."""
+    if step["type"] == "Metaspace":
+        return step["replacement"], " "
+    if "String" not in step["pattern"]:
+        raise ValueError(
+            "How many bytes tokens stand for cannot be told of a decoder that replaces "
+            f"{step['pattern']}."
+        )
+    return step["pattern"]["String"], step["content"]

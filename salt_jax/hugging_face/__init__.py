@@ -1,0 +1,1 @@
+"""Models as the files that Hugging Face's libraries read and write."""

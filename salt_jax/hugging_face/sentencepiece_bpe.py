@@ -1,0 +1,131 @@
+"""A SentencePiece model of byte pair encoding as a tokenizer.json with the same tokens.
+
+SentencePiece joins, again and again, the two neighbours whose text together is the
+piece with the best score, and the leftmost ones of several. The tokenizers library
+joins those that come first in a list of pairs, and of one pair the leftmost. So all
+pieces are listed in the order of their scores, each in every way to cut it in two. The
+order of these does not matter: what becomes a piece was joined by better scores alone,
+hence in the same way wherever it stands, and only one of its pairs is ever met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sentencepiece import sentencepiece_model_pb2
+
+from salt_jax.data.sentencepiece_vocabulary import SPACE, SentencePieceCodec
+from salt_jax.data.tokenizers_vocabulary import special_token
+
+_FORMAT: Any = sentencepiece_model_pb2  # Its classes are made when it is imported.
+_Piece = _FORMAT.ModelProto.SentencePiece
+
+
+def tokenizer_json(codec: SentencePieceCodec) -> dict[str, Any]:
+    """Returns the contents of a tokenizer.json with the tokens of a model.
+
+    A piece has its spaces as spaces, not as U+2581: so U+2581 in a text is, as in
+    `Vocabulary.encode`, three bytes, and nothing has to be normalised.
+
+    Raises:
+      ValueError: the model is of a kind that this format cannot express exactly.
+    """
+    model = _FORMAT.ModelProto.FromString(codec.processor.serialized_model_proto())
+    obstacle = _obstacle(model, codec)
+    if obstacle is not None:
+        raise ValueError(
+            f"{obstacle}. A tokenizer.json is written of models of byte pair encoding "
+            "with pieces for bytes, which change nothing in a text."
+        )
+    kinds = [
+        (index, _text(piece), piece.type) for index, piece in enumerate(model.pieces)
+    ]
+    special = (_Piece.CONTROL, _Piece.UNKNOWN)
+    added = [
+        special_token(index, text) for index, text, kind in kinds if kind in special
+    ]
+    added += [
+        special_token(index, text) | {"special": False}
+        for index, text, kind in kinds
+        if kind == _Piece.USER_DEFINED
+    ]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": sorted(added, key=lambda token: token["id"]),
+        "normalizer": None,
+        "pre_tokenizer": None,
+        "post_processor": None,
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}],
+        },
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": codec.processor.id_to_piece(codec.processor.unk_id()),
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": True,
+            "ignore_merges": False,
+            "vocab": {text: index for index, text, _ in kinds},
+            "merges": list(_merges(model.pieces)),
+        },
+    }
+
+
+def _obstacle(model: Any, codec: SentencePieceCodec) -> str | None:
+    """Returns why a tokenizer.json would have other tokens; None if it would not."""
+    kind = model.trainer_spec.model_type
+    if kind != _FORMAT.TrainerSpec.BPE:
+        name = _FORMAT.TrainerSpec.ModelType.Name(kind).lower()
+        return f"It is a SentencePiece model of the type {name}"
+    if not codec.is_lossless or _normalises(model):
+        return "It is a SentencePiece model that changes texts, or has unknown letters"
+    texts = [_text(piece) for piece in model.pieces]
+    if len(set(texts)) < len(texts):
+        return "It is a SentencePiece model with a piece that has a space and U+2581"
+    joined = [x for x in model.pieces if x.type == _Piece.NORMAL and len(x.piece) > 1]
+    if len({piece.score for piece in joined}) < len(joined):
+        return "It is a SentencePiece model with two pieces of one score"
+    letters = {text for text in texts if len(text) == 1}
+    odd = {letter for piece in joined for letter in _text(piece)} - letters
+    named = [x for x in model.pieces if x.type in (_Piece.CONTROL, _Piece.UNKNOWN)]
+    if odd or any(len(piece.piece) == 1 for piece in named):
+        return "It is a SentencePiece model with pieces of letters that are no pieces"
+    if any(piece.type == _Piece.UNUSED for piece in model.pieces):
+        return "It is a SentencePiece model with unused pieces"
+    return None
+
+
+def _normalises(model: Any) -> bool:
+    rules = (model.normalizer_spec, model.denormalizer_spec)
+    return (
+        any(spec.precompiled_charsmap for spec in rules)
+        or model.normalizer_spec.add_dummy_prefix
+        or model.normalizer_spec.remove_extra_whitespaces
+        or not model.normalizer_spec.escape_whitespaces
+    )
+
+
+def _text(piece: Any) -> str:
+    """Returns the text that a piece stands for, or the name of one that has none."""
+    has_text = piece.type in (_Piece.NORMAL, _Piece.USER_DEFINED)
+    return piece.piece.replace(SPACE, " ") if has_text else piece.piece
+
+
+def _merges(pieces: Sequence[Any]) -> Iterator[tuple[str, str]]:
+    """Yields the pairs that are joined, those that are joined first at the beginning.
+
+    What a user defined is never joined, and so are no names of other pieces.
+    """
+    normal = [piece for piece in pieces if piece.type == _Piece.NORMAL]
+    known = {_text(piece) for piece in normal}
+    for piece in sorted(normal, key=lambda piece: -piece.score):
+        text = _text(piece)
+        for cut in range(1, len(text)):
+            if text[:cut] in known and text[cut:] in known:
+                yield text[:cut], text[cut:]
