@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from salt_jax.data.reading.answers import Answers
 from salt_jax.data.reading.pile import Pile, StageData
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.quantized import HELD_DTYPES
@@ -44,15 +45,32 @@ class Stage:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Validation:
-    """The held-out loss that is measured while training."""
+class Answering:
+    """How a student that is fine-tuned is asked the questions of its validation."""
 
-    data: Pile
+    max_new_tokens: int  # Of an answer; where no end has come by then, it is cut off.
+    num_questions: int  # Asked while training, the same ones every time.
+    splits: Sequence[str] = ("val", "test")  # Those that `evaluate` asks all of.
+    result_after: str | None = None  # Exact match and F1 compare what follows the last.
+
+    def __post_init__(self):
+        _check_positive(self, "max_new_tokens", "num_questions")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Validation:
+    """The held-out loss that is measured while training, and answers to questions."""
+
+    data: Pile | Answers
     every: int  # Steps; it is measured after the last one too.
-    num_sequences: int  # The first ones of `data`, the same ones every time.
+    num_sequences: int  # Rows: the first ones of `data`, the same ones every time.
+    answering: Answering | None = None  # Needs `data` to be Answers.
 
     def __post_init__(self):
         _check_positive(self, "every", "num_sequences")
+        if self.answering is not None and not isinstance(self.data, Answers):
+            kind = type(self.data).__name__
+            raise ValueError(f"answering needs its data to be Answers, got a {kind}.")
 
 
 # What may change between two halves of a run without making it another run.
@@ -67,6 +85,9 @@ OPERATIONAL_FIELDS = (
 )
 # The same of models and teachers.
 _OPERATIONAL_WITHIN = ("attention", "teacher_rules")
+_DEFAULTS = {
+    field.name: field.default for field in dataclasses.fields(TransformerConfig)
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -206,12 +227,16 @@ def fingerprint(experiment: Experiment) -> str:
 def without_operational(experiment: dict[str, Any]) -> dict[str, Any]:
     """Returns an experiment's JSON without `OPERATIONAL_FIELDS` and their like within.
 
-    Those say where and by which kernel something is computed, not what.
+    Those say where and by which kernel something is computed, not what. Nor are there
+    the fields of models that have their defaults: a run goes on that was begun before
+    a model could have such a part.
     """
 
     def strip(value: Any) -> Any:
         if isinstance(value, dict):
             kept = {k: v for k, v in value.items() if k not in _OPERATIONAL_WITHIN}
+            if value.get("type") == TransformerConfig.__name__:
+                kept = {k: v for k, v in kept.items() if v != _DEFAULTS.get(k, ...)}
             return {name: strip(inner) for name, inner in kept.items()}
         return [strip(item) for item in value] if isinstance(value, list) else value
 

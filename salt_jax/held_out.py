@@ -6,7 +6,8 @@ Dimensions: N sequences, L length.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -14,12 +15,17 @@ import numpy as np
 from salt_jax.batch import Batch
 from salt_jax.data.prepared.dataset import PreparedDataset
 from salt_jax.data.prepared.sequences import Sequences
+from salt_jax.data.reading.answers import Answers
+from salt_jax.data.reading.pile import Pile
 from salt_jax.data.reading.rows import causal_batch
 from salt_jax.eval_step import ReadTokens, token_reader
 from salt_jax.losses import TokenStatistics
 from salt_jax.model.transformer import Params
 from salt_jax.partitioning import Partitioning
 from salt_jax.program import Program
+
+What = TypeVar("What")
+ReadRows = Callable[[np.ndarray], Batch]  # By their numbers, int64 [B].
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +42,14 @@ class TokensRead:
     def is_target(self) -> np.ndarray:
         """True [N, L] where there is a token to predict, not padding."""
         return self.sequences.segments > 0
+
+
+class OnHost(NamedTuple):
+    """What a model made of the rows of a batch, as numpy arrays."""
+
+    ce_NL: np.ndarray  # float32, nats.
+    rank_NL: np.ndarray  # int32, how many tokens were likelier than the target.
+    entropy_NL: np.ndarray | None  # float32, nats; None if the reader leaves it out.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,20 +86,34 @@ class OrderedReading:
 
         A batch is asked for when the one before it is on the devices.
         """
+        found = ((ids, dataset.read(ids)) for ids in batches)
+        read = self.read_batches(params, ((x, causal_batch(x[1])) for x in found))
+        for (ids, sequences), (ce_NL, rank_NL, entropy_NL) in read:
+            yield TokensRead(sequences, ce_NL, rank_NL, entropy_NL, ids)
+
+    def read_batches(
+        self, params: Params, batches: Iterable[tuple[What, Batch]]
+    ) -> Iterator[tuple[What, OnHost]]:
+        """Yields what the model makes of each of `batches`, of any rows.
+
+        A batch is asked for when the one before it is on the devices.
+
+        Args:
+          params: Of the model.
+          batches: With what they are, which is handed back; of `batch_size` at most.
+        """
         pending = None
-        for ids in batches:
-            sequences = dataset.read(ids)
-            statistics = self.read(params, self._on_mesh(sequences))
+        for what, batch in batches:
+            statistics = self.read(params, self._on_mesh(batch))
             # The devices read these while the host looks at those before.
             if pending is not None:
                 yield _on_host(*pending)
-            pending = (sequences, statistics, ids)
+            pending = (what, statistics, len(batch.tokens_BL))
         if pending is not None:
             yield _on_host(*pending)
 
-    def _on_mesh(self, sequences: Sequences) -> Batch:
-        missing = self.batch_size - len(sequences.tokens)
-        batch = causal_batch(sequences)
+    def _on_mesh(self, batch: Batch) -> Batch:
+        missing = self.batch_size - len(batch.tokens_BL)
         sharding = self.partitioning.sharding("batch", "length")
 
         def put(x_NL: np.ndarray) -> jax.Array:
@@ -99,29 +127,42 @@ class OrderedReading:
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """The held-out text whose loss is measured while training."""
+    """The held-out rows whose loss is measured while training."""
 
     reading: OrderedReading
-    dataset: PreparedDataset
-    ids: np.ndarray
+    read_rows: ReadRows
+    count: int  # Of the rows, which are read from the first on.
 
     @classmethod
     def of(cls, program: Program) -> HeldOut | None:
-        """Returns the validation text of an experiment; None if it names none."""
+        """Returns the validation rows of an experiment; None if it names none."""
         experiment = program.experiment
-        if experiment.validation is None:
+        validation = experiment.validation
+        if validation is None:
             return None
-        dataset = experiment.validation.data.open(seq_len=experiment.seq_len)
-        count = min(experiment.validation.num_sequences, len(dataset))
-        return cls(reading_of(program), dataset, np.arange(count))
+        read_rows, count = _in_order(validation.data, experiment.seq_len)
+        return cls(reading_of(program), read_rows, min(validation.num_sequences, count))
 
     def loss(self, params: Params) -> float:
-        """Returns the mean cross-entropy of the held-out tokens, in nats."""
-        total, count = 0.0, 0
-        for tokens in self.reading(params, self.dataset, self.ids):
-            total += tokens.ce_NL.sum(where=tokens.is_target, dtype=np.float64)
-            count += int(tokens.is_target.sum())
+        """Returns the mean cross-entropy of the held-out targets, in nats."""
+        total, count = 0.0, 0.0
+        numbers = self.reading.batches(np.arange(self.count))
+        batches = (self.read_rows(rows) for rows in numbers)
+        read = self.reading.read_batches(params, ((x.weights_BL, x) for x in batches))
+        for weights_NL, found in read:
+            counts_NL = np.asarray(weights_NL, np.float64)
+            total += float(np.sum(found.ce_NL * counts_NL))
+            count += float(np.sum(counts_NL))
         return total / count
+
+
+def _in_order(data: Pile | Answers, seq_len: int) -> tuple[ReadRows, int]:
+    """Returns how the rows of held-out data are read, and how many there are."""
+    if isinstance(data, Answers):
+        rows = data.open_rows(seq_len=seq_len, seed=0)
+        return rows.read, rows.rows_per_epoch
+    dataset = data.open(seq_len=seq_len)
+    return lambda numbers: causal_batch(dataset.read(numbers)), len(dataset)
 
 
 def reading_of(program: Program) -> OrderedReading:
@@ -135,9 +176,7 @@ def reading_of(program: Program) -> OrderedReading:
 
 
 def _on_host(
-    sequences: Sequences, statistics: TokenStatistics, ids: np.ndarray
-) -> TokensRead:
-    on_host = jax.tree.map(lambda x_BL: np.asarray(x_BL)[: len(ids)], statistics)
-    return TokensRead(
-        sequences, on_host.ce_BL, on_host.rank_BL, on_host.entropy_BL, ids
-    )
+    what: What, statistics: TokenStatistics, count: int
+) -> tuple[What, OnHost]:
+    on_host = jax.tree.map(lambda x_BL: np.asarray(x_BL)[:count], statistics)
+    return what, OnHost(on_host.ce_BL, on_host.rank_BL, on_host.entropy_BL)

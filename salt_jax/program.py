@@ -98,15 +98,23 @@ class Program:
         return self.partitioning.abstract(self._init_state, jax.random.key(0))
 
     def fresh_state(self) -> TrainState:
-        """Returns the state at step 0, born on its shards."""
+        """Returns the state at step 0, born on its shards; raises as `load_teacher`."""
+        initial = self._open_initial()
         key = jax.random.key(self.experiment.seed)
         state = self.partitioning.materialize(self._init_state, key)
-        if self.experiment.initial_export is None:
+        if initial is None:
             return state
-        export = Export.open(self.experiment.initial_export)
-        export.check_model(self.experiment.model)
         _delete(state.params)
-        return state.replace(params=export.load(self.abstract_state.params))
+        return state.replace(params=initial.load(self.abstract_state.params))
+
+    def _open_initial(self) -> Export | None:
+        if (path := self.experiment.initial_export) is None:
+            return None
+        export = Export.open(path)
+        export.check_model(self.experiment.model)
+        vocabulary = Vocabulary.open(self.experiment.stages[0].data.vocabulary)
+        export.check_vocabulary(vocabulary.fingerprint, vocabulary.path)
+        return export
 
     def load_teacher(self, stage: Stage) -> Params | None:
         """Returns the teacher's parameters from its export; None if there is none.
@@ -126,7 +134,8 @@ class Program:
         assert stage.distillation is not None
         export = Export.open(stage.distillation.teacher_export)
         export.check_model(stage.distillation.teacher)
-        export.check_vocabulary(Vocabulary.open(stage.data.vocabulary).fingerprint)
+        vocabulary = Vocabulary.open(stage.data.vocabulary)
+        export.check_vocabulary(vocabulary.fingerprint, vocabulary.path)
         return export
 
     def stages_from(self, step: int) -> list[Stage]:

@@ -19,7 +19,7 @@ from salt_jax.config import Experiment, Stage
 from salt_jax.data.reading.loader import Loader, describe_epochs, open_batches
 from salt_jax.data.selecting.selection import stage_warnings
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.held_out import HeldOut
+from salt_jax.fine_tuning.measures import Measures
 from salt_jax.model.transformer import Params
 from salt_jax.pods.saved import load_compiled
 from salt_jax.preemption import PreemptedError, PreemptionGuard
@@ -89,14 +89,14 @@ def train(
         inputs = resumption.inputs_of(program, loaders)
         resumption.check_inputs(inputs, meta, accepted_changes)
         _log_epochs(experiment, loaders)
-        held_out = HeldOut.of(program)
+        measures = Measures.of(program)
         with times.spending("compile"):
             updates = _updates(program, step, compiled)
         recorder = Recorder(program, workdir, from_step=step, times=times)
         tracer = Tracer(traced, workdir / "profile", pausing=recorder.pausing)
         inputs = meta.get("inputs", {}) | inputs
         loop = _Loop(
-            program, inputs, saved, recorder, tracer, guard, held_out, open_batches
+            program, inputs, saved, recorder, tracer, guard, measures, open_batches
         )
         with contextlib.closing(recorder), tracer:
             for stage, update in updates:
@@ -129,7 +129,7 @@ class _Loop:
     recorder: Recorder
     tracer: Tracer
     guard: PreemptionGuard
-    held_out: HeldOut | None
+    measures: Measures | None
     open_batches: OpenBatches
 
     def run(
@@ -175,14 +175,14 @@ class _Loop:
     def _validate(
         self, step: int, params: Params, is_last: bool
     ) -> dict[str, float] | None:
-        """Returns the held-out loss where it is due."""
-        held_out, validation = self.held_out, self.program.experiment.validation
-        if held_out is None or validation is None:
+        """Returns the held-out loss, and more, where it is due."""
+        measures, validation = self.measures, self.program.experiment.validation
+        if measures is None or validation is None:
             return None
         if step % validation.every and not is_last:
             return None
         with self.recorder.pausing("validation"):
-            values = {"val_loss": held_out.loss(params)}
+            values = measures(params)
         self.recorder.validated(step, values)
         return values
 

@@ -1,10 +1,13 @@
 import dataclasses
+import json
 
 import jax
 import numpy as np
 import pytest
 
 from salt_jax.config import Validation
+from salt_jax.data.prepared.sequences import Sequences
+from salt_jax.data.reading.answers import Answers
 from salt_jax.held_out import HeldOut, OrderedReading, reading_of
 from salt_jax.partitioning import MeshShape
 from salt_jax.program import Program
@@ -36,8 +39,12 @@ def loss(program, params):
     return HeldOut.of(program).loss(jax.device_put(params, shardings))
 
 
+def opened(program):
+    return program.experiment.validation.data.open(seq_len=runs.SEQ_LEN)
+
+
 def dense_loss(program, params, count):
-    dataset = HeldOut.of(program).dataset
+    dataset = opened(program)
     sequences = dataset.read(np.arange(count))
     ce_NL, _ = dense_reading(runs.STUDENT, params, sequences)
     return ce_NL.mean(where=sequences.segments > 0)
@@ -78,9 +85,40 @@ def test_a_split_with_fewer_sequences_is_read_to_its_end(files, params):
     data = runs.experiment(files).validation.data
     validation = Validation(data=data, every=3, num_sequences=1000)
     program = program_of(files, validation=validation)
-    assert (HeldOut.of(program).dataset.read(np.array([19])).segments == 0).any()
+    assert (opened(program).read(np.array([19])).segments == 0).any()
     expected = dense_loss(program, params, 20)
     assert loss(program, params) == pytest.approx(expected, rel=1e-6)
+
+
+def test_of_questions_the_loss_is_the_mean_over_the_answers(files, params, tmp_path):
+    records = [
+        {"question": f"{number} and then?", "answer": "it leaves " * number}
+        for number in range(1, 8)
+    ]
+    lines = "\n".join(json.dumps(record) for record in records)
+    (tmp_path / "val.jsonl").write_text(lines)
+    data = Answers(source=str(tmp_path), vocabulary=runs.VOCABULARY, split="val")
+    validation = Validation(data=data, every=3, num_sequences=1000)
+    program = program_of(files, validation=validation, seq_len=64)
+    questions = data.read(seq_len=64)
+    targets_BL = np.zeros((len(questions), 64), np.int32)
+    is_answer_BL = np.zeros((len(questions), 64), bool)
+    for row, question in enumerate(questions):
+        inputs, targets = question.example
+        tokens = np.concatenate([inputs, targets])
+        targets_BL[row, : len(tokens)] = tokens
+        is_answer_BL[row, len(inputs) : len(tokens)] = True
+    ones_BL = np.ones_like(targets_BL)
+    # Not packed: each question alone in a row, behind the token that begins a text.
+    unpacked = Sequences(
+        tokens=targets_BL,
+        segments=ones_BL,
+        positions=ones_BL * np.arange(64, dtype=np.int32)[None],
+        domains=ones_BL,
+    )
+    ce_BL, _ = dense_reading(runs.STUDENT, params, unpacked)
+    expected = ce_BL.mean(where=is_answer_BL)
+    assert loss(program, params) == pytest.approx(expected, rel=1e-5)
 
 
 def test_an_experiment_without_validation_has_no_held_out_text(files):
@@ -97,7 +135,7 @@ def test_a_validation_that_is_not_prepared_is_refused(files):
 
 def test_sequences_come_in_the_order_that_they_were_asked_for(files, params):
     program = program_of(files)
-    dataset = HeldOut.of(program).dataset
+    dataset = opened(program)
     ids = np.array([7, 3, 3, 19, 0, 1, 2, 4, 5, 6, 8])
     parts = list(reading_of(program)(params, dataset, ids))
     assert [len(part.ce_NL) for part in parts] == [8, 3]
@@ -113,7 +151,7 @@ def test_sequences_come_in_the_order_that_they_were_asked_for(files, params):
 def test_no_sequences_are_no_batches(files):
     program = program_of(files)
     reading = reading_of(program)
-    assert list(reading(None, HeldOut.of(program).dataset, np.arange(0))) == []
+    assert list(reading(None, opened(program), np.arange(0))) == []
 
 
 @pytest.mark.parametrize("batch_size", [0, 2, 9])

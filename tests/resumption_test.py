@@ -4,7 +4,7 @@ import shutil
 import jax
 import pytest
 
-from salt_jax import resumption
+from salt_jax import config, resumption
 from salt_jax.data.preparing.prepare import Preparation, prepare
 from salt_jax.data.reading.mixture import PileMixture
 from salt_jax.data.reading.pile import Pile
@@ -117,3 +117,22 @@ def test_data_is_known_by_its_sequences_and_what_is_selected_of_them(piles):
 def test_a_checkpoint_that_says_nothing_of_inputs_is_gone_on_with():
     resumption.check_inputs({"data.distill": "a"}, {}, [])
     resumption.check_inputs({"data.distill": "a"}, {"inputs": {}}, [])
+
+
+def test_a_run_begun_before_models_had_some_part_goes_on_without_it(tmp_path):
+    experiment = runs.experiment(tmp_path)
+    before = config.as_json(experiment)
+    for model in (before["model"], before["stages"][0]["distillation"]["teacher"]):
+        del model["qk_norm"], model["sliding_window"]
+    meta = {"experiment": before}
+    resumption.check_experiment(experiment, meta, [])
+    other = dataclasses.replace(
+        experiment, model=dataclasses.replace(experiment.model, qk_norm=True)
+    )
+    with pytest.raises(ValueError, match=r"other values of model\.qk_norm:"):
+        resumption.check_experiment(other, meta, [])
+    wider = dataclasses.replace(
+        experiment, model=dataclasses.replace(experiment.model, norm_eps=1e-5)
+    )
+    with pytest.raises(ValueError, match=r"other values of model\.norm_eps:"):
+        resumption.check_experiment(wider, meta, [])

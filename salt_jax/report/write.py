@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from etils import epath
 from matplotlib.figure import Figure
 
-from salt_jax.report import figures, page, sections
+from salt_jax.report import after_training, figures, page, sections
 from salt_jax.report.runs import Comparison
 
 
@@ -18,6 +18,9 @@ def write_report(
     salt: epath.PathLike,
     slm: epath.PathLike,
     scores: epath.PathLike | None = None,
+    few_shot: epath.PathLike | None = None,
+    fine_tuned: Sequence[epath.PathLike] = (),
+    exports: Sequence[epath.PathLike] = (),
     commands: Sequence[str] = (),
 ) -> epath.Path:
     """Writes `report.html` and its pictures into `output`; returns the page's path.
@@ -29,10 +32,13 @@ def write_report(
       slm: The workdir of the teacher's own training.
       scores: The folder of the scores that SALT selected by, with the bill of making
         them; None without selection.
+      few_shot: The folder that `evaluate --tasks` wrote; None without it.
+      fine_tuned: The workdirs of students that were fine-tuned and then evaluated.
+      exports: Folders of exports to point to.
       commands: What to type to make all of it again, for the page.
 
     Raises:
-      FileNotFoundError: a run was not trained, or not evaluated.
+      FileNotFoundError: a run was not trained, or not evaluated; an export is missing.
       ValueError: a run has no validation, or the runs were evaluated on different
         text.
     """
@@ -42,10 +48,18 @@ def write_report(
     pngs = {name: figures.png(figure) for name, figure in _figures(comparison)}
     for name, png in pngs.items():
         (output / f"{name}.png").write_bytes(png)
+    after = []
+    if few_shot is not None:
+        after.append(after_training.few_shot(few_shot))
+    if fine_tuned:
+        after.append(after_training.fine_tuned(fine_tuned))
+    if exports:
+        after.append(after_training.exports(exports))
     html = page.document(
         sections.title(comparison),
         *map(page.paragraph, sections.findings(comparison)),
         *_pictures(comparison, pngs),
+        *after,
         *_tables(comparison, commands),
     )
     (output / "report.html").write_text(html)

@@ -77,14 +77,7 @@ def tfds_shards(
       FileNotFoundError: there is no such data set, split or file.
       ValueError: a feature is missing, or is no text.
     """
-    try:
-        builder = read_only_builder.builder_from_files(name, data_dir=data_dir)
-    except (tfds.core.DatasetNotFoundError, ValueError) as error:
-        where = data_dir or tfds.core.constants.DATA_DIR
-        raise FileNotFoundError(
-            f"TensorFlow Datasets finds no {name!r} in {where}: give data_dir, or "
-            "build it there first with `tfds build`; prepare downloads nothing."
-        ) from error
+    builder = open_builder(name, data_dir=data_dir)
     if split not in builder.info.splits:
         raise FileNotFoundError(
             f"tfds:{name} has no split {split!r}; it has {sorted(builder.info.splits)}."
@@ -102,3 +95,19 @@ def tfds_shards(
                 f"{shard.name} should be in {file}: build it again."
             )
     return shards
+
+
+def open_builder(name: str, *, data_dir: str | None) -> tfds.core.DatasetBuilder:
+    """Returns the builder of a data set that is in `data_dir`.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    try:
+        return read_only_builder.builder_from_files(name, data_dir=data_dir)
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        where = data_dir or tfds.core.constants.DATA_DIR
+        raise FileNotFoundError(
+            f"TensorFlow Datasets finds no {name!r} in {where}: give data_dir, or "
+            "build it there first with `tfds build`; nothing is downloaded here."
+        ) from error

@@ -1,0 +1,70 @@
+"""Records of a data set of TensorFlow Datasets.
+
+Nothing is downloaded: a data set is read where `tfds build` left it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from salt_jax.data.corpora import tf_examples
+from salt_jax.data.corpora.tfds_corpus import open_builder
+
+
+def read(
+    name: str, split: str, fields: Sequence[str], *, data_dir: str | None
+) -> list[Mapping[str, str | int]]:
+    """Returns all records of a split, in the order in which they are on disk.
+
+    Args:
+      name: "NAME", "NAME/CONFIG", "NAME:VERSION" or "NAME/CONFIG:VERSION".
+      split: One that the data set has, or a part of one, such as "train[95%:]".
+      fields: The features wanted, each a text or a whole number.
+      data_dir: By default, the folder of TensorFlow Datasets.
+
+    Raises:
+      FileNotFoundError: there is no such data set or split.
+      ValueError: a feature is missing or something else, or a file is damaged.
+    """
+    # TensorFlow would take all memory of the accelerators that it can see.
+    tf.config.set_visible_devices([], "GPU")
+    builder = open_builder(name, data_dir=data_dir)
+    if split.partition("[")[0] not in builder.info.splits:
+        raise FileNotFoundError(
+            f"tfds:{name} has no split {split!r}; it has {sorted(builder.info.splits)}."
+        )
+    _check(builder.info.features.get_tensor_spec(), fields, name)
+    with tf_examples.reading(f"tfds:{name} {split}"):
+        examples = builder.as_dataset(
+            split=split,
+            read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+            shuffle_files=False,
+        )
+        wanted = examples.map(lambda x: {field: x[field] for field in fields})
+        return [_plain(record) for record in wanted.as_numpy_iterator()]
+
+
+def _check(spec: Any, fields: Sequence[str], name: str) -> None:
+    for field in fields:
+        if field not in spec:
+            raise ValueError(
+                f"tfds:{name} has no feature {field!r}; it has {sorted(spec)}."
+            )
+        found = spec[field]
+        is_one = isinstance(found, tf.TensorSpec) and found.shape == ()
+        if not is_one or not (found.dtype == tf.string or found.dtype.is_integer):
+            raise ValueError(
+                f"The feature {field!r} of tfds:{name} is {found}, and what is read is "
+                "one text or one whole number."
+            )
+
+
+def _plain(record: Mapping[str, Any]) -> Mapping[str, str | int]:
+    return {
+        name: value.decode() if isinstance(value, bytes) else int(value)
+        for name, value in record.items()
+    }
