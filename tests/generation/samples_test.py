@@ -2,77 +2,18 @@ import dataclasses
 import json
 import pathlib
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import zstandard
 
-from salt_jax.batch import Batch
 from salt_jax.data.preparing.prepare import Preparation, prepare
 from salt_jax.data.vocabulary import Vocabulary
+from salt_jax.generation.samples import samples
 from salt_jax.program import Program
-from salt_jax.sample import continuations, samples
 from tests import runs
-from tests.examples import partitioning, saying, small_model
+from tests.examples import saying
 
-PROMPTS = np.array([[5, 9, 33, 7], [60, 3, 3, 41], [8, 8, 8, 8]], np.int32)
-NUM_TOKENS = 4
-
-
-def greedy(model, params, prompts, **changes):
-    options = {"num_tokens": NUM_TOKENS, "temperature": 0.0} | changes
-    return continuations(model, params, prompts, **options)
-
-
-def read_exactly(model, params, tokens_BL):
-    """Reads rows that begin a document and end where they end."""
-    shape = tokens_BL.shape
-    ones = jnp.ones(shape, jnp.int32)
-    positions = jnp.broadcast_to(jnp.arange(shape[1])[None], shape)
-    batch = Batch(tokens_BL, jnp.roll(tokens_BL, -1, 1), 1.0 * ones, ones, positions)
-    return jax.jit(lambda *args: model.apply(*args).logits())(params, batch)
-
-
-def test_a_greedy_continuation_is_the_likeliest_token_step_by_step():
-    model, params = small_model()
-    texts = np.pad(PROMPTS, ((0, 0), (1, 0)))  # What begins a document is read first.
-    for _ in range(NUM_TOKENS):
-        logits = read_exactly(model, params, jnp.asarray(texts))
-        next_token = np.argmax(logits[:, -1], axis=-1)
-        texts = np.concatenate([texts, next_token[:, None]], axis=1)
-    written = greedy(model, params, PROMPTS)
-    np.testing.assert_array_equal(written, texts[:, 1 + PROMPTS.shape[1] :])
-    assert len(np.unique(written)) > 2
-
-
-def test_a_mesh_writes_what_one_device_writes():
-    # Three rows do not divide over the eight devices.
-    alone = greedy(*small_model(), PROMPTS)
-    together = greedy(*small_model(partitioning(8, model=2)), PROMPTS)
-    np.testing.assert_array_equal(together, alone)
-
-
-def test_a_row_does_not_depend_on_the_others():
-    model, params = small_model()
-    written = greedy(model, params, PROMPTS)
-    np.testing.assert_array_equal(greedy(model, params, PROMPTS[1:2]), written[1:2])
-
-
-def test_sampling_depends_on_the_seed_alone_and_is_not_greedy():
-    model, params = small_model()
-    sampled = [
-        greedy(model, params, PROMPTS, temperature=1.0, seed=seed) for seed in (1, 1, 2)
-    ]
-    np.testing.assert_array_equal(sampled[0], sampled[1])
-    assert (sampled[0] != sampled[2]).any()
-    assert (sampled[0] != greedy(model, params, PROMPTS)).any()
-
-
-def test_a_low_temperature_takes_the_likeliest():
-    model, params = small_model()
-    cold = greedy(model, params, PROMPTS, temperature=1e-5)
-    np.testing.assert_array_equal(cold, greedy(model, params, PROMPTS))
+SEQ_LEN = 64
 
 
 @pytest.fixture(scope="module")
@@ -98,11 +39,11 @@ def program(tmp_path_factory):
             corpus=str(folder / "corpus"),
             vocabulary=runs.VOCABULARY,
             output=str(folder / "data"),
-            seq_len=64,
+            seq_len=SEQ_LEN,
         )
     )
     model = dataclasses.replace(runs.STUDENT, tied_embedding=False)
-    run = runs.experiment(folder, model=model, seq_len=64)
+    run = runs.experiment(folder, model=model, seq_len=SEQ_LEN)
     return Program.on(run)
 
 
@@ -120,11 +61,11 @@ def test_a_continuation_is_cut_where_the_model_ends_its_document(program):
     assert [sample["continuation"] for sample in written] == [expected] * 4
 
 
-def test_a_model_that_never_ends_writes_to_the_limit(program):
+def test_a_model_that_never_ends_writes_up_to_the_length_it_has_learnt(program):
     vocabulary = Vocabulary.open(runs.VOCABULARY)
     token = vocabulary.encode("the")[0]
-    continuation = said(program, [token])[0]["continuation"]
-    assert continuation == vocabulary.decode([token] * 80)
+    sample = said(program, [token])[0]
+    assert sample["continuation"] == vocabulary.decode([token] * (SEQ_LEN - 48))
 
 
 def test_prompts_are_the_beginnings_of_long_documents_of_different_domains(program):

@@ -1,0 +1,1 @@
+"""A model writes: prompts are read once, and tokens are added one by one."""

@@ -1,0 +1,245 @@
+"""Prompts of many lengths, in batches of few shapes, and what a model adds to them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from salt_jax.data.vocabulary import Vocabulary
+from salt_jax.generation.continuation import Continuation, check_stop
+from salt_jax.generation.decoding import Prompts, Recipe, programs
+from salt_jax.generation.reading import reading_model, reading_params
+from salt_jax.generation.sampling import Sampling, check_seeds
+from salt_jax.generation.writing import Writing, shape_for
+from salt_jax.model.transformer import Params, Transformer
+
+# How many tokens are written before the host looks for stop strings, and before what
+# there is of a stream is shown.
+_BETWEEN_STOPS = 8
+_STREAMED = 4
+_FEWEST_COLUMNS = 32  # Of prompts.
+
+
+class Generator:
+    """What a model writes after prompts, its parameters being given with them.
+
+    Programs are compiled once for each shape and each way of sampling, for all
+    generators of a model.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        vocabulary: Vocabulary,
+        max_length: int,
+        *,
+        batch_size: int = 8,
+    ):
+        """Takes the most tokens of a prompt and its continuation, and rows at a time.
+
+        Raises:
+          ValueError: there are no rows in a batch.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} is not positive.")
+        self._model = model
+        self._reading = reading_model(model)
+        self._vocabulary = vocabulary
+        self._max_length = max_length
+        self._batch_size = batch_size
+
+    def __call__(
+        self,
+        params: Params,
+        prompts: Sequence[Sequence[int]],
+        *,
+        sampling: Sampling = Sampling(),
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+        seeds: Sequence[int] | None = None,
+    ) -> list[list[int]]:
+        """Returns the tokens that follow each prompt.
+
+        They are without the one that ends a text, and of a text with a stop string
+        those that are wholly before it: where a token has the end of a text and the
+        beginning of a stop string, `texts` has more.
+
+        Args:
+          params: Of the model.
+          prompts: Tokens, without the one that begins a text.
+          sampling: How each token is drawn.
+          max_new_tokens: The most that follow a prompt.
+          stop: Strings of which the first to appear ends a text.
+          seeds: Of each prompt's own randomness, beside `sampling.seed`; by default
+            its place.
+
+        Raises:
+          ValueError: a prompt and what follows it exceed the length of the model, or
+            have tokens that it does not know; an argument is out of range.
+        """
+        written = self._write(params, prompts, seeds, stop, sampling, max_new_tokens)
+        return [follows.tokens(tokens) for follows, tokens in written]
+
+    def texts(
+        self,
+        params: Params,
+        prompts: Sequence[Sequence[int]],
+        *,
+        sampling: Sampling = Sampling(),
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+        seeds: Sequence[int] | None = None,
+    ) -> list[str]:
+        """Returns the text that follows each prompt, up to a stop string.
+
+        Arguments and errors are those of a call.
+        """
+        written = self._write(params, prompts, seeds, stop, sampling, max_new_tokens)
+        return [follows.text(tokens) for follows, tokens in written]
+
+    def stream(
+        self,
+        params: Params,
+        prompt: Sequence[int],
+        *,
+        sampling: Sampling = Sampling(),
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """Yields the text that follows a prompt, piece by piece.
+
+        A piece ends with a whole character, and has nothing of a stop string. Put
+        together they are what `texts` returns for the prompt and its seed; bytes that
+        are no text may come out as fewer signs of that. Other arguments and errors are
+        those of a call.
+        """
+        # Checked here, and not when the first piece is asked for.
+        self._check([prompt], max_new_tokens, stop, [seed])
+        return self._stream(params, prompt, seed, stop, sampling, max_new_tokens)
+
+    def _stream(
+        self,
+        params: Params,
+        prompt: Sequence[int],
+        seed: int,
+        stop: Sequence[str],
+        sampling: Sampling,
+        max_new_tokens: int,
+    ) -> Iterator[str]:
+        follows = Continuation(self._vocabulary, prompt, stop)
+        params = reading_params(self._model, params)
+        writing = self._begin(
+            params, [prompt], [seed], sampling=sampling, max_new_tokens=max_new_tokens
+        )
+        shown = 0
+        while True:
+            (tokens,) = writing.texts
+            if writing.is_done or follows.is_stopped(tokens):
+                break
+            settled = follows.settled_text(tokens)
+            if len(settled) > shown:
+                yield settled[shown:]
+                shown = len(settled)
+            writing.go_on(_STREAMED)
+        rest = follows.text(tokens)[shown:]
+        if rest:
+            yield rest
+
+    def _write(
+        self,
+        params: Params,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[int] | None,
+        stop: Sequence[str],
+        sampling: Sampling,
+        max_new_tokens: int,
+    ) -> list[tuple[Continuation, list[int]]]:
+        """Returns each prompt's tokens, which may go too far, and how to read them."""
+        seeds = range(len(prompts)) if seeds is None else seeds
+        self._check(prompts, max_new_tokens, stop, seeds)
+        follows = [Continuation(self._vocabulary, prompt, stop) for prompt in prompts]
+        texts: list[list[int]] = [[] for _ in prompts]
+        params = reading_params(self._model, params)
+        # The longest first: what does not fit the devices is known at once.
+        order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+        for first in range(0, len(order), self._batch_size):
+            places = order[first : first + self._batch_size]
+            writing = self._begin(
+                params,
+                [prompts[i] for i in places],
+                [seeds[i] for i in places],
+                sampling=sampling,
+                max_new_tokens=max_new_tokens,
+                rows=min(len(order), self._batch_size),
+            )
+            while not writing.is_done:
+                writing.go_on(_BETWEEN_STOPS if stop else max_new_tokens)
+                for row, tokens in enumerate(writing.texts if stop else []):
+                    if follows[places[row]].is_stopped(tokens):
+                        writing.finish(row)
+            for place, tokens in zip(places, writing.texts, strict=True):
+                texts[place] = tokens
+        return list(zip(follows, texts, strict=True))
+
+    def _begin(
+        self,
+        params: Params,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[int],
+        *,
+        sampling: Sampling,
+        max_new_tokens: int,
+        rows: int = 1,
+    ) -> Writing:
+        vocabulary = self._vocabulary
+        recipe = Recipe(
+            model=self._reading,
+            sampling=dataclasses.replace(sampling, seed=0),
+            num_tokens=vocabulary.size,
+            eos_id=vocabulary.eos_id,
+        )
+        shards = self._reading.partitioning.size("batch")
+        columns = shape_for(len(max(prompts, key=len)) + 1, _FEWEST_COLUMNS)
+        filled = Prompts.of(
+            prompts,
+            seeds,
+            seed=sampling.seed,
+            begin_id=vocabulary.begin_id,
+            shape=(shards * shape_for(-(-rows // shards)), columns),
+        )
+        return Writing(
+            programs(recipe),
+            params,
+            filled,
+            num_texts=len(prompts),
+            eos_id=vocabulary.eos_id,
+            max_new_tokens=max_new_tokens,
+        )
+
+    def _check(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        stop: Sequence[str],
+        seeds: Sequence[int],
+    ) -> None:
+        check_stop(stop)
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens={max_new_tokens} is not positive.")
+        if len(seeds) != len(prompts):
+            raise ValueError(f"{len(prompts)} prompts have {len(seeds)} seeds.")
+        check_seeds(list(seeds))
+        for number, prompt in enumerate(prompts, start=1):
+            if len(prompt) + max_new_tokens > self._max_length:
+                raise ValueError(
+                    f"Prompt {number} has {len(prompt)} tokens, and with "
+                    f"max_new_tokens={max_new_tokens} exceeds the {self._max_length} "
+                    "that the model reads: shorten it, or write fewer."
+                )
+            known = self._vocabulary.size
+            if len(prompt) and not 0 <= min(prompt) <= max(prompt) < known:
+                raise ValueError(
+                    f"Prompt {number} has tokens from {min(prompt)} to {max(prompt)}, "
+                    f"and the vocabulary {known}, from 0 on."
+                )

@@ -1,0 +1,97 @@
+"""One batch of rows that a model adds tokens to.
+
+Dimensions: B batch, N tokens to write.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from salt_jax.generation.decoding import Programs, Prompts
+from salt_jax.model.transformer import Params
+
+_LEAST_ROOM = 16  # Tokens, of the smallest shape.
+
+
+class Writing:
+    """Rows that are written to, some tokens at a time."""
+
+    def __init__(
+        self,
+        programs: Programs,
+        params: Params,
+        prompts: Prompts,
+        *,
+        num_texts: int,
+        eos_id: int,
+        max_new_tokens: int,
+    ):
+        """Reads the prompts, of which the first `num_texts` are not only filling."""
+        self._go_on, self._params, self._prompts = programs.go_on, params, prompts
+        self._num_texts, self._eos_id = num_texts, eos_id
+        self._max_new_tokens = max_new_tokens
+        rows = len(prompts.lengths_B)
+        self._is_done_B: Any = np.arange(rows) >= num_texts
+        self._cache, self._written = programs.begin(
+            shape_for(max_new_tokens, _LEAST_ROOM),
+            params,
+            prompts,
+            self._is_done_B,
+        )
+        self._look()
+
+    def go_on(self, num_tokens: int) -> None:
+        """Adds at most `num_tokens` tokens to each row that is not done."""
+        until = min(self._count + num_tokens, self._max_new_tokens)
+        self._cache, self._written = self._go_on(
+            self._params,
+            self._cache,
+            self._written,
+            self._prompts,
+            self._is_done_B,
+            _scalar(until),
+        )
+        self._look()
+
+    def finish(self, row: int) -> None:
+        """Adds no more tokens to `row` than it has."""
+        self._is_done_B[row] = True
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no row will have more tokens."""
+        return bool(self._is_done_B.all()) or self._count >= self._max_new_tokens
+
+    @property
+    def texts(self) -> list[list[int]]:
+        """The tokens that follow each prompt, up to the end of the text if it has one.
+
+        A row that was finished may have tokens that say nothing.
+        """
+        return [
+            self._until_end(row_N.tolist())
+            for row_N in self._tokens_BN[: self._num_texts, : self._count]
+        ]
+
+    def _look(self) -> None:
+        written = jax.device_get(self._written)
+        self._tokens_BN, self._count = written.tokens_BN, int(written.count)
+        self._is_done_B = self._is_done_B | written.is_done_B
+
+    def _until_end(self, tokens: list[int]) -> list[int]:
+        end = tokens.index(self._eos_id) if self._eos_id in tokens else len(tokens)
+        return tokens[:end]
+
+
+def shape_for(count: int, least: int = 1) -> int:
+    """Returns the first of 1, 2, 3, 4, 6, 8, 12, 16... from `count` and `least` on."""
+    power = 1 << (max(count, least) - 1).bit_length()
+    between = power // 4 * 3
+    return between if between >= max(count, least) else power
+
+
+def _scalar(number: int) -> Any:
+    return np.int32(number)
