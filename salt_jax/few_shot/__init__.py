@@ -1,0 +1,1 @@
+"""Few-shot evaluation of exports with lm-evaluation-harness."""

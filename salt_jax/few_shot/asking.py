@@ -1,0 +1,116 @@
+"""One model is asked all tasks, and what came of it is kept as lm-eval keeps it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lm_eval.evaluator
+from etils import epath
+from lm_eval.api.instance import Instance
+from lm_eval.loggers import EvaluationTracker
+
+from salt_jax.few_shot.language_model import SaltLM
+from salt_jax.few_shot.tasks import SEED, Tasks
+
+
+def ask(
+    lm: SaltLM, tasks: Tasks, *, limit: int | None, run_unsafe_code: bool = False
+) -> dict[str, Any]:
+    """Returns lm-eval's results, with the samples of each task.
+
+    Every model is asked the same questions after the same examples.
+
+    Args:
+      lm: The model.
+      tasks: What it is asked.
+      limit: The most examples of a task; None for all.
+      run_unsafe_code: Whether code that it writes may be run.
+
+    Raises:
+      ValueError: a task cannot be asked, or runs code and may not.
+    """
+    for task in tasks.tasks.values():
+        task.set_fewshot_seed(SEED)
+    # lm-eval shows a bar a task while it puts questions together.
+    with contextlib.redirect_stderr(io.StringIO()):
+        return lm_eval.evaluator.evaluate(
+            lm,
+            tasks.loaded,
+            limit=limit,
+            confirm_run_unsafe_code=run_unsafe_code,
+        )
+
+
+def right_likelihoods(
+    lm: SaltLM, task: Any, samples: Sequence[Mapping[str, Any]]
+) -> list[float]:
+    """Returns how likely, in nats, a model finds the right answer of each sample.
+
+    It is asked only where the samples do not say: where it had to write.
+    """
+    if task.OUTPUT_TYPE != "generate_until":
+        return [_likelihood(task, sample) for sample in samples]
+    delimiter = task.get_config("target_delimiter")
+    asked = [
+        Instance(
+            request_type="loglikelihood",
+            doc={},
+            arguments=(sample["arguments"][0][0], f"{delimiter}{_first(sample)}"),
+            idx=0,
+        )
+        for sample in samples
+    ]
+    return [nats for nats, _ in lm.loglikelihood(asked)]
+
+
+def _likelihood(task: Any, sample: Mapping[str, Any]) -> float:
+    answers = [nats for nats, _ in sample["filtered_resps"]]
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return answers[0]
+    right = sample["target"]
+    if getattr(task, "multiple_input", 0):  # The questions differ, not the answers.
+        right = task.doc_to_text(sample["doc"])
+    if isinstance(right, str):
+        right = task.doc_to_choice(sample["doc"]).index(right)
+    return max(answers[i] for i in (right if isinstance(right, list) else [right]))
+
+
+def _first(sample: Mapping[str, Any]) -> str:
+    target = sample["target"]
+    return str(target[0] if isinstance(target, list) else target)
+
+
+def write_results(
+    output: epath.PathLike,
+    label: str,
+    results: dict[str, Any],
+    config: Mapping[str, Any],
+) -> None:
+    """Writes `results_*.json`, and `samples_TASK_*.jsonl`, into a folder `label`.
+
+    Args:
+      output: Where that folder is made.
+      label: What the model is called.
+      results: As `ask` returns them; the samples are turned into what is written.
+      config: How it was asked.
+
+    Raises:
+      OSError: they could not be written.
+    """
+    tracker = EvaluationTracker(output_path=str(output))
+    about = tracker.general_config_tracker
+    about.log_experiment_args("salt_jax", {"model": label}, None, None, False)
+    samples = results["samples"]
+    kept = {name: value for name, value in results.items() if name != "samples"}
+    tracker.save_results_aggregated(kept | {"config": dict(config)}, samples)
+    # lm-eval logs that it could not write, and goes on.
+    folder = epath.Path(output) / str(about.model_name_sanitized)
+    names = [f"results_{tracker.date_id}.json"]
+    for task, of_task in samples.items():
+        tracker.save_results_samples(task, of_task)
+        names.append(f"samples_{task}_{tracker.date_id}.jsonl")
+    if missing := [name for name in names if not (folder / name).exists()]:
+        raise OSError(f"Could not write {missing} into {folder}.")

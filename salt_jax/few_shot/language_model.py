@@ -1,0 +1,163 @@
+"""A model as lm-evaluation-harness asks it: for likelihoods, and for text."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.models.utils import normalize_gen_kwargs
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from salt_jax.few_shot.likelihoods import LikelihoodReader
+from salt_jax.few_shot.question_rows import Question
+from salt_jax.generation.generator import Generator
+from salt_jax.generation.sampling import Sampling
+from salt_jax.loaded import LoadedModel
+
+# What lm-eval says of how text is drawn, and its own name for greedy or not.
+_DRAWN_BY = {"temperature", "top_k", "top_p"}
+_KNOWN = _DRAWN_BY | {"until", "max_gen_toks", "do_sample"}
+
+
+class SaltLM(TemplateLM):
+    """A loaded model; texts are cut into tokens as lm-eval's `hf` backend cuts them.
+
+    A text begins with the begin token, unless that is cut off with the rest of what is
+    too long. Where lm-eval asks for the likelihood of a whole text, the begin token is
+    not part of it.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, *, batch_size: int, name: str | None = None
+    ):
+        """Takes a model and the rows of its greatest length to read at a time.
+
+        Raises:
+          ValueError: there are no rows in a batch.
+        """
+        super().__init__()
+        self.name = name or loaded.name
+        self._loaded = loaded
+        self._read = LikelihoodReader(loaded, batch_size, self.name)
+        self._generate = Generator(
+            loaded.model, loaded.vocabulary, loaded.max_length, batch_size=batch_size
+        )
+
+    @property
+    def eot_token_id(self) -> int:
+        """The token that ends a text."""
+        return self._loaded.vocabulary.eos_id
+
+    @property
+    def prefix_token_id(self) -> int:
+        """The token that a text begins with."""
+        return self._loaded.vocabulary.begin_id
+
+    @property
+    def max_length(self) -> int:
+        """The tokens that are read and written together."""
+        return self._loaded.max_length
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **_: Any
+    ) -> list[int]:
+        """Returns the tokens of a text, after the begin token unless told not to."""
+        tokens = self._loaded.vocabulary.encode(string)
+        return (
+            tokens if add_special_tokens is False else [self.prefix_token_id, *tokens]
+        )
+
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = True
+    ) -> list[tuple[float, bool]]:
+        """Returns how likely each continuation is, in nats, and whether the likeliest.
+
+        Raises:
+          ValueError: a continuation has no tokens, or more than the model can read.
+        """
+        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+
+    def _loglikelihood_tokens(
+        self, requests: Iterable[tuple[Any, list[int], list[int]]], **_: Any
+    ) -> list[tuple[float, bool]]:
+        answers = self._read([Question(*tokens) for _, *tokens in requests])
+        return [(answer.log_likelihood, answer.is_greedy) for answer in answers]
+
+    def loglikelihood_rolling(
+        self, requests: Sequence[Instance], disable_tqdm: bool = True
+    ) -> list[float]:
+        """Returns how likely each text is, in nats.
+
+        One that is too long is read in windows, each token once and as late in its
+        window as possible.
+        """
+        questions: list[Question] = []
+        ends = [0]
+        for request in requests:
+            windows = get_rolling_token_windows(
+                self.tok_encode(request.args[0], add_special_tokens=False),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            )
+            questions += [Question(*make_disjoint_window(window)) for window in windows]
+            ends.append(len(questions))
+        nats = [answer.log_likelihood for answer in self._read(questions)]
+        return [sum(nats[begin:end]) for begin, end in itertools.pairwise(ends)]
+
+    def generate_until(
+        self, requests: list[Instance], disable_tqdm: bool = True
+    ) -> list[str]:
+        """Returns what follows each context, up to one of the request's strings.
+
+        A context that leaves no room for `max_gen_toks` is cut on its left. What is
+        drawn depends on the place of a request among all.
+
+        Raises:
+          ValueError: `max_gen_toks` is no less than the model's length; the text is to
+            be drawn in a way that there is not.
+        """
+        texts = [""] * len(requests)
+        alike: dict[str, list[int]] = {}
+        for place, request in enumerate(requests):
+            key = json.dumps(request.args[1], sort_keys=True)
+            alike.setdefault(key, []).append(place)
+        for places in alike.values():
+            contexts = [requests[place].args[0] for place in places]
+            how = requests[places[0]].args[1]
+            for place, text in zip(
+                places, self._texts(contexts, how, places), strict=True
+            ):
+                texts[place] = text
+        return texts
+
+    def _texts(
+        self, contexts: Sequence[str], how: dict[str, Any], seeds: Sequence[int]
+    ) -> list[str]:
+        kwargs: dict[str, Any] = dict(normalize_gen_kwargs(how))
+        if unknown := sorted(set(kwargs) - _KNOWN):
+            raise ValueError(
+                f"A task asks for text by {', '.join(unknown)}, and there is only "
+                f"{', '.join(sorted(_KNOWN))}: leave the task out."
+            )
+        max_new_tokens = kwargs["max_gen_toks"]
+        room = self.max_length - max_new_tokens - 1  # But for the begin token.
+        if room < 1:
+            raise ValueError(
+                f"A task asks for {max_new_tokens} new tokens, and {self.name} "
+                f"reads and writes {self.max_length} together: give a greater "
+                "--max_length, or leave the task out."
+            )
+        drawn_by = _DRAWN_BY & set(kwargs) if kwargs["do_sample"] else ()
+        return self._generate.texts(
+            self._loaded.params,
+            [self._loaded.vocabulary.encode(context)[-room:] for context in contexts],
+            sampling=Sampling(**{name: kwargs[name] for name in drawn_by}),
+            max_new_tokens=max_new_tokens,
+            stop=[string for string in kwargs["until"] if string],
+            seeds=seeds,
+        )

@@ -1,0 +1,185 @@
+"""How likely a model finds tokens, given those before them.
+
+Dimensions: B batch, L length, S slots, D embed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, TextIO
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from salt_jax.batch import Batch
+from salt_jax.few_shot.question_rows import Filled, Question, Row, rows_of
+from salt_jax.loaded import LoadedModel
+from salt_jax.losses import TokenStatistics, chunked_token_statistics
+from salt_jax.model.transformer import Params, Transformer
+from salt_jax.progress import Progress
+
+# Lengths that programs are compiled for, and what longer ones are multiples of.
+_LENGTHS, _LONG = (64, 128, 192, 256, 384, 512, 768), 512
+_CHUNK_TOKENS = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A model's answer to a question."""
+
+    log_likelihood: float  # Nats, of the whole continuation.
+    is_greedy: bool  # Each token of it was the likeliest.
+
+
+@dataclasses.dataclass(frozen=True)
+class LikelihoodReader:
+    """Reads continuations in batches of few shapes, split over the mesh."""
+
+    loaded: LoadedModel
+    batch_size: int  # Rows of the greatest length; of shorter ones there are more.
+    name: str  # Of the model, in what is said of it.
+    stream: TextIO = dataclasses.field(default_factory=lambda: sys.stderr)
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size}: read at least one row.")
+
+    def __call__(self, questions: Sequence[Question]) -> list[Answer]:
+        """Returns the answers, in the order of the questions.
+
+        A context that is too long is cut on its left.
+
+        Raises:
+          ValueError: a continuation has no tokens, or more than the model can read.
+        """
+        self._check(questions)
+        found: dict[int, Answer] = {}
+        pending: tuple[list[Row], TokenStatistics] | None = None
+        label = f"read by {self.name}"
+        with Progress(label, len(questions), stream=self.stream) as progress:
+            for rows in self._batches(rows_of(questions, self.loaded.max_length)):
+                dispatched = rows, self._read(rows, questions)
+                # The devices read these while the host looks at those before.
+                if pending is not None:
+                    found |= _answers(questions, *pending)
+                    progress.update(len(found))
+                pending = dispatched
+            if pending is not None:
+                found |= _answers(questions, *pending)
+            progress.update(len(found))
+        return [found[number] for number in range(len(questions))]
+
+    def _check(self, questions: Sequence[Question]) -> None:
+        limit = self.loaded.max_length
+        for question in questions:
+            if not 0 < len(question.continuation) <= limit:
+                raise ValueError(
+                    f"{self.name} is asked for the likelihood of "
+                    f"{len(question.continuation)} tokens, and reads 1 to {limit}: "
+                    "give a greater --max_length, or leave the task out."
+                )
+
+    def _batches(self, rows: Sequence[Row]) -> Iterator[list[Row]]:
+        for _, group in itertools.groupby(rows, lambda row: row.slots):
+            alike = list(group)
+            begin = 0
+            while begin < len(alike):
+                count = self._num_rows(self._length(len(alike[begin].tokens)))
+                yield alike[begin : begin + count]
+                begin += count
+
+    def _length(self, tokens: int) -> int:
+        """Returns the length that a row of so many tokens is padded to."""
+        longest = self.loaded.max_length
+        lengths = {*_LENGTHS, *range(2 * _LONG, longest, _LONG), longest}
+        length = min(x for x in lengths if tokens <= x <= longest)
+        pieces = self.loaded.model.partitioning.size("length")
+        return -(-length // pieces) * pieces
+
+    def _num_rows(self, length: int) -> int:
+        """Returns the rows of a batch: about as many tokens, whatever the length."""
+        shards = self.loaded.model.partitioning.size("batch")
+        rows = self.batch_size * self._length(self.loaded.max_length) // length
+        return -(-rows // shards) * shards
+
+    def _read(
+        self, rows: Sequence[Row], questions: Sequence[Question]
+    ) -> TokenStatistics:
+        """Sends a batch to the devices; returns what they will make of its targets."""
+        partitioning = self.loaded.model.partitioning
+        length = self._length(max(len(row.tokens) for row in rows))
+        pieces = partitioning.size("length")
+        filled = Filled.of(
+            rows,
+            questions,
+            shape=(self._num_rows(length), length),
+            slots=-(-rows[0].slots // pieces) * pieces,
+        )
+        sharding = partitioning.sharding("batch", "length")
+
+        def put(x: np.ndarray) -> jax.Array:
+            return jax.make_array_from_callback(x.shape, sharding, lambda at: x[at])
+
+        return _statistics(
+            self.loaded.params,
+            put(filled.tokens_BL),
+            put(filled.segments_BL),
+            put(filled.places_BS),
+            put(filled.targets_BS),
+            model=self.loaded.model,
+        )
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _statistics(
+    params: Params,
+    tokens_BL: jax.Array,
+    segments_BL: jax.Array,
+    places_BS: jax.Array,
+    targets_BS: jax.Array,
+    *,
+    model: Transformer,
+) -> TokenStatistics:
+    """Returns what a model makes of targets at some places of each row.
+
+    Logits are made of these places only.
+    """
+    batch = Batch(
+        tokens_BL=tokens_BL,
+        targets_BL=tokens_BL,  # Not looked at: the targets are those of the slots.
+        weights_BL=segments_BL.astype(jnp.float32),
+        segments_BL=segments_BL,
+        positions_BL=jnp.arange(tokens_BL.shape[1])[None] * segments_BL,
+    )
+    read: Any = model.apply(params, batch)
+    hidden_BSD = jnp.take_along_axis(read.hidden_BLD, places_BS[..., None], axis=1)
+    statistics = chunked_token_statistics(
+        read.replace(hidden_BLD=hidden_BSD),
+        targets_BS,
+        partitioning=model.partitioning,
+        chunk_tokens=_CHUNK_TOKENS,
+    )
+    statistics = dataclasses.replace(statistics, entropy_BL=None)
+    everywhere = model.partitioning.sharding()
+    return jax.lax.with_sharding_constraint(statistics, everywhere)
+
+
+def _answers(
+    questions: Sequence[Question], rows: Sequence[Row], statistics: TokenStatistics
+) -> dict[int, Answer]:
+    """Returns the answers that a batch holds, by the number of the question."""
+    ce_BS, rank_BS = np.asarray(statistics.ce_BL), np.asarray(statistics.rank_BL)
+    found = {}
+    for b, row in enumerate(rows):
+        slot = 0
+        for number, _ in row.asked:
+            part = slice(slot, slot + len(questions[number].continuation))
+            nats = ce_BS[b, part].sum(dtype=np.float64)
+            found[number] = Answer(-float(nats), bool((rank_BS[b, part] == 0).all()))
+            slot = part.stop
+    return found

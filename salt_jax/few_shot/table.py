@@ -1,0 +1,121 @@
+"""Models side by side: a row for each task, a column for each model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from salt_jax.few_shot.measures import Mark, Measure, group_means
+
+_WORDS = ("task", "metric", "part")
+_NUMBERS = ("examples", "shots", "chance")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """A number of each model."""
+
+    name: str  # Of a task or a group.
+    metric: str
+    part: str = ""  # Of the examples; "" is all.
+    examples: int | None = None
+    shots: int | None = None
+    chance: float | None = None
+    is_share: bool = True
+    marks: Mapping[str, Mark]  # By the model's name.
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns what a row says, shares from 0 to 1."""
+        return dataclasses.asdict(self)
+
+
+def rows(
+    measured: Sequence[Measure],
+    groups: Mapping[str, Any],
+    results: Mapping[str, Mapping[str, Any]],
+) -> list[Row]:
+    """Returns a row for each measure, and then the mean of each group.
+
+    Args:
+      measured: The measures.
+      groups: lm-eval's groups, by name.
+      results: What lm-eval says of each model, by its name.
+    """
+    about = next(iter(results.values()))
+    found = [
+        Row(
+            name=measure.task,
+            metric=measure.metric,
+            examples=about["n-samples"][measure.task]["effective"],
+            shots=about["n-shot"][measure.task],
+            chance=measure.chance,
+            is_share=measure.is_share,
+            marks={name: measure.mark(said) for name, said in results.items()},
+        )
+        for measure in measured
+    ]
+    first = [measure for measure in measured if measure.is_first and measure.is_share]
+    names = {(measure.task, measure.metric) for measure in first}
+    counted = [row for row in found if (row.name, row.metric) in names]
+    return found + mean_rows(counted, groups)
+
+
+def mean_rows(of_tasks: Sequence[Row], groups: Mapping[str, Any]) -> list[Row]:
+    """Returns the mean of each group over rows of tasks, one a task."""
+    models = of_tasks[0].marks if of_tasks else ()
+    means = {
+        model: group_means(groups, {row.name: row.marks[model] for row in of_tasks})
+        for model in models
+    }
+    chances = group_means(
+        groups,
+        {
+            row.name: Mark(row.chance, None)
+            for row in of_tasks
+            if row.chance is not None
+        },
+    )
+    return [
+        Row(
+            name=group,
+            metric="mean",
+            part=of_tasks[0].part,
+            chance=chances[group].value if group in chances else None,
+            marks={model: means[model][group] for model in models},
+        )
+        for group in groups
+        if all(group in means[model] for model in models) and models
+    ]
+
+
+def render(found: Sequence[Row]) -> str:
+    """Returns rows as text, shares in percent, each with its standard error.
+
+    What no row says has no column.
+    """
+    models = list(found[0].marks)
+    lines = [[*_WORDS, *_NUMBERS, *models]]
+    for row in found:
+        chance = "" if row.chance is None else f"{100 * row.chance:.1f}"
+        numbers = [_or_blank(row.examples), _or_blank(row.shots), chance]
+        marks = [_shown(row.marks[model], row.is_share) for model in models]
+        lines.append([row.name, row.metric, row.part, *numbers, *marks])
+    columns = []
+    for place, column in enumerate(zip(*lines, strict=True)):
+        if any(column[1:]):
+            width = max(map(len, column))
+            is_word = place < len(_WORDS)
+            pad = str.ljust if is_word else str.rjust
+            columns.append([pad(cell, width) for cell in column])
+    return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
+
+
+def _or_blank(count: int | None) -> str:
+    return "" if count is None else f"{count:,}"
+
+
+def _shown(mark: Mark, is_share: bool) -> str:
+    unit = 100.0 if is_share else 1.0
+    value = f"{unit * mark.value:.1f}"
+    return value if mark.stderr is None else f"{value} +- {unit * mark.stderr:.1f}"

@@ -1,0 +1,171 @@
+import json
+import pathlib
+import random
+import re
+
+import datasets
+import pytest
+
+from salt_jax.data import embedded
+from salt_jax.data.vocabulary import Vocabulary
+from salt_jax.few_shot.measures import measures
+from salt_jax.few_shot.tasks import SEED, _all_tasks, load_tasks
+from tests import runs
+
+FOLDER = pathlib.Path(embedded.resolve("embedded:evals"))
+DATA = {path.parent.name: path.parent for path in FOLDER.rglob("test.jsonl")}
+MAX_LENGTH = 256  # Of the demo's models.
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        # Whatever the folder, and with nobody to ask.
+        patch.chdir(tmp_path_factory.mktemp("elsewhere"))
+        patch.setattr(datasets, "load_dataset", no_network)
+        return load_tasks(["embedded", "hyperbaton_pairs"])
+
+
+def no_network(path, **_):
+    raise ConnectionError(f"Couldn't reach {path!r} on the Hub.")
+
+
+@pytest.fixture(scope="module")
+def asked(tasks):
+    """The contexts and answers that each task asks for."""
+    for task in tasks.tasks.values():
+        task.set_fewshot_seed(SEED)
+        task.build_all_requests()
+    return {
+        name: [request.args for request in task.instances]
+        for name, task in tasks.tasks.items()
+    }
+
+
+def lines(name, split):
+    path = DATA[name] / f"{split}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_all_data_that_is_here_is_asked_for(tasks):
+    assert set(tasks.tasks) == {*DATA, "hyperbaton_pairs"} and len(DATA) == 14
+    for name in DATA:
+        assert len(tasks.tasks[name].eval_docs) == len(lines(name, "test"))
+
+
+def test_a_group_is_the_four_own_tasks_and_the_group_of_big_bench(tasks):
+    assert tasks.top_groups == ["embedded"]
+    assert tasks.groups["embedded"].child_names[-1] == "embedded_bigbench"
+    own = {path.name for path in FOLDER.iterdir() if (path / "test.jsonl").exists()}
+    assert set(tasks.groups["embedded"].child_names[:-1]) == own
+
+
+def test_chance_and_metric_are_those_of_the_table_beside_the_data(tasks):
+    said = {}
+    for line in (FOLDER / "README.md").read_text().splitlines():
+        if name := re.match(r"\| `(?:bigbench/)?(\w+)`", line):
+            metric, chance = [cell.strip() for cell in line.split("|")][4:6]
+            metric = re.split("[,;]", metric.removeprefix("greedy "))[0]
+            said[name[1]] = metric, float(chance.split(" %")[0]) / 100
+    metrics = {"acc": "accuracy", "acc_bytes": "accuracy"}
+    found = {
+        x.task: (metrics.get(x.metric, "exact match"), pytest.approx(x.chance))
+        for x in measures(tasks.tasks, tasks.groups)
+        if x.is_first
+    }
+    del found["hyperbaton_pairs"]
+    assert said == found
+
+
+def test_examples_are_of_the_pool_and_never_of_the_test(asked):
+    for name, shots in ("country_capital", 3), ("anachronisms", 1):
+        pool = {x["context"] for x in lines(name, "train")}
+        test = [x["context"] for x in lines(name, "test")]
+        for context, *_ in asked[name]:
+            parts = context.split("\n\n")
+            assert len(parts) == shots + 1 and parts[-1] in test
+            assert all(any(part.startswith(x) for x in pool) for part in parts[:-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "context", "answer"),
+    [
+        ("last_word_cloze", "{context}", " {target}"),
+        ("dm_mathematics", "{question}\n", "{answer}\n"),
+        ("next_sentence_choice", "{context}", " {choices[0]}"),
+        ("cause_and_effect", "", "{choices[0]}"),
+        ("hyperbaton", "{context}", " {choices[0]}"),
+    ],
+)
+def test_a_question_is_put_as_the_data_says(name, context, answer, asked):
+    first = lines(name, "test")[0]
+    found, continuation = asked[name][0]
+    assert found.endswith(context.format(**first))
+    assert continuation == answer.format(**first)
+
+
+def test_questions_of_mathematics_follow_one_another_as_in_the_training_text(asked):
+    pool = [
+        f"{x['question']}\n{x['answer']}\n" for x in lines("dm_mathematics", "train")
+    ]
+    question = lines("dm_mathematics", "test")[0]["question"]
+    context = asked["dm_mathematics"][0][0].removesuffix(f"{question}\n")
+    assert any(context == a + b for a in pool for b in pool)
+
+
+def test_what_is_asked_fits_the_models_of_the_demo(asked):
+    encode = Vocabulary.open(runs.VOCABULARY).encode
+    for name, requests in asked.items():
+        few = random.Random(0).sample(requests, min(100, len(requests)))
+        room = MAX_LENGTH - 8 if "past_tense" in name else MAX_LENGTH
+        texts = [context + str(end) * (type(end) is str) for context, end in few]
+        cut = sum(len(encode(text)) > room for text in texts)
+        # One passage in nine is longer, and its beginning is cut.
+        assert cut <= (0.2 if name == "last_word_cloze" else 0.03) * len(few), name
+
+
+def test_as_many_examples_as_are_asked_for_where_a_task_has_any():
+    found = load_tasks(["country_capital", "cause_and_effect"], num_fewshot=2).tasks
+    shots = {name: task.get_config("num_fewshot") for name, task in found.items()}
+    assert shots == {"country_capital": 2, "cause_and_effect": 0}
+
+
+def test_more_examples_than_there_are_is_refused():
+    with pytest.raises(
+        ValueError, match="=5: english_proverbs has examples for 0 to 4"
+    ):
+        load_tasks(["english_proverbs"], num_fewshot=5)
+
+
+def test_a_task_that_is_named_twice_is_refused():
+    with pytest.raises(ValueError, match="'hyperbaton': found in both 'embedded'"):
+        load_tasks(["embedded", "hyperbaton"])
+
+
+@pytest.mark.slow
+def test_an_unknown_task_is_refused_with_those_close_to_it():
+    with pytest.raises(
+        ValueError, match=r"no task 'hyperbatom'; .* hyperbaton"
+    ) as error:
+        load_tasks(["hyperbatom"])
+    assert "embedded" in str(error.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["race", "paper_all"])
+def test_a_task_whose_data_is_not_here_is_refused(name, monkeypatch):
+    monkeypatch.setattr(datasets, "load_dataset", no_network)
+    with pytest.raises(ValueError, match=f"task '{name}' is not here.*HF_HOME"):
+        load_tasks([name])
+
+
+@pytest.mark.slow
+def test_groups_of_the_paper_hold_tasks_that_there_are():
+    index = _all_tasks(str(FOLDER)).task_index
+    groups = [name for name in index if name.startswith("paper_")]
+    assert len(groups) == 7
+    for name in groups:
+        config = index[name].cfg
+        assert all(child in index for child in config["task"])
+        metrics = config["metadata"].get("metric", {})
+        assert set(metrics) <= set(config["task"])
