@@ -31,7 +31,6 @@ setuptools.setup(
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
         "pyarrow>=25.0,<26",
-        "safetensors>=0.8,<0.9",
         "sentencepiece>=0.2.2,<0.3",
         "seqio>=0.0.20,<0.1",
         "tensorboardX>=2.6,<3",
@@ -49,8 +48,10 @@ setuptools.setup(
         "dev": [
             *BEAM,
             *EVAL,
-            "accelerate>=1.15,<2",  # With torch and transformers: what models that
-            "torch>=2.13,<2.14",  # are exported have to be equal to.
+            # What reads the models that are exported, and has to find them equal.
+            "accelerate>=1.15,<2",
+            "safetensors>=0.8,<0.9",
+            "torch>=2.13,<2.14",
             "transformers>=5.23,<6",
             "hypothesis>=6.170,<7",
             "libtpu==0.0.42.*",  # As jax[tpu] has it; compiles for TPUs without one.

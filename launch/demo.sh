@@ -46,5 +46,25 @@ salt evaluate "${with[@]}"
 salt evaluate "${without[@]}"
 salt export "${with[@]}" --output=$runs/exports/salt_ds
 salt export "${without[@]}" --output=$runs/exports/baseline
+
+# What they are good for: few-shot tasks, and answers to questions after fine-tuning.
+salt evaluate --tasks=embedded --slices_by=$runs/exports/slm --output=$runs/few_shot \
+  --export=$runs/exports/slm --export=$runs/exports/baseline \
+  --export=$runs/exports/salt_ds
+tuned=()
+for set in factbook mathematics; do
+  for start in baseline salt_ds; do
+    run=(--gin_file=gin/sft_$set.gin --workdir=$runs/sft_$set-$start)
+    run+=("--gin.INITIAL_EXPORT='$runs/exports/$start'")
+    salt train "${run[@]}"
+    salt evaluate "${run[@]}"
+    tuned+=(--fine_tuned=$runs/sft_$set-$start)
+  done
+done
+for model in slm baseline salt_ds; do
+  salt export --format=hf --export=$runs/exports/$model --output=$runs/exports/${model}_hf
+done
 salt report --baseline=$runs/baseline --salt=$runs/salt_ds --slm=$runs/slm \
-  --scores=$runs/scores --output=$runs/report
+  --scores=$runs/scores --few_shot=$runs/few_shot "${tuned[@]}" \
+  $(printf -- "--export=$runs/exports/%s " slm{,_hf} baseline{,_hf} salt_ds{,_hf}) \
+  --output=$runs/report

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+
+# Arrays are stored in chunks of this size: whoever reads one piece of a large array
+# reads no more than it, and a stack of layers can be read layer by layer.
+CHUNK_BYTES = 32 << 20
+_STACK = "layers"  # What the model calls the parameters of all its layers.
 
 
 class CorruptArraysError(ValueError):
@@ -47,8 +52,19 @@ def one_line(error: BaseException) -> str:
 
 def write_arrays(path: epath.Path, tree: Any) -> None:
     """Writes the arrays of `tree` as the new folder `path`, all of it or none."""
+
+    def chunks(key: Any, x: Any) -> ocp.SaveArgs:
+        first = (0,) if is_stack([str(part.key) for part in key]) else ()
+        return ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES, shard_axes=first)
+
+    arguments = jax.tree_util.tree_map_with_path(chunks, tree)
     with quiet_orbax(), ocp.StandardCheckpointer() as writer:
-        writer.save(path, tree)
+        writer.save(path, tree, save_args=arguments)
+
+
+def is_stack(name: Sequence[str]) -> bool:
+    """Returns whether the array at `name` in a tree is that of a stack of layers."""
+    return _STACK in name
 
 
 def read_arrays(path: epath.Path, like: Any, *, partial: bool = False) -> Any:
@@ -86,24 +102,37 @@ def fingerprint(tree: Any) -> str:
     It is the same on any mesh: each device mixes its elements with their positions,
     and the sums are of integers, so no order matters and no array is gathered.
     """
-    sums = jax.device_get(jax.jit(lambda tree: jax.tree.map(_mixed_sums, tree))(tree))
+    sums = jax.device_get(jax.jit(lambda tree: jax.tree.map(mixed_sums, tree))(tree))
+    return digest_of_sums(*(ocp.tree.to_flat_dict(x, sep=".") for x in (tree, sums)))
+
+
+def digest_of_sums(arrays: Mapping[str, Any], sums: Mapping[str, np.ndarray]) -> str:
+    """Returns the `fingerprint` of `arrays`, whose `mixed_sums` are `sums`, by name."""
     digest = hashlib.sha256()
-    arrays = ocp.tree.to_flat_dict(tree, sep=".")
-    for name, (first, second) in sorted(ocp.tree.to_flat_dict(sums, sep=".").items()):
+    for name, (first, second) in sorted(sums.items()):
         described = _describe_array(arrays[name])
         digest.update(f"{name} {described} {first:08x}{second:08x}\n".encode())
     return digest.hexdigest()
 
 
-def _mixed_sums(x: jax.Array) -> jax.Array:
-    """Returns two sums modulo 2^32 over `x`; changing one element changes both."""
+def mixed_sums(
+    x: jax.Array, begins: jax.Array | None = None, shape: Sequence[int] | None = None
+) -> jax.Array:
+    """Returns two sums modulo 2^32 over `x`; changing one element changes both.
+
+    Args:
+      x: An array, or a piece of one: the sums of pieces add up to that of the whole.
+      begins: The indices in the whole at which the piece begins; None: at the first.
+      shape: Of the whole; None: `x` is the whole.
+    """
     unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
     bits = jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
     position = jnp.zeros(x.shape, jnp.uint32)
-    for axis, size in enumerate(x.shape):
-        position = position * jnp.uint32(size) + jax.lax.broadcasted_iota(
-            jnp.uint32, x.shape, axis
-        )
+    for axis, size in enumerate(shape or x.shape):
+        index = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+        if begins is not None:
+            index += begins[axis]
+        position = position * jnp.uint32(size) + index
 
     def mixed_sum(seed):
         # The finalizer of MurmurHash3: each line is one-to-one in `bits`.

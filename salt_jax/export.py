@@ -9,6 +9,8 @@ appears under its name only when all of it is written:
     vocabulary.json    the same where it is no SentencePiece model.
     export.json        Format version, dtype, length, fingerprints, where it came from.
     README.md          The same in words.
+
+One that was imported also has its shape as gin text, `model.gin`.
 """
 
 from __future__ import annotations
@@ -16,21 +18,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
 from typing import Any
 
-import jax
 from etils import epath
-from jax.experimental import multihost_utils
 
 from salt_jax.array_files import (
     CorruptArraysError,
     absolute,
     fingerprint,
     read_arrays,
-    write_arrays,
 )
-from salt_jax.model.config import DTYPES, TransformerConfig
+from salt_jax.model.config import TransformerConfig
 from salt_jax.model.quantized import as_exported, hold
 
 FORMAT_VERSION = 2
@@ -105,13 +103,20 @@ class Export:
             raise ValueError(
                 f"The export at {self.path} is damaged: {error} Export again."
             ) from error
-        found = fingerprint(params)
+        self.check_fingerprint(fingerprint(params))
+        return hold(params, like)
+
+    def check_fingerprint(self, found: str) -> None:
+        """Checks that the arrays that were read are those that were written.
+
+        Raises:
+          ValueError: `found`, their fingerprint, is another.
+        """
         if found != self.fingerprint:
             raise ValueError(
                 f"The export at {self.path} is damaged: its arrays have fingerprint "
                 f"{found[:12]}, not {self.fingerprint[:12]} as written. Export again."
             )
-        return hold(params, like)
 
     def check_model(self, wanted: TransformerConfig) -> None:
         """Checks that the export has the shape that an experiment says it has.
@@ -130,11 +135,12 @@ class Export:
                 f"names: {listed}."
             )
 
-    def check_vocabulary(self, fingerprint: str) -> None:
+    def check_vocabulary(self, fingerprint: str, file: epath.PathLike) -> None:
         """Checks that this model and another read one vocabulary.
 
         Args:
           fingerprint: SHA-256 of the other's vocabulary file.
+          file: Where that file is.
 
         Raises:
           ValueError: they do not.
@@ -142,8 +148,9 @@ class Export:
         if fingerprint != self.vocabulary_fingerprint:
             raise ValueError(
                 f"The export at {self.path} was trained with the vocabulary "
-                f"{self.vocabulary_fingerprint[:12]}, and this experiment reads "
-                f"{fingerprint[:12]}. Use one vocabulary file for both."
+                f"{self.vocabulary_path} ({self.vocabulary_fingerprint[:12]}), and "
+                f"this experiment reads {file} ({fingerprint[:12]}). Use one "
+                "vocabulary file for both."
             )
 
     def _check_vocabulary_file(self) -> None:
@@ -152,99 +159,13 @@ class Export:
                 f"The export at {self.path} is damaged: it has no "
                 f"{self.vocabulary_path.name}. Export again."
             )
-        found = _sha256(self.vocabulary_path.read_bytes())
+        found = sha256(self.vocabulary_path.read_bytes())
         if found != self.vocabulary_fingerprint:
             raise ValueError(
                 f"The export at {self.path} is damaged: its {self.vocabulary_path.name}"
                 f" has SHA-256 {found[:12]}, not {self.vocabulary_fingerprint[:12]} as "
                 "written. Export again."
             )
-
-
-def write_export(
-    path: epath.PathLike,
-    params: Any,
-    *,
-    model: TransformerConfig,
-    vocabulary: epath.PathLike,
-    provenance: Mapping[str, Any],
-    dtype: str,
-    seq_len: int,
-) -> Export:
-    """Writes `params` and what is needed to use them as the new folder `path`.
-
-    Args:
-      path: Where; nothing may be there.
-      params: Unboxed parameters, on any mesh. All processes take part.
-      model: The shape that `params` has.
-      vocabulary: The vocabulary file, which is copied.
-      provenance: Where the parameters came from, as JSON: workdir, step, fingerprints.
-      dtype: Of the arrays to write: "bfloat16" or "float32".
-      seq_len: The tokens of a sequence that the model has learnt to read.
-
-    Raises:
-      FileNotFoundError: there is no vocabulary file.
-      ValueError: `dtype` is neither, or something is at `path`.
-    """
-    path = absolute(path)
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}.")
-    if path.exists():
-        raise ValueError(f"Not exporting to {path}: something is there. Remove it.")
-    vocabulary = epath.Path(vocabulary)
-    if not vocabulary.exists():
-        raise FileNotFoundError(f"No vocabulary at {vocabulary}.")
-    params = jax.tree.map(lambda x: x.astype(dtype), params)
-    about = {
-        "format_version": FORMAT_VERSION,
-        "dtype": dtype,
-        "fingerprint": fingerprint(params),
-        "vocabulary_fingerprint": _sha256(vocabulary.read_bytes()),
-        "vocabulary_file": f"vocabulary{vocabulary.suffix}",
-        "seq_len": seq_len,
-        "provenance": dict(provenance),
-    }
-    unfinished = path.parent / f"{path.name}.unfinished"
-    if jax.process_index() == 0:
-        unfinished.rmtree(missing_ok=True)
-        unfinished.mkdir(parents=True)
-    write_arrays(unfinished / "params", params)
-    if jax.process_index() == 0:
-        kept = unfinished / about["vocabulary_file"]
-        kept.write_bytes(vocabulary.read_bytes())
-        _write_json(unfinished / "model.json", dataclasses.asdict(model))
-        (unfinished / "README.md").write_text(_readme(path.name, model, about))
-        _write_json(unfinished / "export.json", about)
-        unfinished.rename(path)
-    multihost_utils.sync_global_devices(f"exported {path}")
-    return Export.open(path)
-
-
-def _readme(name: str, model: TransformerConfig, about: Mapping[str, Any]) -> str:
-    origin = "\n".join(
-        f"- {key}: {about['provenance'][key]}" for key in about["provenance"]
-    )
-    return f"""# {name}
-
-The parameters of a decoder language model, exported by salt_jax: {model.num_layers}
-layers, {model.embed_dim} wide, a vocabulary of {model.vocab_size}, as {about["dtype"]}.
-
-Where they came from:
-
-{origin or "- (nothing was recorded)"}
-
-What is here: `params/` (Orbax arrays), `model.json` (the shape of the model),
-`{about["vocabulary_file"]}` (its vocabulary), `export.json` (versions and
-fingerprints). Name this folder in an experiment as its teacher or scorer, or read it
-with `salt_jax.export.Export.open`.
-
-SHA-256 of the vocabulary: {about["vocabulary_fingerprint"]}
-Fingerprint of the parameters: {about["fingerprint"]}
-"""
-
-
-def _write_json(path: epath.Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def _read_json(path: epath.Path) -> dict[str, Any]:
@@ -266,5 +187,6 @@ def _read_model(path: epath.Path) -> TransformerConfig:
         raise ValueError(f"{path} is of another version ({error}).") from error
 
 
-def _sha256(content: bytes) -> str:
+def sha256(content: bytes) -> str:
+    """Returns the SHA-256 of `content`, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()

@@ -24,6 +24,7 @@ _IMPORTS = (
     "from salt_jax import schedules",
     "from salt_jax.data.corpora import document",
     "from salt_jax.data.selecting import near_duplicates",
+    "from salt_jax.data.reading import answers",
     "from salt_jax.data.reading import mixture",
     "from salt_jax.data.reading import objectives",
     "from salt_jax.data.reading import pile",

@@ -17,9 +17,13 @@ from salt_jax import command_line, gin_config
 from salt_jax.config import Experiment, Scoring
 from salt_jax.data.preparing.prepare import Preparation, prepare
 from salt_jax.data.preparing.verify import verify
+from salt_jax.few_shot import command as few_shot_command
+from salt_jax.generation import command as generate_command
+from salt_jax.hugging_face import command as hugging_face_command
 from salt_jax.pods import command as compile_command
 from salt_jax.preemption import PreemptedError
 from salt_jax.profiling import TracedSteps
+from salt_jax.report.fine_tuned import fine_tuned_table, is_fine_tuned
 from salt_jax.report.seeds import Pair, seeds_table
 from salt_jax.report.selection import report_selections
 from salt_jax.report.write import write_report
@@ -55,10 +59,25 @@ def _run(options: argparse.Namespace) -> int | None:
     if options.command in ("report", "compare"):
         {"report": _report, "compare": _compare}[options.command](options)
         return None
-    if not options.gin_file:
+    has_tasks = options.command == "evaluate" and options.tasks
+    is_of_export = options.command == "export" and options.export
+    needs_none = options.command in ("generate", "import") or is_of_export or has_tasks
+    if not options.gin_file and not needs_none:
         raise ValueError("Give --gin_file=FILE; see --help.")
     if options.distributed:
         _join(options.distributed)
+    if options.command == "generate":
+        generate_command.run(options)
+        return None
+    if options.command == "import":
+        hugging_face_command.run_import(options)
+        return None
+    if is_of_export:
+        hugging_face_command.run_export(options)
+        return None
+    if has_tasks:
+        few_shot_command.run(options)
+        return None
     if options.command == "compile":
         compile_command.prepare(options)
     job = gin_config.load(options.gin_file, options.gin_bindings)
@@ -158,17 +177,24 @@ def _select(experiment: Experiment, options: argparse.Namespace) -> None:
 
 
 def _evaluate(experiment: Experiment, options: argparse.Namespace) -> None:
-    rows = evaluate_run(
-        experiment, _workdir(options), step=options.step, export=options.export
-    )
+    if len(options.export) > 1:
+        raise ValueError("Held-out loss is of one --export at a time.")
+    export = options.export[0] if options.export else None
+    rows = evaluate_run(experiment, _workdir(options), step=options.step, export=export)
     if jax.process_index() == 0:
         print(rows)
 
 
 def _export(experiment: Experiment, options: argparse.Namespace) -> None:
     workdir = _workdir(options)
-    output = epath.Path(options.output or workdir / "export")
-    export_run(experiment, workdir, output, step=options.step, dtype=options.dtype)
+    is_for_others = options.format == "hf"
+    export = workdir / "export" if is_for_others else options.output
+    export = epath.Path(export or workdir / "export")
+    dtype = options.dtype or "float32"
+    export_run(experiment, workdir, export, step=options.step, dtype=dtype)
+    if is_for_others:
+        output = options.output or workdir / "hugging_face"
+        hugging_face_command.write(options, export, output)
 
 
 def _compile(job: Experiment | Scoring, options: argparse.Namespace) -> int:
@@ -187,6 +213,9 @@ def _report(options: argparse.Namespace) -> None:
         salt=options.salt[0],
         slm=options.slm,
         scores=options.scores,
+        few_shot=options.few_shot,
+        fine_tuned=options.fine_tuned,
+        exports=options.export,
         commands=("bash launch/demo.sh --fresh",),
     )
     print(f"The report is {page}.")
@@ -199,7 +228,9 @@ def _compare(options: argparse.Namespace) -> None:
             f"{len(options.baseline)} and {len(options.salt)}."
         )
     pairs = zip(options.baseline, options.salt, strict=True)
-    print(seeds_table([Pair.read(*pair) for pair in pairs]))
+    read = [Pair.read(*pair) for pair in pairs]
+    answered = all(is_fine_tuned(pair.baseline) for pair in read)
+    print(fine_tuned_table(read) if answered else seeds_table(read))
 
 
 def _workdir(options: argparse.Namespace) -> epath.Path:

@@ -61,7 +61,8 @@ def score(scoring: Scoring) -> Scores:
     dataset = scoring.data.open(seq_len=scoring.seq_len)
     export = Export.open(scoring.scorer_export)
     export.check_model(scoring.scorer)
-    export.check_vocabulary(dataset.manifest.settings.vocabulary_fingerprint)
+    fingerprint = dataset.manifest.settings.vocabulary_fingerprint
+    export.check_vocabulary(fingerprint, scoring.data.vocabulary)
     writer = ScoresWriter.open(
         scoring.output,
         dataset,

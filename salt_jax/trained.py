@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,14 +13,17 @@ from etils import epath
 
 from salt_jax.checkpoint import Checkpointer
 from salt_jax.config import Experiment
+from salt_jax.data.reading.answers import Answers
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.evaluate import evaluate, table, write_evaluation
-from salt_jax.export import Export, write_export
+from salt_jax.export import Export
+from salt_jax.export_writing import write_export
+from salt_jax.fine_tuning.evaluation import evaluate_answers
+from salt_jax.generation.samples import samples
 from salt_jax.memory import available_per_device, check_fits
 from salt_jax.model.transformer import Params
 from salt_jax.partitioning import MeshShape, bytes_per_device
 from salt_jax.program import Program
-from salt_jax.sample import samples
 
 
 def evaluate_run(
@@ -38,7 +42,7 @@ def evaluate_run(
       export: Parameters to evaluate instead of a checkpoint.
 
     Returns:
-      The evaluation as a table, a row for each split and domain.
+      The evaluation as a table, a row for each split and domain, or column's value.
 
     Raises:
       FileNotFoundError: there is no such checkpoint or export.
@@ -54,15 +58,26 @@ def evaluate_run(
         with Checkpointer.reading(workdir / "checkpoints") as saved:
             at = _step(saved, step)
             params = saved.restore_params(at, like)
-    results = evaluate(program, params)
-    data = experiment.validation.data if experiment.validation else None
-    written = samples(program, params, data) if data else []
+    results, written, shown = _evaluated(program, params)
     if jax.process_index() == 0:
         count = sum(x.size for x in jax.tree.leaves(params))
         workdir.mkdir(parents=True, exist_ok=True)
         write_evaluation(workdir / "evaluation.json", results, step=at, params=count)
         (workdir / "samples.json").write_text(json.dumps(written, indent=2) + "\n")
-    return table(results)
+    return shown
+
+
+def _evaluated(
+    program: Program, params: Params
+) -> tuple[Mapping[str, Any], Sequence[Mapping[str, str]], str]:
+    """Returns an evaluation by split, samples of what is written, and a table."""
+    validation = program.experiment.validation
+    data = validation.data if validation else None
+    if isinstance(data, Answers):
+        answered = evaluate_answers(program, params)
+        return answered.splits, answered.samples, str(answered)
+    results = evaluate(program, params)
+    return results, samples(program, params, data) if data else [], table(results)
 
 
 def export_run(
@@ -120,8 +135,9 @@ def _load_export(
     export = Export.open(path)
     export.check_model(experiment.model)
     vocabulary = Vocabulary.open(experiment.stages[-1].data.vocabulary)
-    export.check_vocabulary(vocabulary.fingerprint)
-    return export.provenance["step"], export.load(like)
+    export.check_vocabulary(vocabulary.fingerprint, vocabulary.path)
+    # One that was imported was trained elsewhere: its steps are not known.
+    return export.provenance.get("step", 0), export.load(like)
 
 
 def _is_exported(output: epath.Path, provenance: dict[str, Any], dtype: str) -> bool:

@@ -9,7 +9,8 @@ import pytest
 from flax import linen as nn
 
 from salt_jax.array_files import fingerprint
-from salt_jax.export import Export, write_export
+from salt_jax.export import Export
+from salt_jax.export_writing import write_export
 from salt_jax.loaded import LoadedModel
 from salt_jax.model.config import TransformerConfig
 from salt_jax.partitioning import MeshShape, Partitioning
@@ -137,7 +138,7 @@ def test_an_export_that_was_cut_off_is_not_there_and_may_be_written_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("salt_jax.export._readme", die)
+        patch.setattr("salt_jax.export_writing._readme", die)
         with pytest.raises(KeyboardInterrupt):
             write()
     path = write()
@@ -262,12 +263,12 @@ def test_a_vocabulary_that_is_gone_is_refused(write):
 
 def test_another_vocabulary_is_refused_with_both_fingerprints(write):
     export = Export.open(write())
-    export.check_vocabulary(hashlib.sha256(VOCABULARY).hexdigest())
+    export.check_vocabulary(hashlib.sha256(VOCABULARY).hexdigest(), "same.model")
+    own = export.vocabulary_fingerprint[:12]
     with pytest.raises(
-        ValueError,
-        match=rf"{export.vocabulary_fingerprint[:12]}.* reads abcdef123456\.",
+        ValueError, match=rf"{own}.* reads other\.model \(abcdef123456\)"
     ):
-        export.check_vocabulary("abcdef1234567890")
+        export.check_vocabulary("abcdef1234567890", "other.model")
 
 
 @pytest.mark.parametrize("damage", ["truncated", "removed", "flipped"])

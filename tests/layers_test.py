@@ -14,12 +14,14 @@ LAYERS = [
     {"array_files", "batch", "command_line", "memory", "metrics", "partitioning"}
     | {"adafactor", "preemption", "progress", "schedules", "versions"}
     | {"chips", "profiling", "time_sheet"},
-    {"vocab_shards"},
+    {"array_pieces", "vocab_shards"},
     {"model", "optimizer"},
     {"token_chunks"},
     {"chunked_loss"},
     {"losses"},
     {"data.embedded", "data.permutation"},
+    {"data.sentencepiece_vocabulary"},
+    {"data.tokenizers_vocabulary"},
     {"data.vocabulary"},
     {"data.corpora"},
     {"data.prepared"},
@@ -27,9 +29,9 @@ LAYERS = [
     {"data.selecting"},
     {"data.reading"},
     {"checkpoint", "eval_step", "export", "train_step"},
-    {"config"},
+    {"config", "export_writing"},
     {"gin_config", "program", "rates"},
-    {"held_out", "loaded", "recorder", "resumption", "sample"},
+    {"held_out", "loaded", "recorder", "resumption"},
     {"generation"},
     {"few_shot", "fine_tuning", "hugging_face"},
     {"pods"},
@@ -41,21 +43,28 @@ LAYER_OF = {name: level for level, layer in enumerate(LAYERS) for name in layer}
 # Whatever is not here may be imported anywhere.
 TENSORFLOW = {
     "data.corpora.seqio_corpus",
+    "data.corpora.seqio_vocabulary",
     "data.corpora.tf_examples",
     "data.corpora.tfds_corpus",
     "data.reading.seqio_rows",
     "data.reading.seqio_source",
     "data.reading.tasks",
+    "data.reading.tfds_records",
 }
 ONLY_IN = {
     "apache_beam": {"data.preparing.beam_prepare", "data.preparing.beam_split"},
+    "datasets": {"few_shot.documents"},
     "gin": {"gin_config"},
+    "lm_eval": {"few_shot.asking", "few_shot.language_model", "few_shot.tasks"},
     "matplotlib": {"report.figures", "report.selection_figures", "report.write"},
     "orbax": {"array_files", "checkpoint", "export"},
     "pyarrow": {"data.corpora.parquet"},
+    "rouge_score": {"fine_tuning.scoring"},
     "seqio": TENSORFLOW,
     "tensorflow": TENSORFLOW,
+    "tensorstore": {"array_pieces"},
     "tensorflow_datasets": TENSORFLOW,
+    "tokenizers": {"data.tokenizers_vocabulary", "hugging_face.tokenizer_files"},
     "tqdm": {"progress"},
 }
 

@@ -109,6 +109,19 @@ def test_weight_decay_is_multiplied_by_the_learning_rate_and_spares_vectors(kind
 
 
 @pytest.mark.parametrize("kind", [AdamW, Adafactor])
+def test_weight_decay_spares_biases_stacked_or_not(kind):
+    layer = {"query": jnp.ones((3, 4)), "query_bias": jnp.ones((3, 4))}
+    stack = jax.tree.map(lambda x: jnp.stack([x, x]), layer)
+    params = {"layers": {"attention": stack}, "layer_0": {"attention": layer}}
+    optimizer = kind(learning_rate=Constant(value=0.5), weight_decay=0.1).build()
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    for layer in updates.values():
+        assert not layer["attention"]["query_bias"].any()
+        np.testing.assert_allclose(layer["attention"]["query"], -0.05, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [AdamW, Adafactor])
 def test_the_schedule_is_read_at_the_number_of_updates_made(kind):
     class Recorded:
         def __call__(self, step):

@@ -19,7 +19,7 @@ from salt_jax.data.preparing.prepare import Preparation, prepare
 from salt_jax.data.reading.loader import open_batches
 from salt_jax.data.reading.pile import Pile
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.export import write_export
+from salt_jax.export_writing import write_export
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.transformer import Transformer, init_params
 from salt_jax.optimizer import AdamW

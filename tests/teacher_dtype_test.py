@@ -7,7 +7,8 @@ import pytest
 
 from salt_jax.config import Distillation
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.export import Export, write_export
+from salt_jax.export import Export
+from salt_jax.export_writing import write_export
 from salt_jax.metrics import read_metrics
 from salt_jax.model.quantized import abstract_held, hold
 from salt_jax.model.transformer import Transformer

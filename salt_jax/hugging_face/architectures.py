@@ -1,0 +1,203 @@
+"""Which decoder classes of transformers this model is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from salt_jax.model.config import TransformerConfig
+
+Config = Mapping[str, Any]  # A config.json.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A decoder class of transformers, as what is the same in all models of it."""
+
+    name: str
+    model_type: str
+    # Fields of `TransformerConfig` that its code fixes.
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    post_norms: bool = False
+    is_gemma: bool = False  # Zero-centred norms, and an embedding that is scaled.
+    # Fields of config.json that it reads.
+    has_windows: bool = False
+    has_softcaps: bool = False
+    has_query_scale: bool = False
+    wants_whole_heads: bool = False  # That their number divides the width.
+    defaults: Config  # What fields mean that are not there.
+    only: Config  # Fields that must say this, or say nothing.
+
+    @property
+    def norm_offset(self) -> float:
+        """What is added to a stored norm before it is applied."""
+        return 1.0 if self.is_gemma else 0.0
+
+
+_PLAIN: Config = {
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "rope_theta": 10_000.0,
+}
+_GEMMA: Config = {
+    "hidden_act": "gelu_pytorch_tanh",
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
+    "rope_theta": 10_000.0,
+    "head_dim": 256,
+}
+_ANY_ONLY: Config = {
+    "attention_bias": False,
+    "mlp_bias": False,
+    "partial_rotary_factor": 1.0,
+    "use_bidirectional_attention": False,
+    "is_encoder_decoder": False,
+    "quantization_config": None,
+    "auto_map": None,  # Code of its own.
+}
+
+ARCHITECTURES = {
+    architecture.name: architecture
+    for architecture in (
+        Architecture(
+            name="LlamaForCausalLM",
+            model_type="llama",
+            wants_whole_heads=True,
+            defaults=_PLAIN,
+            only=_ANY_ONLY,
+        ),
+        Architecture(
+            name="Qwen2ForCausalLM",
+            model_type="qwen2",
+            qkv_bias=True,
+            has_windows=True,
+            defaults=_PLAIN,
+            # It does not ask whether there is a bias: there is, but for the output's.
+            only={k: v for k, v in _ANY_ONLY.items() if k != "attention_bias"},
+        ),
+        Architecture(
+            name="Qwen3ForCausalLM",
+            model_type="qwen3",
+            qk_norm=True,
+            has_windows=True,
+            defaults={**_PLAIN, "head_dim": 128},
+            only=_ANY_ONLY,
+        ),
+        Architecture(
+            name="GemmaForCausalLM",
+            model_type="gemma",
+            is_gemma=True,
+            defaults=_GEMMA,
+            only=_ANY_ONLY,
+        ),
+        Architecture(
+            name="Gemma2ForCausalLM",
+            model_type="gemma2",
+            is_gemma=True,
+            post_norms=True,
+            has_windows=True,
+            has_softcaps=True,
+            has_query_scale=True,
+            wants_whole_heads=True,
+            defaults={
+                **_GEMMA,
+                "final_logit_softcapping": 30.0,
+                "attn_logit_softcapping": 50.0,
+                "query_pre_attn_scalar": 256,
+                "sliding_window": 4096,
+                "sliding_window_pattern": 2,
+            },
+            only=_ANY_ONLY,
+        ),
+        Architecture(
+            name="Gemma3ForCausalLM",
+            model_type="gemma3_text",
+            is_gemma=True,
+            post_norms=True,
+            qk_norm=True,
+            has_windows=True,
+            has_softcaps=True,
+            has_query_scale=True,
+            wants_whole_heads=True,
+            defaults={
+                **_GEMMA,
+                "rope_theta": 1_000_000.0,
+                "rope_local_base_freq": 10_000.0,
+                "query_pre_attn_scalar": 256,
+                "sliding_window": 4096,
+                "sliding_window_pattern": 6,
+            },
+            # Its class reads this field and does not apply it.
+            only={**_ANY_ONLY, "attn_logit_softcapping": None},
+        ),
+    )
+}
+
+
+def architecture_in(about: Config) -> Architecture:
+    """Returns the architecture that a config.json names.
+
+    Raises:
+      ValueError: it names none, or one that this model is not.
+    """
+    names = about.get("architectures")
+    by_type = {x.model_type: name for name, x in ARCHITECTURES.items()}
+    if not names:
+        names = [by_type.get(about.get("model_type", ""), about.get("model_type"))]
+    if len(names) != 1 or names[0] not in ARCHITECTURES:
+        raise ValueError(
+            f"config.json has architectures={names!r}: salt_jax has the parts of "
+            f"{', '.join(ARCHITECTURES)}."
+        )
+    return ARCHITECTURES[names[0]]
+
+
+def architecture_of(model: TransformerConfig) -> Architecture:
+    """Returns the architecture that a model is.
+
+    Raises:
+      ValueError: none has all of its parts; names the first that is in the way.
+    """
+    is_scaled_here = model.scale_embedding and model.tied_embedding
+    if model.post_norms:
+        name = "Gemma3ForCausalLM" if model.qk_norm else "Gemma2ForCausalLM"
+    elif model.qk_norm:
+        name = "Qwen3ForCausalLM"
+    elif model.qkv_bias:
+        name = "Qwen2ForCausalLM"
+    else:
+        name = "GemmaForCausalLM" if is_scaled_here else "LlamaForCausalLM"
+    architecture = ARCHITECTURES[name]
+    in_the_way = {
+        "qkv_bias": model.qkv_bias and not architecture.qkv_bias,
+        # Two matrices can be scaled by the right factor; one that is both cannot.
+        "scale_embedding": architecture.is_gemma != model.scale_embedding
+        and model.tied_embedding,
+        "logit_softcap": model.logit_softcap and not architecture.has_softcaps,
+        "attention_softcap": model.attention_softcap
+        and (
+            not architecture.has_softcaps
+            or "attn_logit_softcapping" in architecture.only
+        ),
+        "query_scale": model.query_scale and not architecture.has_query_scale,
+        "sliding_window": model.sliding_window and not architecture.has_windows,
+        "local_rope_theta": model.local_rope_theta and name != "Gemma3ForCausalLM",
+        # Its layers with a window are never scaled.
+        "rope_scaling": model.rope_scaling
+        and model.sliding_window
+        and not model.local_rope_theta
+        and name == "Gemma3ForCausalLM",
+        "num_heads": architecture.wants_whole_heads
+        and model.embed_dim % model.num_heads,
+    }
+    for field, is_so in in_the_way.items():
+        if is_so:
+            raise ValueError(
+                f"No architecture of transformers is this model: {name} comes nearest, "
+                f"and has no {field}={getattr(model, field)!r}. It stays an export of "
+                "salt_jax."
+            )
+    return architecture

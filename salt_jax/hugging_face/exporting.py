@@ -1,0 +1,150 @@
+"""An export becomes a folder that transformers loads without any code of ours.
+
+Tensors are written one after another, each read from the export when its turn comes, so
+that no more than the largest is in memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from etils import epath
+
+from salt_jax.array_files import CHUNK_BYTES, CorruptArraysError, absolute
+from salt_jax.array_pieces import StoredArrays, contiguous
+from salt_jax.data.vocabulary import Vocabulary
+from salt_jax.export import Export
+from salt_jax.export_writing import check_new
+from salt_jax.hugging_face.architectures import architecture_of
+from salt_jax.hugging_face.config_json import write_model
+from salt_jax.hugging_face.model_card import model_card
+from salt_jax.hugging_face.safetensors_files import SHARD_BYTES, write_tensors
+from salt_jax.hugging_face.tensors import Tensor, tensors_of
+from salt_jax.hugging_face.tokenizer_files import write_tokenizer
+
+
+def export_to_hugging_face(
+    export: Export,
+    output: epath.PathLike,
+    *,
+    dtype: str,
+    max_length: int | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Writes `export` as the new folder `output`: tensors, config, tokenizer and card.
+
+    Args:
+      export: What to write.
+      output: Where; nothing may be there.
+      dtype: Of the tensors: "float32" or "bfloat16".
+      max_length: In tokens, of a text; None: as the export says.
+      shard_bytes: What a file of tensors holds at most, unless one is larger.
+
+    Raises:
+      ValueError: no architecture of transformers is its model, or it does not know its
+        length, or it is damaged, or something is at `output`.
+    """
+    output = absolute(output)
+    check_new(output, dtype)
+    length = max_length or export.seq_len
+    if length is None:
+        raise ValueError(
+            f"The export at {export.path} does not say how many tokens it has "
+            "learnt to read: give --max_length=N."
+        )
+    architecture = architecture_of(export.model)
+    vocabulary = Vocabulary.open(export.vocabulary_path)
+    special_tokens = _special_tokens(vocabulary)
+    config = write_model(
+        export.model, max_length=length, dtype=dtype, special_tokens=special_tokens
+    )
+    unfinished = output.parent / f"{output.name}.unfinished"
+    unfinished.rmtree(missing_ok=True)
+    unfinished.mkdir(parents=True)
+    write_tokenizer(vocabulary, unfinished, model_type=architecture.model_type)
+    _write_tensors(export, unfinished, dtype=dtype, shard_bytes=shard_bytes)
+    _write_json(unfinished / "config.json", config)
+    _write_json(unfinished / "generation_config.json", special_tokens)
+    card = model_card(
+        export,
+        output.name,
+        architecture=architecture,
+        dtype=dtype,
+        max_length=length,
+    )
+    (unfinished / "README.md").write_text(card)
+    unfinished.rename(output)
+    logging.info("Wrote %s to %s.", architecture.name, output)
+
+
+def _write_tensors(
+    export: Export, folder: epath.Path, *, dtype: str, shard_bytes: int
+) -> None:
+    tensors = tensors_of(export.model, architecture_of(export.model))
+    by_name = {tensor.name: tensor for tensor in tensors}
+    try:
+        stored = StoredArrays(export.path / "params")
+        _check_arrays(export, stored, tensors)
+        write_tensors(
+            folder,
+            {tensor.name: tensor.shape for tensor in tensors},
+            dtype,
+            lambda name: _rows(stored, by_name[name], dtype),
+            shard_bytes,
+        )
+    except CorruptArraysError as error:
+        raise ValueError(
+            f"The export at {export.path} is damaged: {error} Export again."
+        ) from error
+    export.check_fingerprint(stored.fingerprint())
+
+
+def _rows(stored: StoredArrays, tensor: Tensor, dtype: str) -> Iterator[np.ndarray]:
+    """Yields the rows of a tensor, some at a time, in `dtype`."""
+    pieces = stored.pieces(tensor.parameter, tensor.layer)
+    if tensor.num_inputs is None:
+        for _, piece in pieces:
+            yield tensor.as_theirs(piece).astype(dtype)
+        return
+    # Rows of theirs are columns of ours: all of it has to be there.
+    values = np.empty(tensor.ours, jnp.dtype(dtype))
+    for begin, piece in pieces:
+        values[begin : begin + len(piece)] = piece
+    rows = tensor.to_theirs(values)
+    step = max(1, CHUNK_BYTES // (rows.shape[1] * values.itemsize))
+    for begin in range(0, len(rows), step):
+        yield contiguous(rows[begin : begin + step])
+
+
+def _check_arrays(export: Export, stored: StoredArrays, tensors: list[Tensor]) -> None:
+    """Refuses arrays that are not those of the export's model."""
+    found = {name: array.shape for name, array in stored.shapes.items()}
+    wanted = {
+        tensor.parameter: tensor.ours
+        if tensor.layer is None
+        else (export.model.num_layers, *tensor.ours)
+        for tensor in tensors
+    }
+    for name in sorted(wanted | found):
+        if found.get(name) != wanted.get(name):
+            raise ValueError(
+                f"The export at {export.path} is damaged: it holds {name} of shape "
+                f"{found.get(name)} and its model has {wanted.get(name)}. Export again."
+            )
+
+
+def _special_tokens(vocabulary: Vocabulary) -> dict[str, int]:
+    """Returns the tokens that generation knows by their place."""
+    begin, end, padding = vocabulary.begin_id, vocabulary.eos_id, vocabulary.pad_id
+    # Transformers takes what is padding out of a prompt, and its beginning is none.
+    padding = end if padding == begin else padding
+    return {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": padding}
+
+
+def _write_json(path: epath.Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")

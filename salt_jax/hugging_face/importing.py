@@ -1,0 +1,161 @@
+"""A folder of Hugging Face becomes an export: a teacher, or where a student starts.
+
+Tensors are read one after another and written into our arrays layer by layer, so that
+no more than the largest is in memory. Nothing that is pickled is ever opened, and no
+code that comes with a model is run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import logging
+from etils import epath
+
+from salt_jax.array_files import absolute
+from salt_jax.array_pieces import ArrayWriter
+from salt_jax.data.vocabulary import Vocabulary
+from salt_jax.export import Export
+from salt_jax.export_writing import check_new, new_export
+from salt_jax.hugging_face.architectures import architecture_in
+from salt_jax.hugging_face.config_json import read_model
+from salt_jax.hugging_face.gin_text import model_gin
+from salt_jax.hugging_face.safetensors_files import (
+    StoredTensor,
+    few,
+    open_tensors,
+)
+from salt_jax.hugging_face.tensors import Tensor, shapes_of, tensors_of
+from salt_jax.hugging_face.tokenizer_files import read_tokenizer
+from salt_jax.model.config import TransformerConfig
+
+# Tables that old files have and that a model computes for itself.
+_COMPUTED = ".rotary_emb.inv_freq"
+
+
+def import_from_hugging_face(
+    folder: epath.PathLike, output: epath.PathLike, *, dtype: str | None = None
+) -> Export:
+    """Writes the model in `folder` as an export, and returns it.
+
+    Args:
+      folder: With config.json, safetensors and a tokenizer.
+      output: Where; nothing may be there.
+      dtype: Of the arrays to write: "float32" or "bfloat16". None: bfloat16 if all
+        tensors are, else float32.
+
+    Raises:
+      FileNotFoundError: a file is missing.
+      ValueError: its architecture has parts that this model has not, or tensors are
+        missing, too many or of other shapes, or a file is damaged or pickled, or the
+        tokenizer has more tokens than the model.
+    """
+    folder, output = absolute(folder), absolute(output)
+    about = _read_config(folder)
+    architecture = architecture_in(about)
+    model = read_model(about)
+    tensors = tensors_of(model, architecture)
+    found = open_tensors(folder)
+    _check_tensors(folder, tensors, found)
+    dtype = dtype or _dtype(found)
+    model = dataclasses.replace(model, dtype=dtype)
+    content, name = read_tokenizer(folder)
+    check_new(output, dtype)
+    _check_vocabulary(content, name, model)
+    logging.info("Importing %s from %s.", architecture.name, folder)
+
+    def write_params(path: epath.Path) -> str:
+        writer = ArrayWriter(path, shapes_of(model, architecture, dtype))
+        for tensor in tensors:
+            values = tensor.to_ours(found[tensor.name].read())
+            writer.write(tensor.parameter, values, tensor.layer)
+            del values  # Before the next is read.
+        return writer.finish()
+
+    export = new_export(
+        output,
+        write_params,
+        model=model,
+        vocabulary=(name, content),
+        provenance={
+            "imported_from": str(folder),
+            "architecture": architecture.name,
+            "step": 0,
+        },
+        dtype=dtype,
+        seq_len=_max_length(about),
+        files={"model.gin": model_gin(model, architecture.name)},
+    )
+    logging.info("Imported it to %s.", output)
+    return export
+
+
+def _dtype(found: Mapping[str, StoredTensor]) -> str:
+    """Returns the dtype of arrays that lose nothing of these tensors."""
+    is_narrow = {tensor.dtype.name for tensor in found.values()} == {"bfloat16"}
+    return "bfloat16" if is_narrow else "float32"
+
+
+def _read_config(folder: epath.Path) -> Mapping[str, Any]:
+    path = folder / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"No {path}: give the folder of a model as Hugging Face has it."
+        )
+    try:
+        about = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}): fetch it again.") from error
+    if not isinstance(about, dict):
+        raise ValueError(f"{path} holds no JSON object: fetch it again.")
+    return about
+
+
+def _check_vocabulary(content: bytes, name: str, model: TransformerConfig) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = epath.Path(folder) / name
+        path.write_bytes(content)
+        Vocabulary.open(path).check_model(model.vocab_size)
+
+
+def _max_length(about: Mapping[str, Any]) -> int:
+    length = about.get("max_position_embeddings")
+    if not isinstance(length, int) or length < 1:
+        raise ValueError(
+            f"config.json has max_position_embeddings={length!r}, which is no positive "
+            "number."
+        )
+    return length
+
+
+def _check_tensors(
+    folder: epath.Path, tensors: Sequence[Tensor], found: Mapping[str, StoredTensor]
+) -> None:
+    """Refuses, by their names, tensors that are not those of the model."""
+    wanted = {tensor.name: tensor.shape for tensor in tensors}
+    missing = [name for name in wanted if name not in found]
+    extra = [
+        name for name in found if name not in wanted and not _is_spare(name, wanted)
+    ]
+    for what, names in (("lacks", missing), ("has, beside those of its model,", extra)):
+        if names:
+            raise ValueError(
+                f"{folder} {what} {few(names)}: its config.json is of another model, "
+                "or files are missing."
+            )
+    for name, shape in wanted.items():
+        if found[name].shape != shape:
+            raise ValueError(
+                f"{name} in {found[name].path} has shape {list(found[name].shape)}, "
+                f"and by config.json it should have {list(shape)}."
+            )
+
+
+def _is_spare(name: str, wanted: Mapping[str, Any]) -> bool:
+    """Returns whether a model that lacks this tensor is none the less whole."""
+    is_tied_copy = name == "lm_head.weight" and name not in wanted
+    return is_tied_copy or name.endswith(_COMPUTED)
