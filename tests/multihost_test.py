@@ -133,12 +133,15 @@ for command in (
     ["evaluate", *slm],
     ["export", *slm, f"--output={out}/export"],
     ["score", *score, f"--gin.SCORES='{out}/scores'"],
+    ["generate", f"--export={out}/export", "--prompt=the small", "--max_new_tokens=5"],
 ):
     assert main(command) == 0, command
 """
 
 
-def test_each_command_gives_on_two_hosts_what_it_gives_on_one(tmp_path, monkeypatch):
+def test_each_command_gives_on_two_hosts_what_it_gives_on_one(
+    tmp_path, monkeypatch, capsys
+):
     commands.write_files(tmp_path)
     assert main([f"--gin_file={tmp_path}/prepare.gin"]) == 0
     one, two = tmp_path / "one", tmp_path / "two"
@@ -148,7 +151,10 @@ def test_each_command_gives_on_two_hosts_what_it_gives_on_one(tmp_path, monkeypa
         )
     )
     monkeypatch.setattr(sys, "argv", ["-", str(tmp_path), str(one)])
+    capsys.readouterr()
     exec(COMMANDS, {})
+    (written,) = [x for x in capsys.readouterr().out.splitlines() if x[:1] == "{"]
+    assert written in printed[0] and written not in printed[1]
     assert "bits/byte" in printed[0] and "bits/byte" not in printed[1]
     assert_same_numbers(evaluation(one), evaluation(two))
     exports = [Export.open(out / "export") for out in (one, two)]

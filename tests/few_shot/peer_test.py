@@ -1,8 +1,11 @@
 """Beside lm-eval's own backend for models of transformers."""
 
+import pathlib
+
 import jax
 import pytest
 
+import salt_jax
 from salt_jax.export import Export
 from salt_jax.few_shot.asking import ask
 from salt_jax.few_shot.language_model import SaltLM
@@ -11,8 +14,8 @@ from salt_jax.loaded import LoadedModel
 from tests import runs
 
 MAX_LENGTH = 192
-TASKS = ("last_word_cloze", "dm_mathematics", "past_tense_regular", "anachronisms",
-         "cause_and_effect", "general_knowledge")  # fmt: skip
+ASSETS = pathlib.Path(salt_jax.__file__).parent / "assets"
+TASKS = sorted(x.parent.name for x in ASSETS.glob("evals/**/test.jsonl"))
 
 
 @pytest.fixture(scope="module")
