@@ -62,7 +62,8 @@ for set in factbook mathematics; do
   done
 done
 for model in slm baseline salt_ds; do
-  salt export --format=hf --export=$runs/exports/$model --output=$runs/exports/${model}_hf
+  [[ -e $runs/exports/${model}_hf ]] || # It is there only when it is whole.
+    salt export --format=hf --export=$runs/exports/$model --output=$runs/exports/${model}_hf
 done
 salt report --baseline=$runs/baseline --salt=$runs/salt_ds --slm=$runs/slm \
   --scores=$runs/scores --few_shot=$runs/few_shot "${tuned[@]}" \

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ast
 import collections
+import contextlib
 import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -118,9 +119,16 @@ class ArrayWriter:
         }
         self._sums = {name: np.zeros(2, np.uint32) for name in shapes}
         self._missing = {name: math.prod(x.shape) for name, x in shapes.items()}
-        self._in_flight: collections.deque[tensorstore.WriteFutures] = (
-            collections.deque()
-        )
+        self._in_flight: _Writes = collections.deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        """Waits for what is being written: who removes the folder is not raced."""
+        while self._in_flight:
+            with contextlib.suppress(Exception):
+                self._in_flight.popleft().result()
 
     def write(self, name: str, values: np.ndarray, layer: int | None = None) -> None:
         """Writes an array, or one layer of it.
@@ -206,9 +214,9 @@ def _stored_names(path: epath.Path) -> list[str]:
 def _open_array(
     path: epath.Path, name: str, is_one_store: bool
 ) -> tensorstore.TensorStore:
-    store: Any = f"{_url(path)}/{name}/"
+    store = _store(path, f"{name}/")
     if is_one_store:
-        store = {"driver": "ocdbt", "base": f"{_url(path)}/", "path": f"{name}/"}
+        store = {"driver": "ocdbt", "base": _store(path), "path": f"{name}/"}
     # A chunk that is gone would be read as zeros.
     spec = {"driver": "zarr", "kvstore": store, "fill_missing_data_reads": False}
     return tensorstore.open(spec, read=True, open=True).result()
@@ -227,7 +235,7 @@ def _create_array(
     chunk_rows = min(rows, _rows_of_a_piece((rows, *rest), dtype))
     spec = {
         "driver": "zarr",
-        "kvstore": f"{_url(path)}/{name}/",
+        "kvstore": _store(path, f"{name}/"),
         "metadata": {
             "shape": list(whole.shape),
             "chunks": [*front, chunk_rows, *rest],
@@ -260,6 +268,8 @@ def _described(shapes: Shapes) -> dict[str, Any]:
     }
 
 
-def _url(path: epath.Path) -> str:
-    text = os.fspath(path)
-    return text if "://" in text else f"file://{text}"
+def _store(path: epath.Path, name: str = "") -> Any:
+    """Returns where TensorStore finds what is at `name` in the folder `path`."""
+    text = f"{os.fspath(path)}/{name}"
+    # In a URL, "%", "#" and "?" in the name of a folder would mean something else.
+    return text if "://" in text else {"driver": "file", "path": text}

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 import logging as python_logging
+import re
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import NoReturn
 
 from absl import logging
+
+from salt_jax import command_options
 
 COMMANDS = (
     *("prepare", "score", "select", "train", "evaluate", "export"),
     *("report", "compare", "compile", "generate", "import"),
 )
+DEFAULT_COMMANDS = ("prepare", "score", "train")  # By what a gin file binds.
 EXAMPLES = """examples:
   python -m salt_jax.main --gin_file=gin/tiny_salt_ds.gin --workdir=runs/mine
   python -m salt_jax.main --gin_file=gin/salt_2p8b.gin --gin.KD_WEIGHT=0.5
@@ -36,7 +40,27 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     Beside them `began`, the time on the clock that `time.monotonic` reads.
     """
     began = argparse.Namespace(began=time.monotonic())
-    return _parser().parse_args(_as_bindings(arguments), began)
+    parser = _parser()
+    options = parser.parse_args(_as_bindings(arguments), began)
+    _refuse_idle(parser, options)
+    return options
+
+
+def _refuse_idle(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Ends the program if an option is given that the command does not look at.
+
+    An option's help begins with the commands that do, unless all of them do.
+    """
+    command = {options.command} if options.command else set(DEFAULT_COMMANDS)
+    for action in parser._actions:
+        of = re.match(r"(\w+(?:, \w+)*): ", action.help or "")
+        if of is None or getattr(options, action.dest, None) == action.default:
+            continue
+        if not command & set(of[1].split(", ")):
+            name = options.command or "a command that is not named"
+            parser.error(f"{action.option_strings[0]} is for {of[1]}, not for {name}")
+    if options.gin_bindings and not options.gin_file:
+        parser.error("overrides of a gin file have no effect without --gin_file")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -70,22 +94,32 @@ def _parser() -> argparse.ArgumentParser:
         help="prepare: with Apache Beam and its own flags; '' for none",
     )
     add("--workdir", help="the folder of the run; runs/<gin file's stem> by default")
-    add("--accept_change", action="append", default=[], metavar="FIELD")
-    add("--step", default="latest", help="a number, latest (the default) or best")
+    add(
+        "--accept_change",
+        action="append",
+        default=[],
+        metavar="FIELD",
+        help="train: go on although it differs; may be repeated",
+    )
+    add(
+        "--step",
+        default="latest",
+        help="evaluate, export: a number, latest (the default) or best",
+    )
     add("--profile", metavar="START:N", help="train: trace N steps after step START")
     add(
         "--export",
         action="append",
         default=[],
         metavar="DIR",
-        help="evaluate: instead of a checkpoint, or for tasks; generate: what writes",
+        help="evaluate, generate, export, report: parameters; may be repeated",
     )
-    add("--output", help="select, export, import, report, compile, --tasks: where")
+    add("--output", help="select, export, import, report, compile, evaluate: where")
     add(
         "--dtype",
         choices=("float32", "bfloat16"),
-        help="export, import: of what is written; float32, or what it was, by default; "
-        "generate, --tasks: of the arithmetic; as it was trained by default",
+        help="export, import, generate, evaluate: of what is written, or of what is "
+        "computed; by default float32 or as it is",
     )
     add(
         "--format",
@@ -100,11 +134,11 @@ def _parser() -> argparse.ArgumentParser:
             action="append",
             default=[],
             metavar="DIR",
-            help="report, compare: a workdir; compare: once a seed",
+            help="report, compare: a workdir; to compare, once a seed",
         )
-    _add_of_compile(add)
-    _add_of_generate(add)
-    _add_of_few_shot(add)
+    command_options.add_of_compile(add)
+    command_options.add_of_generate(add)
+    command_options.add_of_few_shot(add)
     add("--slm", metavar="DIR", help="report: the small model's workdir")
     add("--scores", metavar="DIR", help="report: the folder of the scores")
     add("--few_shot", metavar="DIR", help="report: what evaluate --tasks wrote")
@@ -122,75 +156,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--verbose", action="store_true", help="show where an error came from")
     return parser
-
-
-def _add_of_compile(add: Callable[..., Any]) -> None:
-    add("--topology", metavar="v5e:16x16", help="compile: for which devices, or here")
-    add("--num_slices", type=int, default=1, metavar="N", help="compile: how many pods")
-    add("--programs", metavar="A,B", help="compile: only these")
-    add("--json", action="store_true", help="compile: print JSON")
-    add(
-        "--effort",
-        type=float,
-        metavar="-1..1",
-        help="compile: how hard to try; -1 by default, or 0, as train, with --save",
-    )
-    add("--save", metavar="DIR", help="compile: keep the steps for train --compiled")
-    add(
-        "--search",
-        metavar="N",
-        nargs="?",
-        type=int,
-        const=12,
-        help="compile: try at most N other ways to run it",
-    )
-    add("--compiled", metavar="DIR", help="train: steps that compile --save kept")
-
-
-def _add_of_generate(add: Callable[..., Any]) -> None:
-    add("--prompt", metavar="TEXT", help="generate: the beginning of a text")
-    add("--prompt_file", metavar="FILE", help="generate: one a line, or JSON lines")
-    for name, default, help_ in (
-        ("max_new_tokens", 64, "the most that follow a prompt"),
-        ("max_length", None, "tokens that the model reads, if the export is silent"),
-        ("batch_size", 8, "prompts at a time; evaluate: rows of the greatest length"),
-        ("top_k", None, "draw from the likeliest N"),
-        ("seed", 0, "of what is drawn"),
-    ):
-        add(
-            f"--{name}",
-            type=int,
-            default=default,
-            metavar="N",
-            help=f"generate: {help_}",
-        )
-    add(
-        "--temperature",
-        type=float,
-        default=0.0,
-        metavar="X",
-        help="generate: 0, the default, takes the likeliest token",
-    )
-    add("--top_p", type=float, metavar="X", help="generate: draw from this share")
-    add(
-        "--stop",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="generate: what ends a text; may be repeated",
-    )
-
-
-def _add_of_few_shot(add: Callable[..., Any]) -> None:
-    add("--tasks", metavar="A,B", help="evaluate: few-shot tasks, of each --export")
-    add("--num_fewshot", type=int, metavar="N", help="evaluate: examples before each")
-    add("--limit", type=int, metavar="N", help="evaluate: at most N of each task")
-    add("--slices_by", metavar="DIR", help="evaluate: also by how this export does")
-    add(
-        "--confirm_run_unsafe_code",
-        action="store_true",
-        help="evaluate: run the code that a model writes for a task",
-    )
 
 
 def _as_bindings(arguments: Sequence[str]) -> list[str]:

@@ -32,6 +32,7 @@ class LoadedModel:
         path: epath.PathLike,
         *,
         max_length: int | None = None,
+        writes: bool = False,
         dtype: str | None = None,
         mesh: MeshShape = MeshShape(),
         rules: AxisRules = AxisRules(),
@@ -42,6 +43,8 @@ class LoadedModel:
         Args:
           path: The export.
           max_length: In tokens; by default that of the sequences it was trained with.
+          writes: Whether it is to write texts: layers that are stacked are then held
+            one by one too, and have to fit.
           dtype: That it computes in, and in which its parameters are held; by default
             they are held as exported and it computes as it was trained.
           mesh: The shape of the mesh.
@@ -54,20 +57,26 @@ class LoadedModel:
             known and `max_length` does not say it.
         """
         export = Export.open(path)
-        length = max_length or export.seq_len
+        length = export.seq_len if max_length is None else max_length
+        if length is not None and length < 1:
+            raise ValueError(f"max_length={length} is not positive.")
         if length is None:
             raise ValueError(
                 f"The export at {export.path} does not say how many tokens it has "
                 "learnt to read: give --max_length=N."
             )
-        shape = dataclasses.replace(export.model, remat="none")
+        # Where it was trained is not where it is read.
+        shape = dataclasses.replace(export.model, remat="none", attention="auto")
         if dtype is not None:
             shape = dataclasses.replace(shape, dtype=dtype)
         partitioning = Partitioning(mesh=mesh.build(devices), rules=rules)
         model = Transformer(shape, partitioning)
         like = abstract_params(model, dtype or export.dtype)
         device = partitioning.mesh.local_devices[0]
-        check_fits({"parameters": bytes_per_device(like)}, available_per_device(device))
+        parts = {"parameters": bytes_per_device(like)}
+        if writes and shape.scan_layers:
+            parts["the same layer by layer"] = parts["parameters"]
+        check_fits(parts, available_per_device(device))
         vocabulary = Vocabulary.open(export.vocabulary_path)
         vocabulary.check_model(shape.vocab_size)
         logging.info("Loading %s.", export.path)

@@ -23,10 +23,8 @@ from salt_jax.hugging_face import command as hugging_face_command
 from salt_jax.pods import command as compile_command
 from salt_jax.preemption import PreemptedError
 from salt_jax.profiling import TracedSteps
-from salt_jax.report.fine_tuned import fine_tuned_table, is_fine_tuned
-from salt_jax.report.seeds import Pair, seeds_table
+from salt_jax.report import command as report_command
 from salt_jax.report.selection import report_selections
-from salt_jax.report.write import write_report
 from salt_jax.score import score
 from salt_jax.train import train
 from salt_jax.trained import evaluate_run, export_run
@@ -57,26 +55,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int | None:
     if options.command in ("report", "compare"):
-        {"report": _report, "compare": _compare}[options.command](options)
+        of_runs = {"report": report_command.report, "compare": report_command.compare}
+        of_runs[options.command](options)
         return None
-    has_tasks = options.command == "evaluate" and options.tasks
-    is_of_export = options.command == "export" and options.export
-    needs_none = options.command in ("generate", "import") or is_of_export or has_tasks
-    if not options.gin_file and not needs_none:
+    of_exports = _command_of_exports(options)
+    if not options.gin_file and of_exports is None:
         raise ValueError("Give --gin_file=FILE; see --help.")
     if options.distributed:
         _join(options.distributed)
-    if options.command == "generate":
-        generate_command.run(options)
-        return None
-    if options.command == "import":
-        hugging_face_command.run_import(options)
-        return None
-    if is_of_export:
-        hugging_face_command.run_export(options)
-        return None
-    if has_tasks:
-        few_shot_command.run(options)
+    if of_exports is not None:
+        of_exports(options)
         return None
     if options.command == "compile":
         compile_command.prepare(options)
@@ -100,6 +88,21 @@ def _run(options: argparse.Namespace) -> int | None:
             f"{' or '.join(possible)}, not {command}."
         )
     return possible[command](job, options)
+
+
+def _command_of_exports(
+    options: argparse.Namespace,
+) -> Callable[[argparse.Namespace], None] | None:
+    """Returns what is done to exports, and needs no experiment; None if that is not."""
+    if options.command == "generate":
+        return generate_command.run
+    if options.command == "import":
+        return hugging_face_command.run_import
+    if options.command == "export" and options.export:
+        return hugging_face_command.run_export
+    if options.command == "evaluate" and options.tasks is not None:
+        return few_shot_command.run
+    return None
 
 
 def _join(processes: str) -> None:
@@ -179,6 +182,9 @@ def _select(experiment: Experiment, options: argparse.Namespace) -> None:
 def _evaluate(experiment: Experiment, options: argparse.Namespace) -> None:
     if len(options.export) > 1:
         raise ValueError("Held-out loss is of one --export at a time.")
+    for name in ("num_fewshot", "limit", "slices_by", "max_length", "dtype", "output"):
+        if getattr(options, name) is not None:
+            raise ValueError(f"--{name} is for --tasks: give them, or leave it out.")
     export = options.export[0] if options.export else None
     rows = evaluate_run(experiment, _workdir(options), step=options.step, export=export)
     if jax.process_index() == 0:
@@ -186,51 +192,22 @@ def _evaluate(experiment: Experiment, options: argparse.Namespace) -> None:
 
 
 def _export(experiment: Experiment, options: argparse.Namespace) -> None:
-    workdir = _workdir(options)
-    is_for_others = options.format == "hf"
-    export = workdir / "export" if is_for_others else options.output
-    export = epath.Path(export or workdir / "export")
-    dtype = options.dtype or "float32"
-    export_run(experiment, workdir, export, step=options.step, dtype=dtype)
-    if is_for_others:
-        output = options.output or workdir / "hugging_face"
-        hugging_face_command.write(options, export, output)
+    workdir, dtype = _workdir(options), options.dtype or "float32"
+    if options.format != "hf":
+        output = epath.Path(options.output or workdir / "export")
+        export_run(experiment, workdir, output, step=options.step, dtype=dtype)
+        return
+    output = epath.Path(options.output or workdir / "hugging_face")
+    hugging_face_command.check(experiment.model, output, dtype)
+    # On the way, and in the way of no other export.
+    between = output.parent / f"{output.name}.salt_jax"
+    export_run(experiment, workdir, between, step=options.step, dtype=dtype)
+    hugging_face_command.write(options, between, output)
+    between.rmtree()
 
 
 def _compile(job: Experiment | Scoring, options: argparse.Namespace) -> int:
     return compile_command.run(job, options, _workdir(options))
-
-
-def _report(options: argparse.Namespace) -> None:
-    for name in ("baseline", "salt", "slm", "output"):
-        if not getattr(options, name):
-            raise ValueError(f"report needs --{name}=DIR.")
-    if len(options.baseline) > 1 or len(options.salt) > 1:
-        raise ValueError("report is of one --baseline and one --salt; see compare.")
-    page = write_report(
-        options.output,
-        baseline=options.baseline[0],
-        salt=options.salt[0],
-        slm=options.slm,
-        scores=options.scores,
-        few_shot=options.few_shot,
-        fine_tuned=options.fine_tuned,
-        exports=options.export,
-        commands=("bash launch/demo.sh --fresh",),
-    )
-    print(f"The report is {page}.")
-
-
-def _compare(options: argparse.Namespace) -> None:
-    if not options.baseline or len(options.baseline) != len(options.salt):
-        raise ValueError(
-            "compare needs --baseline=DIR and --salt=DIR, once a seed each; got "
-            f"{len(options.baseline)} and {len(options.salt)}."
-        )
-    pairs = zip(options.baseline, options.salt, strict=True)
-    read = [Pair.read(*pair) for pair in pairs]
-    answered = all(is_fine_tuned(pair.baseline) for pair in read)
-    print(fine_tuned_table(read) if answered else seeds_table(read))
 
 
 def _workdir(options: argparse.Namespace) -> epath.Path:

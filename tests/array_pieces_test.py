@@ -109,6 +109,18 @@ def test_pieces_that_are_read_make_up_the_arrays(tmp_path, arrays, is_in_pieces)
     )
 
 
+@pytest.mark.parametrize("is_in_pieces", [True, False], ids=["pieces", "orbax"])
+def test_a_folder_may_have_any_name(tmp_path, arrays, is_in_pieces):
+    path = epath.Path(tmp_path) / "50%20 of#it?"
+    if is_in_pieces:
+        write(path, arrays)
+    else:
+        write_arrays(path, jax.tree.map(jnp.asarray, as_tree(arrays)))
+    ((_, piece), *_) = StoredArrays(path).pieces("params.final_norm.scale")
+    np.testing.assert_array_equal(piece, arrays["params.final_norm.scale"])
+    assert [x.name for x in tmp_path.iterdir()] == [path.name]
+
+
 def test_a_stack_is_stored_layer_by_layer_by_orbax_too(tmp_path, arrays):
     path = epath.Path(tmp_path) / "params"
     write_arrays(path, jax.tree.map(jnp.asarray, as_tree(arrays)))

@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "salt_jax"
 LAYERS = [
-    {"device_layout"},
+    {"command_options", "device_layout"},
     {"array_files", "batch", "command_line", "memory", "metrics", "partitioning"}
     | {"adafactor", "preemption", "progress", "schedules", "versions"}
     | {"chips", "profiling", "time_sheet"},

@@ -7,10 +7,12 @@ import subprocess
 import sys
 
 import gin
+import numpy as np
 import pytest
 import sentencepiece
 
 from salt_jax.export import Export
+from salt_jax.loaded import LoadedModel
 from salt_jax.main import main
 from salt_jax.metrics import read_metrics
 from tests import commands, runs
@@ -336,6 +338,32 @@ def test_an_export_is_of_the_step_that_was_asked_for(step, trained, tmp_path):
     expected = {"4": 4, "best": min(losses, key=losses.get), "latest": 6}[step]
     provenance = Export.open(output).provenance
     assert (provenance["step"], provenance["stage"]) == (expected, "standard")
+
+
+def test_a_checkpoint_goes_to_hugging_face_and_is_the_same_when_it_comes_back(
+    trained, tmp_path, refused
+):
+    named, workdir = trained
+    theirs, back = tmp_path / "theirs", tmp_path / "back"
+    (workdir / "export").mkdir(exist_ok=True)  # Another's, and in nobody's way.
+    command = ["export", "--format=hf", *named, f"--output={theirs}"]
+    assert main(command) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
+    assert main(["import", f"--from={theirs}", f"--output={back}"]) == 0
+    assert main(["export", *named, f"--output={tmp_path}/ours"]) == 0
+    embeddings = [
+        LoadedModel.open(path).params["params"]["embedding_VD"]
+        for path in (tmp_path / "ours", back)
+    ]
+    np.testing.assert_array_equal(*embeddings)
+    assert "something is there" in refused(*command)
+
+
+def test_what_is_for_few_shot_tasks_is_refused_without_them(trained, refused):
+    named, _ = trained
+    assert "--limit is for --tasks" in refused("evaluate", *named, "--limit=3")
+    two = ("--export=one", "--export=two")
+    assert "of one --export at a time" in refused("evaluate", *named, *two)
 
 
 def test_a_second_export_of_the_same_says_so_and_leaves_it(trained, tmp_path, capsys):

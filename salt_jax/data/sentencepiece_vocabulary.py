@@ -66,6 +66,11 @@ class SentencePieceCodec:
         return self.processor.eos_id()
 
     @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The same: a SentencePiece model names no other."""
+        return (self.eos_id,)
+
+    @property
     def pad_id(self) -> int:
         """The model's padding; padding is never read, so without one, any will do."""
         pad_id = self.processor.pad_id()

@@ -17,6 +17,8 @@ from salt_jax.data.sentencepiece_vocabulary import PROBES, SPACE
 # The key, beside those of the library, that says which tokens begin, end and pad.
 ROLES_KEY = "salt_jax"
 ROLES = ("begin_id", "eos_id", "pad_id")
+# May be there: a list of tokens that end what a model writes, beside its eos.
+OTHER_ENDS = "other_eos_ids"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,7 @@ class TokenizersCodec:
     begin_id: int
     eos_id: int
     pad_id: int
+    other_eos_ids: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, contents: bytes, path: epath.Path) -> TokenizersCodec:
@@ -45,19 +48,36 @@ class TokenizersCodec:
         roles = record.pop(ROLES_KEY, None)
         tokenizer = tokenizer_of(record, path)
         tokens = frozenset(tokenizer.get_vocab(with_added_tokens=True).values())
+        others = roles.pop(OTHER_ENDS, []) if isinstance(roles, dict) else []
         if not isinstance(roles, dict) or sorted(roles) != sorted(ROLES):
             raise ValueError(
                 f"{path} does not say which tokens begin, end and pad: its "
                 f"{ROLES_KEY!r} should have {', '.join(ROLES)}. Make it with "
                 "`python -m salt_jax.main import`."
             )
-        for name, token in roles.items():
+        if not isinstance(others, list):
+            raise ValueError(
+                f"{path} says that {OTHER_ENDS} is {others!r}, which is no list of "
+                "tokens. Import it again."
+            )
+        said = [*roles.items(), *((OTHER_ENDS, token) for token in others)]
+        for name, token in said:
             if type(token) is not int or token not in tokens:
                 raise ValueError(
                     f"{path} says that {name} is {token!r}, which is none of its "
                     f"{len(tokens):,} tokens. Import it again."
                 )
-        return cls(tokenizer=tokenizer, size=1 + max(tokens), **roles)
+        return cls(
+            tokenizer=tokenizer,
+            size=1 + max(tokens),
+            other_eos_ids=tuple(others),
+            **roles,
+        )
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The tokens that end what a model writes, `eos_id` first."""
+        return (self.eos_id, *self.other_eos_ids)
 
     def encode_array(self, text: str) -> np.ndarray:
         """Returns the tokens of `text` as int32 [N]."""
@@ -67,7 +87,7 @@ class TokenizersCodec:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of `ids`; special tokens have none."""
-        roles = (self.begin_id, self.eos_id, self.pad_id)
+        roles = (self.begin_id, *self.end_ids, self.pad_id)
         return self.tokenizer.decode([x for x in ids if x not in roles])
 
     @functools.cached_property
@@ -105,8 +125,8 @@ class TokenizersCodec:
         for piece, token in self.tokenizer.get_vocab(with_added_tokens=False).items():
             lengths[token] = length_of(piece)
         for token, added in self.tokenizer.get_added_tokens_decoder().items():
-            lengths[token] = 0 if added.special else len(added.content.encode())
-        lengths[[self.begin_id, self.eos_id, self.pad_id]] = 0
+            lengths[token] = 0 if added.special else length_of(added.content)
+        lengths[[self.begin_id, *self.end_ids, self.pad_id]] = 0
         return lengths
 
 

@@ -32,6 +32,10 @@ class Codec(Protocol):
         """The token that ends each document."""
 
     @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The tokens that end what a model writes, `eos_id` first."""
+
+    @property
     def pad_id(self) -> int:
         """The token that fills the end of the last sequence."""
 
@@ -109,6 +113,15 @@ class Vocabulary:
     def eos_id(self) -> int:
         """The token that ends each document."""
         return self.codec.eos_id
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The tokens that end what a model writes, `eos_id` first.
+
+        A model that was trained to chat has, beside the end of a document, one of what
+        it says.
+        """
+        return self.codec.end_ids
 
     @property
     def is_lossless(self) -> bool:

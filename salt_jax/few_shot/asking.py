@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +15,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.loggers import EvaluationTracker
 
 from salt_jax.few_shot.language_model import SaltLM
-from salt_jax.few_shot.tasks import SEED, Tasks
+from salt_jax.few_shot.tasks import SEED, Tasks, seed_globals
 
 
 def ask(
@@ -32,6 +34,7 @@ def ask(
     Raises:
       ValueError: a task cannot be asked, or runs code and may not.
     """
+    seed_globals()  # Some tasks put their questions together anew for each model.
     for task in tasks.tasks.values():
         task.set_fewshot_seed(SEED)
     # lm-eval shows a bar a task while it puts questions together.
@@ -100,17 +103,27 @@ def write_results(
     Raises:
       OSError: they could not be written.
     """
-    tracker = EvaluationTracker(output_path=str(output))
-    about = tracker.general_config_tracker
-    about.log_experiment_args("salt_jax", {"model": label}, None, None, False)
-    samples = results["samples"]
-    kept = {name: value for name, value in results.items() if name != "samples"}
-    tracker.save_results_aggregated(kept | {"config": dict(config)}, samples)
+    with tempfile.TemporaryDirectory() as here:  # lm-eval knows local folders only.
+        tracker = EvaluationTracker(output_path=here)
+        about = tracker.general_config_tracker
+        about.log_experiment_args("salt_jax", {"model": label}, None, None, False)
+        samples = results["samples"]
+        kept = {name: value for name, value in results.items() if name != "samples"}
+        tracker.save_results_aggregated(kept | {"config": dict(config)}, samples)
+        names = [f"results_{tracker.date_id}.json"]
+        for task, of_task in samples.items():
+            tracker.save_results_samples(task, of_task)
+            names.append(f"samples_{task}_{tracker.date_id}.jsonl")
+        folder = str(about.model_name_sanitized)
+        _copy(epath.Path(here) / folder, epath.Path(output) / folder, names)
+
+
+def _copy(source: epath.Path, target: epath.Path, names: Sequence[str]) -> None:
     # lm-eval logs that it could not write, and goes on.
-    folder = epath.Path(output) / str(about.model_name_sanitized)
-    names = [f"results_{tracker.date_id}.json"]
-    for task, of_task in samples.items():
-        tracker.save_results_samples(task, of_task)
-        names.append(f"samples_{task}_{tracker.date_id}.jsonl")
-    if missing := [name for name in names if not (folder / name).exists()]:
-        raise OSError(f"Could not write {missing} into {folder}.")
+    if missing := [name for name in names if not (source / name).exists()]:
+        raise OSError(f"lm-eval could not write {missing}.")
+    target.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        # Either may be where the other's own way to copy does not reach.
+        with (source / name).open("rb") as read, (target / name).open("wb") as written:
+            shutil.copyfileobj(read, written)

@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> None:
     Raises:
       FileNotFoundError: there is no such export, or gin file.
       ValueError: lm-eval is not installed; an option, a task or an export cannot be
-        used.
+        used, or an export has no room for the answers of a task.
     """
     _check(options)
     where = _where(options)
@@ -45,10 +45,13 @@ def run(options: argparse.Namespace) -> None:
     # The last is only looked at for how well it does on each example.
     teacher = _label_of(options.slices_by, paths) if options.slices_by else None
     everyone = paths if teacher is None else {**paths, teacher: options.slices_by}
-    for path in everyone.values():
-        Export.open(path)
-    tasks = named.load_tasks(options.tasks.split(","), options.num_fewshot)
-    output = epath.Path(options.output or options.workdir or "runs/few_shot")
+    lengths = {x: _length(y, options.max_length) for x, y in everyone.items()}
+    tasks = named.load_tasks(_names(options), options.num_fewshot)
+    shortest = min(lengths, key=lambda label: lengths[label])
+    named.check_room(tasks.tasks, lengths[shortest], shortest)
+    output = epath.Path(options.output or "runs/few_shot")
+    if jax.process_index() == 0:
+        _make(output)
     asked = _Asked(options, where, tasks, output, teacher)
     for label, path in everyone.items():
         asked.ask(label, path)
@@ -129,10 +132,32 @@ class _Asked:
 def _check(options: argparse.Namespace) -> None:
     if not options.export:
         raise ValueError("--tasks are for exports: give --export=DIR, once or more.")
-    if options.limit is not None and options.limit < 1:
-        raise ValueError(f"--limit={options.limit}: take at least one example.")
-    if not all(name.strip() for name in options.tasks.split(",")):
+    if not all(_names(options)):
         raise ValueError(f"--tasks={options.tasks} has an empty name.")
+
+
+def _names(options: argparse.Namespace) -> list[str]:
+    return [name.strip() for name in options.tasks.split(",")]
+
+
+def _length(path: epath.PathLike, max_length: int | None) -> int:
+    """Returns the tokens that an export is to read and write together."""
+    export = Export.open(path)
+    length = export.seq_len if max_length is None else max_length
+    if length is None:
+        raise ValueError(
+            f"The export at {export.path} does not say how many tokens it has learnt "
+            "to read: give --max_length=N."
+        )
+    return length
+
+
+def _make(output: epath.Path) -> None:
+    """Makes the folder now: an hour later it would be a pity if it cannot be made."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except ImportError as error:  # What its kind of path is reached by.
+        raise ValueError(f"--output={output} cannot be reached: {error}.") from error
 
 
 def _where(options: argparse.Namespace) -> dict[str, Any]:

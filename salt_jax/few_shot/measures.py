@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from salt_jax.few_shot.known_tasks import KNOWN, NOTHING
+
 # The metrics of lm-eval, and ours, that are shares from 0 to 1.
 _SHARES = {"acc", "acc_bytes", "acc_norm", "em", "exact_match", "f1", "pass_at_1"}
 
@@ -50,24 +52,19 @@ class Measure:
 def measures(tasks: Mapping[str, Any], groups: Mapping[str, Any]) -> list[Measure]:
     """Returns the measures of each of lm-eval's tasks, the first of a task first.
 
-    What a group's file says of its tasks is heeded: `metric`, the one that counts, for
-    each; `chance`; and `percent`, those whose metric is a percentage.
+    A group's file may say under `metric` which one of a task counts, and is then the
+    only one; a task's file says its `chance`, and of lm-eval's own we know it.
     """
     found = []
-    said = {
-        name: [(g.metadata or {}).get(name, {}) for g in groups.values()]
-        for name in ("metric", "chance", "percent")
-    }
+    named = [(group.metadata or {}).get("metric", {}) for group in groups.values()]
     for name, task in tasks.items():
         own = task.get_config("metadata") if hasattr(task, "get_config") else None
-        chances = [x[name] for x in said["chance"] if name in x]
-        chance = (own or {}).get("chance", chances[0] if chances else None)
-        is_percent = any(name in x for x in said["percent"])
-        metrics = [x[name] for x in said["metric"] if name in x] or list(
-            task.aggregation()
-        )
+        known = KNOWN.get(name, NOTHING)
+        chance = (own or {}).get("chance", known.chance)
+        metrics = [x[name] for x in named if name in x] or list(task.aggregation())
         for metric in metrics:
-            is_share = metric in _SHARES or is_percent
+            is_percent = metric in known.percent
+            is_share = is_percent or metric in _SHARES
             found.append(
                 Measure(
                     task=name,

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from absl import logging
+
 from salt_jax.few_shot.measures import Mark, Measure, group_means
 
 _WORDS = ("task", "metric", "part")
@@ -37,6 +39,8 @@ def rows(
 ) -> list[Row]:
     """Returns a row for each measure, and then the mean of each group.
 
+    What leaves a group without a mean is logged.
+
     Args:
       measured: The measures.
       groups: lm-eval's groups, by name.
@@ -58,7 +62,23 @@ def rows(
     first = [measure for measure in measured if measure.is_first and measure.is_share]
     names = {(measure.task, measure.metric) for measure in first}
     counted = [row for row in found if (row.name, row.metric) in names]
-    return found + mean_rows(counted, groups)
+    means = mean_rows(counted, groups)
+    has_mean = {row.name for row in means}
+    for group in (name for name in groups if name not in has_mean):
+        lacking = _tasks_of(group, groups) - {row.name for row in counted}
+        logging.warning(
+            "The group %s has no mean: what counts of %s is not known to be a share.",
+            group,
+            ", ".join(sorted(lacking)),
+        )
+    return found + means
+
+
+def _tasks_of(name: str, groups: Mapping[str, Any]) -> set[str]:
+    if name not in groups:
+        return {name}
+    children = [_tasks_of(child, groups) for child in groups[name].child_names]
+    return set().union(*children)
 
 
 def mean_rows(of_tasks: Sequence[Row], groups: Mapping[str, Any]) -> list[Row]:
@@ -90,8 +110,9 @@ def mean_rows(of_tasks: Sequence[Row], groups: Mapping[str, Any]) -> list[Row]:
 
 
 def render(found: Sequence[Row]) -> str:
-    """Returns rows as text, shares in percent, each with its standard error.
+    """Returns rows as text, each number with its standard error.
 
+    Shares are in percent; of what is not known to be one, four digits are shown.
     What no row says has no column.
     """
     models = list(found[0].marks)
@@ -116,6 +137,8 @@ def _or_blank(count: int | None) -> str:
 
 
 def _shown(mark: Mark, is_share: bool) -> str:
-    unit = 100.0 if is_share else 1.0
-    value = f"{unit * mark.value:.1f}"
-    return value if mark.stderr is None else f"{value} +- {unit * mark.stderr:.1f}"
+    def shown(number: float) -> str:
+        return f"{100 * number:.1f}" if is_share else f"{number:.4g}"
+
+    value = shown(mark.value)
+    return value if mark.stderr is None else f"{value} +- {shown(mark.stderr)}"

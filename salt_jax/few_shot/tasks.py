@@ -6,14 +6,22 @@ import dataclasses
 import difflib
 import functools
 import logging
-from collections.abc import Sequence
+import random
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lm_eval.tasks
+import numpy as np
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
+from lm_eval.models.utils import normalize_gen_kwargs
 
 from salt_jax.data import embedded
+from salt_jax.few_shot.known_tasks import KNOWN, NOTHING
 
-SEED = 1234  # Of the few-shot examples, as lm-eval has it.
+SEED = DEFAULT_OTHER_SEED  # Of the few-shot examples.
+# What a package is called where it is not called as what is imported.
+_PACKAGES = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +39,12 @@ class Tasks:
         return [name for name in self.groups if name not in inner]
 
 
+def seed_globals() -> None:
+    """Seeds the generators that all share, as lm-eval does: tasks shuffle by them."""
+    random.seed(DEFAULT_RANDOM_SEED)
+    np.random.seed(DEFAULT_OTHER_SEED)
+
+
 def load_tasks(names: Sequence[str], num_fewshot: int | None = None) -> Tasks:
     """Returns the tasks, and those of the groups, called `names`.
 
@@ -43,6 +57,9 @@ def load_tasks(names: Sequence[str], num_fewshot: int | None = None) -> Tasks:
       ValueError: a name is unknown, or named twice; the data of a task is not here and
         cannot be fetched; a task has fewer examples.
     """
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"--tasks names {twice[0]!r} twice: name it once.")
+    seed_globals()
     for noisy in ("lm_eval", "huggingface_hub"):  # Of hints, and of each attempt.
         logging.getLogger(noisy).setLevel(logging.ERROR)
     manager = _manager(names)
@@ -54,6 +71,38 @@ def load_tasks(names: Sequence[str], num_fewshot: int | None = None) -> Tasks:
         _check_pool(name, task, wanted or 0)
         task.set_config(key="num_fewshot", value=wanted or 0)
     return Tasks(loaded["tasks"], loaded["groups"], loaded)
+
+
+def check_room(tasks: Mapping[str, Any], max_length: int, model: str) -> None:
+    """Refuses tasks of which a model cannot write the answers.
+
+    Args:
+      tasks: lm-eval's objects, by name.
+      max_length: The tokens that the model reads and writes together.
+      model: What it is called.
+
+    Raises:
+      ValueError: some ask for as many new tokens, or more.
+    """
+    asked = {name: _most_written(name, task) for name, task in tasks.items()}
+    # The begin token, and one of the question.
+    large = [f"{name} ({n})" for name, n in asked.items() if n and n > max_length - 2]
+    if large:
+        raise ValueError(
+            f"These tasks ask for more new tokens than {model} has room for, which "
+            f"reads and writes {max_length} together: {', '.join(large)}. Give a "
+            "greater --max_length, or leave them out."
+        )
+
+
+def _most_written(name: str, task: Any) -> int | None:
+    """Returns the new tokens that a task asks for, if that is known beforehand."""
+    if type(task).construct_requests is not ConfigurableTask.construct_requests:
+        return KNOWN.get(name, NOTHING).writes
+    if task.OUTPUT_TYPE != "generate_until":
+        return None
+    kwargs = task.get_config("generation_kwargs") or {}
+    return normalize_gen_kwargs(kwargs)["max_gen_toks"]
 
 
 def _manager(names: Sequence[str]) -> lm_eval.tasks.TaskManager:
@@ -111,8 +160,11 @@ def _load(manager: lm_eval.tasks.TaskManager, names: Sequence[str]) -> Any:
         flat = [x for each in built for x in (each if type(each) is list else [each])]
         return manager.load(flat)
     except ImportError as error:
+        package = (error.name or "").partition(".")[0]
+        install = f": pip install {_PACKAGES.get(package, package)}" if package else ""
         raise ValueError(
-            f"The task {name!r} needs more than is here: {error}"
+            f"The task {name!r} needs more than is here: "
+            f"{str(error).rstrip('.')}{install}."
         ) from error
     except OSError as error:  # The errors of a network, and of files, are such.
         raise ValueError(
@@ -120,6 +172,11 @@ def _load(manager: lm_eval.tasks.TaskManager, names: Sequence[str]) -> Any:
             f"{str(error).rstrip('.')}. Fetch it where there is a network, and copy "
             "the folder that HF_HOME names."
         ) from error
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        # By nothing more special than this some tasks say what is to be installed.
+        raise ValueError(f"The task {name!r} cannot be loaded: {error}") from error
 
 
 def _check_pool(name: str, task: Any, wanted: int) -> None:

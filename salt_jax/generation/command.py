@@ -107,6 +107,11 @@ def _prompts(options: argparse.Namespace) -> list[str]:
     if options.prompt is not None:
         return [options.prompt]
     if not options.prompt_file:
+        if jax.process_count() > 1:
+            raise ValueError(
+                "Each of several processes has a standard input of its own: give "
+                "--prompt or --prompt_file."
+            )
         return prompts_of(sys.stdin.read())
     path = epath.Path(options.prompt_file)
     if not path.is_file():
@@ -129,7 +134,11 @@ def _load(options: argparse.Namespace) -> LoadedModel:
             )
         where = {"mesh": job.mesh, "rules": job.rules}
     return LoadedModel.open(
-        options.export[0], max_length=options.max_length, dtype=options.dtype, **where
+        options.export[0],
+        max_length=options.max_length,
+        writes=True,
+        dtype=options.dtype,
+        **where,
     )
 
 

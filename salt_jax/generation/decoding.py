@@ -74,7 +74,7 @@ class Recipe:
     model: Transformer
     sampling: Sampling  # Its seed is not looked at.
     num_tokens: int  # Of the vocabulary: a model may have embeddings of no token.
-    eos_id: int
+    end_ids: tuple[int, ...]  # The tokens that end a text.
 
 
 class Programs(NamedTuple):
@@ -117,7 +117,7 @@ def _begin(
     batch = _reading(prompts.tokens_BL, segments_BL, jnp.maximum(positions_BL, 0))
     cache, first_B = _read(recipe, params, cache, batch, prompts, jnp.int32(0))
     tokens_BN = jnp.zeros((B, room), jnp.int32).at[:, 0].set(first_B)
-    is_done_B = is_done_B | (first_B == recipe.eos_id)
+    is_done_B = is_done_B | _is_end(recipe, first_B)
     return cache, Written(tokens_BN, jnp.int32(1), is_done_B)
 
 
@@ -158,10 +158,14 @@ def _go_on(
         tokens_BN = jax.lax.dynamic_update_slice_in_dim(
             written.tokens_BN, next_B[:, None], at, axis=1
         )
-        is_done_B = written.is_done_B | (next_B == recipe.eos_id)
+        is_done_B = written.is_done_B | _is_end(recipe, next_B)
         return cache, Written(tokens_BN, at + 1, is_done_B)
 
     return jax.lax.while_loop(is_going_on, add, (cache, written))
+
+
+def _is_end(recipe: Recipe, tokens_B: jax.Array) -> jax.Array:
+    return jnp.isin(tokens_B, jnp.array(recipe.end_ids))
 
 
 def _reading(

@@ -197,7 +197,7 @@ class Generator:
             model=self._reading,
             sampling=dataclasses.replace(sampling, seed=0),
             num_tokens=vocabulary.size,
-            eos_id=vocabulary.eos_id,
+            end_ids=vocabulary.end_ids,
         )
         shards = self._reading.partitioning.size("batch")
         columns = shape_for(len(max(prompts, key=len)) + 1, _FEWEST_COLUMNS)
@@ -213,7 +213,7 @@ class Generator:
             params,
             filled,
             num_texts=len(prompts),
-            eos_id=vocabulary.eos_id,
+            end_ids=vocabulary.end_ids,
             max_new_tokens=max_new_tokens,
         )
 

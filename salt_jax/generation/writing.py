@@ -5,6 +5,7 @@ Dimensions: B batch, N tokens to write.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -26,12 +27,12 @@ class Writing:
         prompts: Prompts,
         *,
         num_texts: int,
-        eos_id: int,
+        end_ids: Sequence[int],
         max_new_tokens: int,
     ):
         """Reads the prompts, of which the first `num_texts` are not only filling."""
         self._go_on, self._params, self._prompts = programs.go_on, params, prompts
-        self._num_texts, self._eos_id = num_texts, eos_id
+        self._num_texts, self._end_ids = num_texts, frozenset(end_ids)
         self._max_new_tokens = max_new_tokens
         rows = len(prompts.lengths_B)
         self._is_done_B: Any = np.arange(rows) >= num_texts
@@ -82,8 +83,8 @@ class Writing:
         self._is_done_B = self._is_done_B | written.is_done_B
 
     def _until_end(self, tokens: list[int]) -> list[int]:
-        end = tokens.index(self._eos_id) if self._eos_id in tokens else len(tokens)
-        return tokens[:end]
+        ends = (i for i, token in enumerate(tokens) if token in self._end_ids)
+        return tokens[: next(ends, len(tokens))]
 
 
 def shape_for(count: int, least: int = 1) -> int:

@@ -74,7 +74,7 @@ ARCHITECTURES = {
             model_type="qwen2",
             qkv_bias=True,
             has_windows=True,
-            defaults=_PLAIN,
+            defaults={**_PLAIN, "sliding_window": 4096},
             # It does not ask whether there is a bias: there is, but for the output's.
             only={k: v for k, v in _ANY_ONLY.items() if k != "attention_bias"},
         ),
@@ -83,7 +83,7 @@ ARCHITECTURES = {
             model_type="qwen3",
             qk_norm=True,
             has_windows=True,
-            defaults={**_PLAIN, "head_dim": 128},
+            defaults={**_PLAIN, "head_dim": 128, "sliding_window": 4096},
             only=_ANY_ONLY,
         ),
         Architecture(

@@ -8,8 +8,11 @@ import jax
 from etils import epath
 
 from salt_jax.export import Export
+from salt_jax.export_writing import check_new
+from salt_jax.hugging_face.architectures import architecture_of
 from salt_jax.hugging_face.exporting import export_to_hugging_face
 from salt_jax.hugging_face.importing import import_from_hugging_face
+from salt_jax.model.config import TransformerConfig
 
 
 def run_import(options: argparse.Namespace) -> None:
@@ -37,6 +40,18 @@ def run_export(options: argparse.Namespace) -> None:
     if len(options.export) > 1 or not options.output:
         raise ValueError("export takes one --export=DIR, and needs --output=DIR.")
     write(options, options.export[0], options.output)
+
+
+def check(model: TransformerConfig, output: epath.PathLike, dtype: str) -> None:
+    """Refuses what could not be written, before a checkpoint is read for it.
+
+    Raises:
+      ValueError: there are several processes, or no architecture of transformers is
+        `model`, or something is at `output`.
+    """
+    _check_one_process("export --format=hf")
+    architecture_of(model)
+    check_new(output, dtype)
 
 
 def write(

@@ -25,7 +25,8 @@ _ACTIVATIONS = {
     "gelu_new": "gelu",
 }
 _WRITTEN_ACTIVATIONS = {"silu": "silu", "gelu": "gelu_pytorch_tanh"}
-_SOFTCAPS = ("final_logit_softcapping", "attn_logit_softcapping")
+# Of these, null does not mean what a field means that is not there, but none.
+_OR_NONE = ("final_logit_softcapping", "attn_logit_softcapping", "sliding_window")
 
 
 def read_model(about: Config) -> TransformerConfig:
@@ -121,10 +122,7 @@ def write_model(
 def _given(about: Config) -> dict[str, Any]:
     """Returns the fields that say something, under one name each."""
     fields = {name: value for name, value in about.items() if value is not None}
-    # Softcaps say that there is none with null.
-    fields |= {
-        name: None for name in _SOFTCAPS if name in about and about[name] is None
-    }
+    fields |= {name: None for name in _OR_NONE if name in about and about[name] is None}
     if "hidden_activation" in fields:
         fields["hidden_act"] = fields["hidden_activation"]
     return fields

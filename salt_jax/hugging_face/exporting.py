@@ -25,7 +25,8 @@ from salt_jax.hugging_face.config_json import write_model
 from salt_jax.hugging_face.model_card import model_card
 from salt_jax.hugging_face.safetensors_files import SHARD_BYTES, write_tensors
 from salt_jax.hugging_face.tensors import Tensor, tensors_of
-from salt_jax.hugging_face.tokenizer_files import write_tokenizer
+from salt_jax.hugging_face.tokenizer_files import tokenizer_files
+from salt_jax.hugging_face.unfinished import unfinished_folder
 
 
 def export_to_hugging_face(
@@ -63,13 +64,7 @@ def export_to_hugging_face(
     config = write_model(
         export.model, max_length=length, dtype=dtype, special_tokens=special_tokens
     )
-    unfinished = output.parent / f"{output.name}.unfinished"
-    unfinished.rmtree(missing_ok=True)
-    unfinished.mkdir(parents=True)
-    write_tokenizer(vocabulary, unfinished, model_type=architecture.model_type)
-    _write_tensors(export, unfinished, dtype=dtype, shard_bytes=shard_bytes)
-    _write_json(unfinished / "config.json", config)
-    _write_json(unfinished / "generation_config.json", special_tokens)
+    tokenizer = tokenizer_files(vocabulary, model_type=architecture.model_type)
     card = model_card(
         export,
         output.name,
@@ -77,8 +72,18 @@ def export_to_hugging_face(
         dtype=dtype,
         max_length=length,
     )
-    (unfinished / "README.md").write_text(card)
-    unfinished.rename(output)
+    ends = list(vocabulary.end_ids)
+    generation = special_tokens | ({"eos_token_id": ends} if len(ends) > 1 else {})
+    with unfinished_folder(output) as unfinished:
+        unfinished.rmtree(missing_ok=True)
+        unfinished.mkdir(parents=True)
+        for name, content in tokenizer.items():
+            (unfinished / name).write_bytes(content)
+        _write_tensors(export, unfinished, dtype=dtype, shard_bytes=shard_bytes)
+        _write_json(unfinished / "config.json", config)
+        _write_json(unfinished / "generation_config.json", generation)
+        (unfinished / "README.md").write_text(card)
+        unfinished.rename(output)
     logging.info("Wrote %s to %s.", architecture.name, output)
 
 

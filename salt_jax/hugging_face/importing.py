@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +17,6 @@ from etils import epath
 
 from salt_jax.array_files import absolute
 from salt_jax.array_pieces import ArrayWriter
-from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.export import Export
 from salt_jax.export_writing import check_new, new_export
 from salt_jax.hugging_face.architectures import architecture_in
@@ -31,7 +29,7 @@ from salt_jax.hugging_face.safetensors_files import (
 )
 from salt_jax.hugging_face.tensors import Tensor, shapes_of, tensors_of
 from salt_jax.hugging_face.tokenizer_files import read_tokenizer
-from salt_jax.model.config import TransformerConfig
+from salt_jax.hugging_face.unfinished import unfinished_folder
 
 # Tables that old files have and that a model computes for itself.
 _COMPUTED = ".rotary_emb.inv_freq"
@@ -63,33 +61,35 @@ def import_from_hugging_face(
     _check_tensors(folder, tensors, found)
     dtype = dtype or _dtype(found)
     model = dataclasses.replace(model, dtype=dtype)
-    content, name = read_tokenizer(folder)
+    content, name = read_tokenizer(folder, vocab_size=model.vocab_size)
     check_new(output, dtype)
-    _check_vocabulary(content, name, model)
     logging.info("Importing %s from %s.", architecture.name, folder)
 
     def write_params(path: epath.Path) -> str:
-        writer = ArrayWriter(path, shapes_of(model, architecture, dtype))
-        for tensor in tensors:
-            values = tensor.to_ours(found[tensor.name].read())
-            writer.write(tensor.parameter, values, tensor.layer)
-            del values  # Before the next is read.
-        return writer.finish()
+        with ArrayWriter(path, shapes_of(model, architecture, dtype)) as writer:
+            for tensor in tensors:
+                values = tensor.to_ours(found[tensor.name].read())
+                writer.write(tensor.parameter, values, tensor.layer)
+                del values  # Before the next is read.
+            return writer.finish()
 
-    export = new_export(
-        output,
-        write_params,
-        model=model,
-        vocabulary=(name, content),
-        provenance={
-            "imported_from": str(folder),
-            "architecture": architecture.name,
-            "step": 0,
-        },
-        dtype=dtype,
-        seq_len=_max_length(about),
-        files={"model.gin": model_gin(model, architecture.name)},
-    )
+    provenance = {
+        "imported_from": str(folder),
+        "architecture": architecture.name,
+        "step": 0,
+    }
+    seq_len = _max_length(about)
+    with unfinished_folder(output):
+        export = new_export(
+            output,
+            write_params,
+            model=model,
+            vocabulary=(name, content),
+            provenance=provenance,
+            dtype=dtype,
+            seq_len=seq_len,
+            files={"model.gin": model_gin(model, architecture.name)},
+        )
     logging.info("Imported it to %s.", output)
     return export
 
@@ -113,13 +113,6 @@ def _read_config(folder: epath.Path) -> Mapping[str, Any]:
     if not isinstance(about, dict):
         raise ValueError(f"{path} holds no JSON object: fetch it again.")
     return about
-
-
-def _check_vocabulary(content: bytes, name: str, model: TransformerConfig) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = epath.Path(folder) / name
-        path.write_bytes(content)
-        Vocabulary.open(path).check_model(model.vocab_size)
 
 
 def _max_length(about: Mapping[str, Any]) -> int:

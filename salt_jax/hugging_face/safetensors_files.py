@@ -28,6 +28,7 @@ _DTYPES = {
 }
 _CODES = {dtype.name: code for code, dtype in _DTYPES.items()}
 _LENGTH_BYTES = 8
+_READ_BYTES = 16 << 20  # At a time: files in buckets can fill no buffer themselves.
 _LONGEST_HEADER = 100_000_000  # In bytes; the library's own limit.
 _PICKLED = ("*.bin", "*.pt", "*.pth")
 
@@ -52,12 +53,12 @@ class StoredTensor:
         buffer = values.reshape(-1).view(np.uint8).data
         with self.path.open("rb") as file:
             file.seek(self.begin)
-            found = 0
-            while found < len(buffer):
-                count = file.readinto(buffer[found:])
-                if not count:
+            while buffer:
+                part = file.read(min(_READ_BYTES, len(buffer)))
+                if not part:
                     raise ValueError(f"{self.path} ends within {self.name!r}.")
-                found += count
+                buffer[: len(part)] = part
+                buffer = buffer[len(part) :]
         return values
 
 
@@ -108,7 +109,7 @@ def write_tensors(
             file.write(_header({name: shapes[name] for name in names}, code))
             for name in names:
                 for rows in rows_of(name):
-                    file.write(rows.reshape(-1).view(np.uint8).data)
+                    file.write(rows.tobytes())  # Files in buckets take no views.
     if len(shards) > 1:
         size = sum(map(math.prod, shapes.values())) * _DTYPES[code].itemsize
         about = {"metadata": {"total_size": size}, "weight_map": weight_map}

@@ -19,18 +19,31 @@ from salt_jax.data.sentencepiece_vocabulary import PROBES, SPACE, SentencePieceC
 from salt_jax.data.tokenizers_vocabulary import ROLES_KEY, as_json, tokenizer_of
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.hugging_face import sentencepiece_bpe
+from salt_jax.hugging_face.roles import other_ends, read_json, read_roles
 
 _TOKENIZER = "tokenizer.json"
 _SENTENCEPIECE = "tokenizer.model"
-# Where special tokens are named, and where they are numbers; what comes first counts.
-_NAMED_IN = ("tokenizer_config.json", "special_tokens_map.json")
-_NUMBERED_IN = ("generation_config.json", "config.json")
 
 
 def write_tokenizer(
     vocabulary: Vocabulary, folder: epath.PathLike, *, model_type: str | None = None
 ) -> None:
     """Writes the files with which transformers makes the tokens of `vocabulary`.
+
+    The folder is made if it is not there, and files in it are overwritten; the rest is
+    as for `tokenizer_files`.
+    """
+    contents = tokenizer_files(vocabulary, model_type=model_type)
+    folder = epath.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+
+
+def tokenizer_files(
+    vocabulary: Vocabulary, *, model_type: str | None = None
+) -> dict[str, bytes]:
+    """Returns, by name, the files that make transformers' tokens of `vocabulary`.
 
     `AutoTokenizer` then encodes a text to `begin_id` and the very tokens of
     `vocabulary.encode`; with `add_special_tokens=False`, to these alone. What a text
@@ -41,14 +54,12 @@ def write_tokenizer(
 
     Args:
       vocabulary: Of a model.
-      folder: Made if it is not there; files in it are overwritten.
       model_type: What the config.json of the folder says; None: it is not known.
 
     Raises:
       ValueError: a tokenizer.json cannot have the tokens of this vocabulary, or is not
         read as it is beside such a model.
     """
-    folder = epath.Path(folder)
     tokenizer = _tokenizer(vocabulary)
     if model_type == "qwen2" and not _is_of_qwen(tokenizer):
         raise ValueError(
@@ -74,34 +85,51 @@ def write_tokenizer(
         "clean_up_tokenization_spaces": False,
         "split_special_tokens": True,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / _TOKENIZER).write_bytes(as_json(record))
-    (folder / "tokenizer_config.json").write_bytes(as_json(settings))
-    (folder / "special_tokens_map.json").write_bytes(as_json(names))
+    return {
+        _TOKENIZER: as_json(record),
+        "tokenizer_config.json": as_json(settings),
+        "special_tokens_map.json": as_json(names),
+    }
 
 
-def read_tokenizer(folder: epath.PathLike) -> tuple[bytes, str]:
+def read_tokenizer(
+    folder: epath.PathLike, *, vocab_size: int | None = None
+) -> tuple[bytes, str]:
     """Returns the vocabulary file for an export of a Hugging Face folder, and its name.
 
     It is a tokenizer.json that says which tokens begin, end and pad, or a SentencePiece
     model where there is no tokenizer.json. With a tokenizer that begins a text with
     nothing, as Qwen's, a model reads the end of the document before.
 
+    Args:
+      folder: With the files.
+      vocab_size: How many tokens the model has; None: it is not known. Special tokens
+        beyond these are left out: text models come with those of images, which they
+        cannot read.
+
     Raises:
       FileNotFoundError: there is no tokenizer in `folder`.
-      ValueError: it cannot be read, or does not say how texts end.
+      ValueError: it cannot be read, or does not say how texts end, or has more tokens
+        than the model.
     """
     folder = epath.Path(folder)
     path = folder / _TOKENIZER
     if path.exists():
-        record = _read_json(path)
+        record = read_json(path)
+        if vocab_size is not None:
+            record = _without_specials_from(vocab_size, record, path)
         known = tokenizer_of(record, path).get_vocab(with_added_tokens=True)
-        roles = _roles(folder, known)
+        _check_size(1 + max(known.values()), vocab_size, path)
+        roles = read_roles(folder, known)
         return as_json(record | {ROLES_KEY: roles}), "vocabulary.json"
     path = folder / _SENTENCEPIECE
     if path.exists():
         contents = path.read_bytes()
-        SentencePieceCodec.of(contents, path)  # Refuses what is none.
+        codec = SentencePieceCodec.of(contents, path)  # Refuses what is none.
+        _check_size(codec.size, vocab_size, path)
+        others = other_ends(folder, codec.eos_id, range(codec.size))
+        if others:
+            logging.info("%s ends texts with one token, and not %s.", path, others)
         return contents, "vocabulary.model"
     raise FileNotFoundError(
         f"No {_TOKENIZER} and no {_SENTENCEPIECE} in {folder}: save its tokenizer with "
@@ -109,11 +137,40 @@ def read_tokenizer(folder: epath.PathLike) -> tuple[bytes, str]:
     )
 
 
+def _without_specials_from(
+    vocab_size: int, record: Mapping[str, Any], path: epath.Path
+) -> dict[str, Any]:
+    """Returns a tokenizer.json without special tokens from `vocab_size` on."""
+    added = record.get("added_tokens") or []
+    beyond = [x for x in added if x["special"] and x["id"] >= vocab_size]
+    if not beyond:
+        return dict(record)
+    names = {x["content"] for x in beyond}
+    logging.info(
+        "Left %s out of %s: the model has %d tokens.", sorted(names), path, vocab_size
+    )
+    kept = {"added_tokens": [x for x in added if x not in beyond]}
+    vocab = record["model"].get("vocab")
+    if isinstance(vocab, dict):  # Some files list them here too.
+        vocab = {name: token for name, token in vocab.items() if name not in names}
+        kept["model"] = record["model"] | {"vocab": vocab}
+    return {**record, **kept}
+
+
+def _check_size(size: int, vocab_size: int | None, path: epath.Path) -> None:
+    if vocab_size is not None and size > vocab_size:
+        raise ValueError(
+            f"{path} has {size:,} tokens, and config.json beside it has "
+            f"vocab_size={vocab_size:,}: they are of different models. Fetch the files "
+            "of one."
+        )
+
+
 def _tokenizer(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
     """Returns what makes the tokens of `vocabulary`, without any added to them."""
     codec = vocabulary.codec
     if not isinstance(codec, SentencePieceCodec):
-        record = _read_json(vocabulary.path)
+        record = read_json(vocabulary.path)
         del record[ROLES_KEY]
         return tokenizer_of(record, vocabulary.path)
     try:
@@ -154,68 +211,3 @@ def _begin_with(name: str, token: int) -> dict[str, Any]:
         "pair": [begin, first, second],
         "special_tokens": {name: {"id": name, "ids": [token], "tokens": [name]}},
     }
-
-
-def _roles(folder: epath.Path, known: Mapping[str, int]) -> dict[str, int]:
-    """Returns which of the `known` tokens begin, end and pad, by what a folder says."""
-    eos_id = _token(folder, known, "eos")
-    if eos_id is None:
-        raise ValueError(
-            f"{folder} does not say which token ends a text: write an 'eos_token' into "
-            f"its {_NAMED_IN[0]}."
-        )
-    begin_id = _token(folder, known, "bos")
-    if begin_id is None:
-        logging.info(
-            "%s has no bos token: texts begin with its eos token, %d.", folder, eos_id
-        )
-        begin_id = eos_id
-    # Padding is never read, so without a token of its own any will do.
-    pad_id = _token(folder, known, "pad", is_needed=False)
-    return {
-        "begin_id": begin_id,
-        "eos_id": eos_id,
-        "pad_id": begin_id if pad_id is None else pad_id,
-    }
-
-
-def _token(
-    folder: epath.Path, known: Mapping[str, int], role: str, *, is_needed: bool = True
-) -> int | None:
-    """Returns the token of a role that one of the files gives; None if none does.
-
-    Raises:
-      ValueError: a file gives one that the tokenizer does not have, and it is needed.
-    """
-    for file, key in [
-        *((file, f"{role}_token") for file in _NAMED_IN),
-        *((file, f"{role}_token_id") for file in _NUMBERED_IN),
-    ]:
-        said = _read_json(folder / file, is_needed=False).get(key)
-        if isinstance(said, dict):
-            said = said.get("content")
-        if isinstance(said, list):  # Of several ends, the first is the text's.
-            said = said[0] if said else None
-        if said is None:
-            continue
-        token = known.get(said) if isinstance(said, str) else said
-        if token in known.values():
-            return token
-        if is_needed:
-            raise ValueError(
-                f"{folder / file} says {key}={said!r}, which its {_TOKENIZER} does not "
-                "have: they are of different models."
-            )
-    return None
-
-
-def _read_json(path: epath.Path, *, is_needed: bool = True) -> dict[str, Any]:
-    if not is_needed and not path.exists():
-        return {}
-    try:
-        record = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}): fetch it again.") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{path} holds no JSON object: fetch it again.")
-    return record

@@ -134,6 +134,8 @@ class RMSNorm(nn.Module):
         init = nn.initializers.zeros if is_zero_centered else nn.initializers.ones
         boxed = nn.with_partitioning(init, (self.axis,))
         scale_D: Any = self.param("scale", boxed, (x.shape[-1],), jnp.float32)
+        # Before 1 is added: what is held in bfloat16 would be rounded.
+        scale_D = scale_D.astype(jnp.float32)
         if is_zero_centered:
             scale_D = 1.0 + scale_D
         # In float32: the mean of squares overflows the precision of bfloat16.

@@ -73,15 +73,28 @@ def fine_tuned(workdirs: Sequence[epath.PathLike]) -> str:
 
     Raises:
       FileNotFoundError: a run was not trained, or not evaluated.
+      ValueError: two runs would stand in one column, or runs of a set were evaluated on
+        different questions.
     """
     by_set: dict[str, dict[str, Mapping[str, Any]]] = {}
     samples: dict[str, list[str]] = {}
     for workdir in map(epath.Path, workdirs):
         experiment = _read_json(workdir / "experiment.json", "train")
         name = epath.Path(experiment["stages"][-1]["data"]["source"]).name
-        start = epath.Path(experiment["initial_export"]).name
-        evaluation = _read_json(workdir / "evaluation.json", "evaluate")
-        by_set.setdefault(name, {})[start] = evaluation["splits"]
+        start = epath.Path(experiment["initial_export"] or "fresh parameters").name
+        splits = _read_json(workdir / "evaluation.json", "evaluate")["splits"]
+        starts = by_set.setdefault(name, {})
+        if start in starts:
+            raise ValueError(
+                f"{workdir} is a second run on {name} that started from {start!r}: the "
+                "report shows one of each. Leave one out, or name its export otherwise."
+            )
+        if starts and _questions(splits) != _questions(next(iter(starts.values()))):
+            raise ValueError(
+                f"{workdir} was evaluated on other questions of {name} than the runs "
+                "beside it: evaluate all of them again."
+            )
+        starts[start] = splits
         written = _read_json(workdir / "samples.json", "evaluate")
         samples[f"{name}, from {start}"] = [
             f"Question: {sample['question']}\nAnswer:   {sample['answer']}\n"
@@ -103,6 +116,17 @@ def fine_tuned(workdirs: Sequence[epath.PathLike]) -> str:
     return page.section(
         "Fine-tuned", *parts, page.folded("Some of their answers", *texts)
     )
+
+
+def _questions(splits: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns how many questions of which kinds were asked."""
+    return {
+        split: {
+            column: {value: means["questions"] for value, means in values.items()}
+            for column, values in {**said["columns"], "": {"": said["total"]}}.items()
+        }
+        for split, said in splits.items()
+    }
 
 
 def _answers_table(starts: Mapping[str, Mapping[str, Any]]) -> str:
@@ -164,10 +188,10 @@ def _about(folder: epath.Path) -> list[str]:
 
 
 def _mark(mark: Mapping[str, Any], is_share: bool) -> str:
-    unit = 100.0 if is_share else 1.0
-    value = f"{unit * mark['value']:.1f}"
+    unit, form = (100.0, ".1f") if is_share else (1.0, ".4g")
+    value = f"{unit * mark['value']:{form}}"
     error = mark["stderr"]
-    return value if error is None else f"{value} ± {unit * error:.1f}"
+    return value if error is None else f"{value} ± {unit * error:{form}}"
 
 
 def _or_blank(count: int | None) -> str:

@@ -21,6 +21,7 @@ KINDS = {
         small_tokenizers.space_first,
     )
 }
+ROLES = {"begin_id": 0, "eos_id": 1, "pad_id": 2}
 BEGIN, END, PAD = small_tokenizers.SPECIAL
 TEXT = "the cat  sat\n\n\ton 42 logs: \u2603 \u00fc \U0001f600\0 <0x41>"
 any_text = st.text(st.characters(codec="utf-8") | st.sampled_from("\u2581\0 \n\ufffd"))
@@ -73,6 +74,16 @@ def test_the_bytes_of_tokens_are_those_of_a_text_and_of_a_space_put_before(vocab
     assert lengths.sum() == len(TEXT.encode()) + has_space_first
 
 
+def test_added_tokens_that_are_not_special_are_decoded_as_others_are(tmp_path):
+    tokenizer = small_tokenizers.spaces_written()
+    runs = ["\u2581" * 2, "\u2581" * 31, "\u2603\n"]
+    tokenizer.add_tokens(runs)
+    vocabulary = Vocabulary.open(small_tokenizers.write(tmp_path / "v.json", tokenizer))
+    ids = [vocabulary.piece_id(run) for run in runs]
+    assert vocabulary.byte_lengths()[ids].tolist() == [2, 31, 4]
+    assert vocabulary.decode(ids) == " " * 33 + "\u2603\n"
+
+
 @pytest.mark.parametrize(
     ("kind", "is_lossless"),
     [
@@ -99,6 +110,19 @@ def test_beginning_end_and_padding_have_no_text_and_no_bytes(vocabulary):
     assert roles == [0, 1, 2]
     assert vocabulary.decode([0, *vocabulary.encode("the"), 1, 2]) == "the"
     assert not vocabulary.byte_lengths()[roles].any()
+
+
+def test_other_ends_have_no_text_and_no_bytes(tmp_path):
+    path = tmp_path / "v.json"
+    small_tokenizers.write(path, small_tokenizers.byte_level(), other_eos_ids=[70, 71])
+    vocabulary = Vocabulary.open(path)
+    assert vocabulary.end_ids == (1, 70, 71)
+    assert vocabulary.decode([*vocabulary.encode("the"), 70]) == "the"
+    assert not vocabulary.byte_lengths()[[70, 71]].any()
+
+
+def test_a_vocabulary_that_says_no_more_has_one_end(vocabulary):
+    assert vocabulary.end_ids == (vocabulary.eos_id,)
 
 
 def test_what_begins_a_text_has_no_text_even_if_it_is_no_special_token(tmp_path):
@@ -179,6 +203,9 @@ def test_who_begins_and_ends_texts_is_part_of_the_fingerprint(path, tmp_path):
         ({"salt_jax": {"begin_id": 0, "eos_id": 999, "pad_id": 0}}, "eos_id is 999"),
         ({"salt_jax": {"begin_id": 0, "eos_id": -1, "pad_id": 0}}, "eos_id is -1"),
         ({"salt_jax": {"begin_id": "a", "eos_id": 1, "pad_id": 0}}, "begin_id is 'a'"),
+        ({"salt_jax": ROLES | {"other_eos_ids": 2}}, "other_eos_ids is 2, .* no list"),
+        ({"salt_jax": ROLES | {"other_eos_ids": [2, 999]}}, "other_eos_ids is 999"),
+        ({"salt_jax": ROLES | {"ends": [2]}}, "should have begin_id, eos_id, pad_id"),
         ({"model": ...}, "has no 'model'"),
         ({"model": {"type": "Other"}}, r"not a tokenizer.json that tokenizers \d"),
     ],

@@ -1,10 +1,11 @@
+import dataclasses
 import types
 
 import pytest
 
 from salt_jax.few_shot.measures import Mark, Measure, group_means, measures, sample_mean
 from salt_jax.few_shot.slices import PARTS, can_be_sliced, slice_rows, thirds
-from salt_jax.few_shot.table import render, rows
+from salt_jax.few_shot.table import Row, render, rows
 
 
 def task(metrics, **metadata):
@@ -21,16 +22,11 @@ def group(children, **metadata):
 TASKS = {
     "choice": task(["acc", "acc_norm"], chance=0.25),
     "cloze": task(["exact_match", "target_bits"], chance=0.05),
-    "reading": task(["exact", "best_f1"]),
+    "squadv2": task(["exact", "best_f1"], chance=0.15),
 }
 GROUPS = {
     "all": group(["choice", "rest"]),
-    "rest": group(
-        ["cloze", "reading"],
-        metric={"reading": "best_f1"},
-        percent=["reading"],
-        chance={"reading": 0.15},
-    ),
+    "rest": group(["cloze", "squadv2"], metric={"squadv2": "best_f1"}),
 }
 
 
@@ -44,7 +40,7 @@ def results(acc):
                 "target_bits,strict": 7.5,
                 "target_bits_stderr,strict": "N/A",
             },
-            "reading": {"best_f1,none": 30.0, "best_f1_stderr,none": 5.0},
+            "squadv2": {"best_f1,none": 30.0, "best_f1_stderr,none": 5.0},
         },
         "n-samples": {name: {"effective": 20} for name in TASKS},
         "n-shot": dict.fromkeys(TASKS, 1),
@@ -59,7 +55,19 @@ def found():
 
 def test_the_first_metric_counts_unless_a_group_names_another():
     first = {x.task: x.metric for x in measures(TASKS, GROUPS) if x.is_first}
-    assert first == {"choice": "acc", "cloze": "exact_match", "reading": "best_f1"}
+    assert first == {"choice": "acc", "cloze": "exact_match", "squadv2": "best_f1"}
+
+
+def test_what_is_known_of_a_task_does_not_depend_on_how_it_was_named():
+    tasks = {"squadv2": task(["exact", "best_f1"]), "piqa": task(["acc", "acc_norm"])}
+    choice = {"squadv2": "best_f1", "piqa": "acc_norm"}
+    groups = {"group": group(list(tasks), metric=choice)}
+    alone = {(x.task, x.metric): x for x in measures(tasks, {})}
+    assert {x.factor for x in alone.values() if x.task == "squadv2"} == {0.01}
+    assert {x.chance for x in alone.values() if x.task == "piqa"} == {0.5}
+    for measure in measures(tasks, groups):
+        by_name = alone[measure.task, measure.metric]
+        assert measure == dataclasses.replace(by_name, is_first=True)
 
 
 def test_a_group_counts_its_tasks_and_its_groups_alike(found):
@@ -81,7 +89,7 @@ def test_the_error_of_a_mean_is_that_of_independent_parts(found):
 def test_a_group_of_which_something_has_no_share_has_no_mean():
     marks = {"choice": Mark(0.5, 0.1), "cloze": Mark(0.5, None)}
     assert group_means(GROUPS, marks) == {}
-    marks["reading"] = Mark(0.3, 0.1)
+    marks["squadv2"] = Mark(0.3, 0.1)
     assert group_means(GROUPS, marks)["rest"] == Mark(0.4, None)
 
 
@@ -94,8 +102,31 @@ def test_a_table_shows_percent_with_errors_and_chance(found):
     assert lines["choice", "acc"][6:] == ["+-", "3.0", "40.0", "+-", "3.0"]
     # Bits are no share: no chance, no percent; the error is not known.
     assert lines["cloze", "target_bits"][2:] == ["20", "1", "7.5", "7.5"]
-    assert lines["reading", "best_f1"][4:8] == ["15.0", "30.0", "+-", "5.0"]
+    assert lines["squadv2", "best_f1"][4:8] == ["15.0", "30.0", "+-", "5.0"]
     assert lines["all", "mean"][2:4] == ["17.5", "40.0"]
+
+
+def test_what_is_not_known_to_be_a_share_is_shown_with_four_digits():
+    marks = {"a": Mark(0.1234, 0.02), "b": Mark(12345.6, None)}
+    row = Row(name="humaneval", metric="pass@1", is_share=False, marks=marks)
+    *_, a, b = render([row]).split("\n")[1].split("  ")
+    assert (a, b) == ("0.1234 +- 0.02", "1.235e+04")
+
+
+def test_it_is_said_why_a_group_has_no_mean(caplog):
+    tasks = {"cloze": TASKS["cloze"], "cola": task(["mcc"])}
+    groups = {"glue": group(list(tasks)), "both": group(["glue", "cloze"])}
+    said = results(0.5)
+    said["results"]["cola"] = {"mcc,none": 0.2}
+    for counts in said["n-samples"], said["n-shot"]:
+        counts["cola"] = counts["cloze"]
+    with caplog.at_level("WARNING", logger="absl"):
+        found = rows(measures(tasks, groups), groups, {"a": said})
+    assert not [row for row in found if row.metric == "mean"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"The group {name} has no mean: what counts of cola is not known to be a share."
+        for name in groups
+    ]
 
 
 def samples(values):

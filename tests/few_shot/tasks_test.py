@@ -2,14 +2,21 @@ import json
 import pathlib
 import random
 import re
+import sys
+import types
 
 import datasets
+import numpy as np
 import pytest
+from lm_eval.api.task import ConfigurableTask
 
 from salt_jax.data import embedded
 from salt_jax.data.vocabulary import Vocabulary
+from salt_jax.few_shot import asking
+from salt_jax.few_shot import tasks as tasks_module
+from salt_jax.few_shot.known_tasks import KNOWN
 from salt_jax.few_shot.measures import measures
-from salt_jax.few_shot.tasks import SEED, _all_tasks, load_tasks
+from salt_jax.few_shot.tasks import SEED, Tasks, _all_tasks, check_room, load_tasks
 from tests import runs
 
 FOLDER = pathlib.Path(embedded.resolve("embedded:evals"))
@@ -138,8 +145,111 @@ def test_more_examples_than_there_are_is_refused():
 
 
 def test_a_task_that_is_named_twice_is_refused():
+    with pytest.raises(ValueError, match="names 'country_capital' twice"):
+        load_tasks(["country_capital", "hyperbaton", "country_capital"])
+
+
+def test_a_task_that_a_named_group_holds_is_refused():
     with pytest.raises(ValueError, match="'hyperbaton': found in both 'embedded'"):
         load_tasks(["embedded", "hyperbaton"])
+
+
+def test_questions_that_are_shuffled_by_what_all_share_are_the_same_each_time(
+    monkeypatch,
+):
+    drawn = []
+
+    def shuffling(*_):
+        drawn.append((random.random(), np.random.random()))
+        return {"tasks": {}, "groups": {}}
+
+    monkeypatch.setattr(tasks_module, "_load", shuffling)
+    random.seed(5)
+    for _ in range(2):
+        load_tasks(["country_capital"])
+    expected = random.Random(0).random(), np.random.RandomState(1234).random_sample()
+    assert drawn == [expected, expected]
+
+
+def test_each_model_is_asked_from_the_same_seeds(monkeypatch):
+    drawn = []
+
+    def shuffling(*_, **__):
+        drawn.append((random.random(), np.random.random()))
+
+    monkeypatch.setattr(asking.lm_eval.evaluator, "evaluate", shuffling)
+    for _ in range(2):
+        asking.ask(None, Tasks({}, {}, {}), limit=None)
+    assert drawn[0] == drawn[1]
+
+
+def test_tasks_whose_answers_a_model_has_no_room_for_are_refused_by_name(tasks):
+    found = tasks.tasks
+    check_room(found, 10, "small")
+    with pytest.raises(ValueError, match="9 together: past_tense.* [(]8[)]") as error:
+        check_room(found, 9, "small")
+    assert "past_tense_irregular (8), past_tense_regular (8)." in str(error.value)
+    assert "last_word_cloze" not in str(error.value)
+
+
+class OfItsOwn(ConfigurableTask):
+    """A task that asks in its own way, whatever its file says."""
+
+    OUTPUT_TYPE = "generate_until"
+
+    def __init__(self):
+        pass
+
+    def construct_requests(self, doc, ctx, **_):
+        raise NotImplementedError
+
+
+def test_of_a_task_that_asks_in_its_own_way_its_file_is_not_believed():
+    check_room({"scrolls_quality": OfItsOwn()}, 64, "small")
+    with pytest.raises(ValueError, match=r"squadv2 \(256\)"):
+        check_room({"squadv2": OfItsOwn()}, 257, "small")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            ModuleNotFoundError("No module named 'sklearn'", name="sklearn.metrics"),
+            "'x' needs more than is here: No module named 'sklearn': pip install "
+            "scikit-learn.",
+        ),
+        (Exception("Please install unitxt"), "'x' cannot be loaded: Please install"),
+    ],
+)
+def test_a_task_that_lacks_a_package_is_refused_with_what_to_install(error, said):
+    manager = types.SimpleNamespace(load=failing(error))
+    with pytest.raises(ValueError, match=re.escape(said)):
+        tasks_module._load(manager, ["x"])
+
+
+def test_an_error_of_another_kind_is_not_taken_for_a_lack():
+    manager = types.SimpleNamespace(load=failing(KeyError("answers")))
+    with pytest.raises(KeyError):
+        tasks_module._load(manager, ["x"])
+
+
+def failing(error):
+    def load(names):
+        raise error
+
+    return load
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "package"), [("record", "transformers"), ("xsum", "unitxt")]
+)
+def test_what_a_task_of_lm_eval_lacks_is_said(name, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    for module in [x for x in sys.modules if x.startswith(f"{package}.")]:
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ValueError, match=f"'{name}' .*pip install {package}"):
+        load_tasks([name])
 
 
 @pytest.mark.slow
@@ -168,4 +278,6 @@ def test_groups_of_the_paper_hold_tasks_that_there_are():
         config = index[name].cfg
         assert all(child in index for child in config["task"])
         metrics = config["metadata"].get("metric", {})
+        assert not {"chance", "percent"} & set(config["metadata"])
         assert set(metrics) <= set(config["task"])
+    assert set(KNOWN) <= set(index)

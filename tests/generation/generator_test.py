@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from salt_jax.batch import Batch
+from salt_jax.data.sentencepiece_vocabulary import SentencePieceCodec
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.generation import decoding
 from salt_jax.generation.generator import Generator
@@ -193,6 +194,27 @@ def test_a_text_ends_where_the_model_ends_it(says):
     prompts = [[], [40], [VOCABULARY.eos_id]]
     written = generator(params, prompts, max_new_tokens=16)
     assert written == [[40, 50], [50], [60, 40, 50]]
+
+
+class _ManyEnds(SentencePieceCodec):
+    @property
+    def end_ids(self):
+        return (self.eos_id, 70, 71)
+
+
+def test_a_text_ends_with_any_token_that_ends_one(model_and_params, called):
+    model, params = model_and_params
+    codec = _ManyEnds(VOCABULARY.codec.processor)
+    vocabulary = dataclasses.replace(VOCABULARY, codec=codec)
+    generator = Generator(model, vocabulary, MAX_LENGTH)
+    params = saying(params, [40, 70, 50, 60, 71, 80, VOCABULARY.eos_id])
+    written = generator(params, [[], [70], [71], [60]], max_new_tokens=16)
+    assert written == [[40], [50, 60], [80], []]
+    # No more is computed than the longest has, and its end.
+    assert int(called[-1][2][1].count) == 3
+    assert "".join(generator.stream(params, [70], max_new_tokens=16)) == (
+        VOCABULARY.decode([50, 60])
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 9, 10, 16])

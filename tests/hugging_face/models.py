@@ -41,9 +41,17 @@ CONFIGS = {
     ),
     "qwen_2": (transformers.Qwen2Config, {"rope_theta": 1e6}),
     "qwen_2_tied": (transformers.Qwen2Config, {"tie_word_embeddings": True}),
+    "qwen_2_windows": (
+        transformers.Qwen2Config,
+        {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 0},
+    ),
     "qwen_3": (transformers.Qwen3Config, {"head_dim": 16, "rms_norm_eps": 1e-5}),
     "gemma": (transformers.GemmaConfig, {"head_dim": 16}),
-    "gemma_2": (transformers.Gemma2Config, _GEMMA),
+    # Caps as low as its numbers, which would else never come near them.
+    "gemma_2": (
+        transformers.Gemma2Config,
+        {**_GEMMA, "final_logit_softcapping": 2.0, "attn_logit_softcapping": 2.0},
+    ),
     "gemma_2_untied": (
         transformers.Gemma2Config,
         {**_GEMMA, "tie_word_embeddings": False},
@@ -85,7 +93,8 @@ def write_model(folder, name, dtype=torch.float32, **fields):
 
 
 def write_tokenizer(folder, size=VOCAB_SIZE):
-    tokenizer = tokenizers.ByteLevelBPETokenizer()
+    # As Qwen's, which is what transformers takes that of every Qwen for.
+    tokenizer = tokenizers.ByteLevelBPETokenizer(unicode_normalizer="nfc")
     tokenizer.train_from_iterator(
         ["a small model helps a large one"] * 5, size, special_tokens=[*SPECIAL_TOKENS]
     )

@@ -311,6 +311,34 @@ def test_the_first_file_that_says_what_a_token_is_for_counts(files, roles, folde
     assert (said["begin_id"], said["eos_id"], said["pad_id"]) == roles
 
 
+TWO = {"eos_token_id": [2, 1]}
+
+
+@pytest.mark.parametrize(
+    ("files", "ends"),
+    [
+        ({"tokenizer_config": NAMED}, [1]),
+        ({"generation_config": TWO}, [2, 1]),
+        ({"tokenizer_config": NAMED, "generation_config": TWO}, [1, 2]),
+        ({"tokenizer_config": NAMED, "config": TWO}, [1, 2]),
+        ({"tokenizer_config": NAMED, "config": {"eos_token_id": 2}}, [1, 2]),
+        ({"tokenizer_config": NAMED, "config": {"eos_token_id": 1}}, [1]),
+        ({"tokenizer_config": NAMED, "config": {"eos_token_id": [1, 9999]}}, [1]),
+        ({"generation_config": {"eos_token_id": 1}, "config": TWO}, [1]),
+        ({"generation_config": {"eos_token_id": None}, "config": TWO}, [2, 1]),
+    ],
+)
+def test_all_that_ends_what_a_model_writes_is_kept(files, ends, folder):
+    for name, record in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(record))
+    contents, name = read_tokenizer(folder)
+    (folder / name).write_bytes(contents)
+    assert Vocabulary.open(folder / name).end_ids == tuple(ends)
+    # A vocabulary with one end is the file that it always was.
+    said = json.loads(contents)["salt_jax"]
+    assert ("other_eos_ids" in said) == (len(ends) > 1)
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [

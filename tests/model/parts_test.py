@@ -12,6 +12,7 @@ from salt_jax.batch import Batch
 from salt_jax.model.attention import attend
 from salt_jax.model.attention_context import attention_mask
 from salt_jax.model.config import RopeScaling
+from salt_jax.model.layers import RMSNorm
 from salt_jax.model.quantized import abstract_held, hold
 from salt_jax.model.transformer import Transformer, init_params, stack_layers
 from tests.examples import SMALL, on_mesh, packed_batch, partitioning, small_model
@@ -163,3 +164,12 @@ def test_a_model_of_all_parts_is_read_as_int8_but_for_norms_and_biases():
     attention = as_int8["params"]["layers"]["attention"]
     assert attention["query_bias"].dtype == jnp.float32
     assert attention["query_norm"]["scale"].dtype == jnp.float32
+
+
+def test_a_zero_centred_norm_held_in_bfloat16_is_not_rounded_when_1_is_added():
+    config = dataclasses.replace(SMALL, zero_centered_norm=True)
+    x_BLD = jax.random.normal(jax.random.key(0), (1, 2, 16))
+    scale_D = 0.1 * jax.random.normal(jax.random.key(1), (16,), jnp.bfloat16)
+    read = RMSNorm(config).apply({"params": {"scale": scale_D}}, x_BLD)
+    exact = {"params": {"scale": scale_D.astype(jnp.float32)}}
+    np.testing.assert_array_equal(read, RMSNorm(config).apply(exact, x_BLD))

@@ -36,7 +36,7 @@ def test_few_shot_numbers_stand_with_their_errors_and_with_chance(asked):
     assert rows(after_training.few_shot(folder)) == [
         ["Task", "Metric", "Examples", "Shots", "Chance", "slm", "salt_ds"],
         ["next", "acc", "1,500", "2", "25.0", "25.5 ± 2.0", "50.0"],
-        ["cloze", "bits", "1,500", "2", "", "0.3 ± 0.0", "0.5"],
+        ["cloze", "bits", "1,500", "2", "", "0.255 ± 0.02", "0.5"],
     ]
 
 
@@ -93,6 +93,19 @@ def test_fine_tuned_students_stand_side_by_side_on_each_set(tmp_path):
     assert (new[:2], old[0]) == (["test: new", "4"], "test: old")
     assert "facts, from salt" in html
     assert "Answer:   &lt;salt&gt;" in html
+
+
+def test_runs_that_cannot_stand_side_by_side_are_refused(tmp_path):
+    first = fine_tuned_run(tmp_path / "a", "export", 0.1)
+    same = fine_tuned_run(tmp_path / "b", "export", 0.9)
+    with pytest.raises(ValueError, match="b is a second run on facts that started"):
+        after_training.fine_tuned([first, same])
+    other = fine_tuned_run(tmp_path / "c", "salt", 0.2)
+    text = (other / "evaluation.json").read_text()
+    text = text.replace('"questions": 4', '"questions": 5')
+    (other / "evaluation.json").write_text(text)
+    with pytest.raises(ValueError, match="c was evaluated on other questions of facts"):
+        after_training.fine_tuned([first, other])
 
 
 def test_the_page_says_where_exports_are_of_either_kind(tmp_path):

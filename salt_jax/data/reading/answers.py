@@ -77,7 +77,8 @@ class Answers:
     answer: str = "{answer}"
     labels: Sequence[str] = ()  # What a field that is a number stands for, from 0 on.
     columns: Sequence[str] = ()  # Fields by whose values scores are given apart.
-    too_long: str = "refuse"  # Or drop, or cut_question: what does not fit a row.
+    # Or drop, or cut_question: what does not fit a row. An answer is never cut.
+    too_long: str = "refuse"
     data_dir: str | None = None  # Of TensorFlow Datasets; None: its own default.
 
     def __post_init__(self):
@@ -190,14 +191,14 @@ class Answers:
         if self.too_long == "drop":
             logging.info("%s: they are left out.", found)
             return [x for x in questions if x.num_tokens <= seq_len]
-        most = max(len(x.example.targets) for x in excess)
-        if most >= seq_len:
-            raise ValueError(
-                f"An answer of {self.source} {self.split} alone has {most:,} tokens, "
-                f"and a row {seq_len}: raise seq_len, or set too_long to 'drop'."
-            )
-        logging.info("%s: the ends of their questions are cut off.", found)
-        return [x.cut(seq_len - len(x.example.targets)) for x in questions]
+        fitting = [x for x in questions if len(x.example.targets) < seq_len]
+        logging.info(
+            "%s: the ends of their questions are cut off; %d, whose answers alone are "
+            "as long, are left out.",
+            found,
+            len(questions) - len(fitting),
+        )
+        return [x.cut(seq_len - len(x.example.targets)) for x in fitting]
 
 
 def _fields_of(template: str) -> list[str]:

@@ -59,8 +59,11 @@ def shards_of(folder):
 def test_sequences_come_in_the_order_of_the_ids_asked_for(train):
     everything = train.read(np.arange(len(train)))
     ids = np.array([len(train) - 1, 0, 45, 45, 29, 30])
-    for name, expected in vars(everything).items():
-        np.testing.assert_array_equal(getattr(train.read(ids), name), expected[ids])
+    found = vars(train.read(ids))
+    assert found.pop("begin_id") == everything.begin_id
+    for name, read in found.items():
+        expected = getattr(everything, name)
+        np.testing.assert_array_equal(read, expected[ids])
 
 
 def test_threads_read_the_same(train):

@@ -1,0 +1,95 @@
+"""The options of commands that have many of their own.
+
+Each function is given the `add_argument` of a parser. An option's help begins with the
+commands that look at it; others refuse it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+
+def add_of_compile(add: Callable[..., Any]) -> None:
+    """Adds the options of compile, and of train for what it keeps."""
+    add("--topology", metavar="v5e:16x16", help="compile: for which devices, or here")
+    add("--num_slices", type=int, default=1, metavar="N", help="compile: how many pods")
+    add("--programs", metavar="A,B", help="compile: only these")
+    add("--json", action="store_true", help="compile: print JSON")
+    add(
+        "--effort",
+        type=float,
+        metavar="-1..1",
+        help="compile: how hard to try; -1 by default, or 0, as train, with --save",
+    )
+    add("--save", metavar="DIR", help="compile: keep the steps for train --compiled")
+    add(
+        "--search",
+        metavar="N",
+        nargs="?",
+        type=int,
+        const=12,
+        help="compile: try at most N other ways to run it",
+    )
+    add("--compiled", metavar="DIR", help="train: steps that compile --save kept")
+
+
+def add_of_generate(add: Callable[..., Any]) -> None:
+    """Adds the options of generate."""
+    add("--prompt", metavar="TEXT", help="generate: the beginning of a text")
+    add("--prompt_file", metavar="FILE", help="generate: one a line, or JSON lines")
+    for name, kind, default, help_ in (
+        ("max_new_tokens", _positive, 64, "generate: the most that follow a prompt"),
+        (
+            "max_length",
+            _positive,
+            None,
+            "generate, evaluate, export: tokens that a model reads; as trained by "
+            "default",
+        ),
+        (
+            "batch_size",
+            _positive,
+            8,
+            "generate, evaluate: prompts, or the longest questions, at a time",
+        ),
+        ("top_k", int, None, "generate: draw from the likeliest N"),
+        ("seed", int, 0, "generate: of what is drawn"),
+    ):
+        add(f"--{name}", type=kind, default=default, metavar="N", help=help_)
+    add(
+        "--temperature",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="generate: 0, the default, takes the likeliest token",
+    )
+    add("--top_p", type=float, metavar="X", help="generate: draw from this share")
+    add(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="generate: what ends a text; may be repeated",
+    )
+
+
+def add_of_few_shot(add: Callable[..., Any]) -> None:
+    """Adds the options of evaluate for few-shot tasks."""
+    add("--tasks", metavar="A,B", help="evaluate: few-shot tasks, of each --export")
+    add("--num_fewshot", type=int, metavar="N", help="evaluate: examples before each")
+    add("--limit", type=_positive, metavar="N", help="evaluate: at most N of each task")
+    add("--slices_by", metavar="DIR", help="evaluate: also by how this export does")
+    add(
+        "--confirm_run_unsafe_code",
+        action="store_true",
+        help="evaluate: run the code that a model writes for a task",
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not positive")
+    return number

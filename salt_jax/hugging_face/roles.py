@@ -1,0 +1,111 @@
+"""Which tokens begin, end and pad, as the files beside a tokenizer say it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from absl import logging
+from etils import epath
+
+from salt_jax.data.tokenizers_vocabulary import OTHER_ENDS
+
+# Where special tokens are named, and where they are numbers; what comes first counts.
+_NAMED_IN = ("tokenizer_config.json", "special_tokens_map.json")
+_NUMBERED_IN = ("generation_config.json", "config.json")
+
+
+def read_roles(folder: epath.Path, known: Mapping[str, int]) -> dict[str, Any]:
+    """Returns which of the `known` tokens begin, end and pad, by what a folder says.
+
+    Raises:
+      ValueError: it does not say how texts end, or names a token that is not known.
+    """
+    eos_id = _token(folder, known, "eos")
+    if eos_id is None:
+        raise ValueError(
+            f"{folder} does not say which token ends a text: write an 'eos_token' into "
+            f"its {_NAMED_IN[0]}."
+        )
+    begin_id = _token(folder, known, "bos")
+    if begin_id is None:
+        logging.info(
+            "%s has no bos token: texts begin with its eos token, %d.", folder, eos_id
+        )
+        begin_id = eos_id
+    # Padding is never read, so without a token of its own any will do.
+    pad_id = _token(folder, known, "pad", is_needed=False)
+    roles: dict[str, Any] = {
+        "begin_id": begin_id,
+        "eos_id": eos_id,
+        "pad_id": begin_id if pad_id is None else pad_id,
+    }
+    others = other_ends(folder, eos_id, known.values())
+    return roles | ({OTHER_ENDS: others} if others else {})
+
+
+def other_ends(folder: epath.Path, eos_id: int, known: Collection[int]) -> list[int]:
+    """Returns the `known` tokens that end what a model writes, beside `eos_id`.
+
+    The first file that has numbers counts, as it does in transformers. A model writes
+    no token that is not known, so such an end is none.
+    """
+    for file in _NUMBERED_IN:
+        said = read_json(folder / file, is_needed=False).get("eos_token_id")
+        if said is not None:
+            ends = dict.fromkeys(said if isinstance(said, list) else [said])
+            return [x for x in ends if x != eos_id and x in known]
+    return []
+
+
+def read_json(path: epath.Path, *, is_needed: bool = True) -> dict[str, Any]:
+    """Returns the object in a file; an empty one if it is not there and not needed.
+
+    Raises:
+      ValueError: the file holds something else.
+    """
+    if not is_needed and not path.exists():
+        return {}
+    try:
+        record = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}): fetch it again.") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{path} holds no JSON object: fetch it again.")
+    return record
+
+
+def _token(
+    folder: epath.Path, known: Mapping[str, int], role: str, *, is_needed: bool = True
+) -> int | None:
+    """Returns the token of a role that one of the files gives; None if none does.
+
+    Raises:
+      ValueError: a file gives one that the tokenizer does not have, and it is needed.
+    """
+    for path, key, said in _said(folder, role):
+        token = known.get(said) if isinstance(said, str) else said
+        if token in known.values():
+            return token
+        if is_needed:
+            raise ValueError(
+                f"{path} says {key}={said!r}, which its tokenizer.json does not have: "
+                "they are of different models."
+            )
+    return None
+
+
+def _said(folder: epath.Path, role: str) -> Iterator[tuple[epath.Path, str, Any]]:
+    """Yields what each file says of a role, with its key, in the order that counts."""
+    for file, key in [
+        *((file, f"{role}_token") for file in _NAMED_IN),
+        *((file, f"{role}_token_id") for file in _NUMBERED_IN),
+    ]:
+        said = read_json(folder / file, is_needed=False).get(key)
+        if isinstance(said, dict):
+            said = said.get("content")
+        if isinstance(said, list):  # Of several ends, the first is the text's.
+            said = said[0] if said else None
+        if said is not None:
+            yield folder / file, key, said
