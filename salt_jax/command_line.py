@@ -87,68 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument_group("overrides").add_argument(
         "--gin.NAME", dest="unused", metavar="VALUE", help="the same as --gin_bindings"
     )
-    add("--verify", action="store_true", help="prepare: read all that is prepared")
-    add(
-        "--beam",
-        metavar="FLAGS",
-        help="prepare: with Apache Beam and its own flags; '' for none",
-    )
-    add("--workdir", help="the folder of the run; runs/<gin file's stem> by default")
-    add(
-        "--accept_change",
-        action="append",
-        default=[],
-        metavar="FIELD",
-        help="train: go on although it differs; may be repeated",
-    )
-    add(
-        "--step",
-        default="latest",
-        help="evaluate, export: a number, latest (the default) or best",
-    )
-    add("--profile", metavar="START:N", help="train: trace N steps after step START")
-    add(
-        "--export",
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="evaluate, generate, export, report: parameters; may be repeated",
-    )
-    add("--output", help="select, export, import, report, compile, evaluate: where")
-    add(
-        "--dtype",
-        choices=("float32", "bfloat16"),
-        help="export, import, generate, evaluate: of what is written, or of what is "
-        "computed; by default float32 or as it is",
-    )
-    add(
-        "--format",
-        default="salt_jax",
-        choices=("salt_jax", "hf"),
-        help="export: hf is for Hugging Face, from a run or from --export",
-    )
-    add("--from", dest="source", metavar="DIR", help="import: of Hugging Face")
-    for name in ("baseline", "salt"):
-        add(
-            f"--{name}",
-            action="append",
-            default=[],
-            metavar="DIR",
-            help="report, compare: a workdir; to compare, once a seed",
-        )
-    command_options.add_of_compile(add)
-    command_options.add_of_generate(add)
-    command_options.add_of_few_shot(add)
-    add("--slm", metavar="DIR", help="report: the small model's workdir")
-    add("--scores", metavar="DIR", help="report: the folder of the scores")
-    add("--few_shot", metavar="DIR", help="report: what evaluate --tasks wrote")
-    add(
-        "--fine_tuned",
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="report: the workdir of a student that was fine-tuned",
-    )
+    for add_options in command_options.IN_ORDER:
+        add_options(add)
     add(
         "--distributed",
         metavar="auto|HOST:PORT,COUNT,INDEX",

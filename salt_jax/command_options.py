@@ -11,6 +11,81 @@ from collections.abc import Callable
 from typing import Any
 
 
+def add_of_prepare(add: Callable[..., Any]) -> None:
+    """Adds the options of prepare."""
+    add("--verify", action="store_true", help="prepare: read all that is prepared")
+    add(
+        "--beam",
+        metavar="FLAGS",
+        help="prepare: with Apache Beam and its own flags; '' for none",
+    )
+
+
+def add_of_runs(add: Callable[..., Any]) -> None:
+    """Adds what says which run, and which step of it."""
+    add("--workdir", help="the folder of the run; runs/<gin file's stem> by default")
+    add(
+        "--accept_change",
+        action="append",
+        default=[],
+        metavar="FIELD",
+        help="train: go on although it differs; may be repeated",
+    )
+    add(
+        "--step",
+        default="latest",
+        help="evaluate, export: a number, latest (the default) or best",
+    )
+    add("--profile", metavar="START:N", help="train: trace N steps after step START")
+
+
+def add_of_exports(add: Callable[..., Any]) -> None:
+    """Adds what says which parameters, and where and how they are written."""
+    add(
+        "--export",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="evaluate, generate, export, report: parameters; may be repeated",
+    )
+    add("--output", help="select, export, import, report, compile, evaluate: where")
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="export, import, generate, evaluate: of what is written, or of what is "
+        "computed; by default float32 or as it is",
+    )
+    add(
+        "--format",
+        default="salt_jax",
+        choices=("salt_jax", "hf"),
+        help="export: hf is for Hugging Face, from a run or from --export",
+    )
+    add("--from", dest="source", metavar="DIR", help="import: of Hugging Face")
+
+
+def add_of_report(add: Callable[..., Any]) -> None:
+    """Adds the options of report and compare."""
+    for name in ("baseline", "salt"):
+        add(
+            f"--{name}",
+            action="append",
+            default=[],
+            metavar="DIR",
+            help="report, compare: a workdir; to compare, once a seed",
+        )
+    add("--slm", metavar="DIR", help="report: the small model's workdir")
+    add("--scores", metavar="DIR", help="report: the folder of the scores")
+    add("--few_shot", metavar="DIR", help="report: what evaluate --tasks wrote")
+    add(
+        "--fine_tuned",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="report: the workdir of a student that was fine-tuned",
+    )
+
+
 def add_of_compile(add: Callable[..., Any]) -> None:
     """Adds the options of compile, and of train for what it keeps."""
     add("--topology", metavar="v5e:16x16", help="compile: for which devices, or here")
@@ -93,3 +168,9 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not positive")
     return number
+
+
+IN_ORDER = (
+    *(add_of_prepare, add_of_runs, add_of_exports, add_of_report),
+    *(add_of_compile, add_of_generate, add_of_few_shot),
+)
