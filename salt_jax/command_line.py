@@ -30,8 +30,8 @@ EXAMPLES = """examples:
   python -m salt_jax.main export --format=hf --export=DIR --output=DIR
   python -m salt_jax.main import --from=DIR --output=DIR
 
-Without a command, a file that binds config.Experiment trains, config.Scoring scores
-and prepare.Preparation prepares."""
+COMMAND --help lists the options of a command. Without one, a file that binds
+config.Experiment trains, config.Scoring scores and prepare.Preparation prepares."""
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -41,9 +41,25 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """
     began = argparse.Namespace(began=time.monotonic())
     parser = _parser()
+    if {"-h", "--help"} & set(arguments):
+        _hide_others(parser, next((x for x in arguments if x in COMMANDS), None))
     options = parser.parse_args(_as_bindings(arguments), began)
     _refuse_idle(parser, options)
     return options
+
+
+def _commands_of(action: argparse.Action) -> list[str]:
+    """Returns the commands that look at an option; none if all of them do."""
+    of = re.match(r"(\w+(?:, \w+)*): ", action.help or "")
+    return of[1].split(", ") if of else []
+
+
+def _hide_others(parser: argparse.ArgumentParser, command: str | None) -> None:
+    """Leaves out of the help what is for other commands than `command`."""
+    for action in parser._actions:
+        of = _commands_of(action)
+        if of and command not in of:
+            action.help = argparse.SUPPRESS
 
 
 def _refuse_idle(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -53,12 +69,14 @@ def _refuse_idle(parser: argparse.ArgumentParser, options: argparse.Namespace) -
     """
     command = {options.command} if options.command else set(DEFAULT_COMMANDS)
     for action in parser._actions:
-        of = re.match(r"(\w+(?:, \w+)*): ", action.help or "")
-        if of is None or getattr(options, action.dest, None) == action.default:
+        of = _commands_of(action)
+        if not of or getattr(options, action.dest, None) == action.default:
             continue
-        if not command & set(of[1].split(", ")):
+        if not command & set(of):
             name = options.command or "a command that is not named"
-            parser.error(f"{action.option_strings[0]} is for {of[1]}, not for {name}")
+            parser.error(
+                f"{action.option_strings[0]} is for {', '.join(of)}, not for {name}"
+            )
     if options.gin_bindings and not options.gin_file:
         parser.error("overrides of a gin file have no effect without --gin_file")
 

@@ -127,6 +127,10 @@ def test_help_is_short_and_has_examples(capsys):
     assert stop.value.code == 0
     assert "--gin_file=gin/salt_2p8b.gin --gin.KD_WEIGHT=0.5" in out
     assert len(out.splitlines()) < 60
+    with pytest.raises(SystemExit):
+        main(["generate", "--help"])
+    out = capsys.readouterr().out
+    assert "--top_p" in out and "--slices_by" not in out
 
 
 def test_verbose_shows_where_an_error_came_from(capsys):
