@@ -28,7 +28,7 @@ _DTYPES = {
 }
 _CODES = {dtype.name: code for code, dtype in _DTYPES.items()}
 _LENGTH_BYTES = 8
-_READ_BYTES = 16 << 20  # At a time: files in buckets can fill no buffer themselves.
+_READ_BYTES = 1 << 20  # At a time: files in buckets can fill no buffer themselves.
 _LONGEST_HEADER = 100_000_000  # In bytes; the library's own limit.
 _PICKLED = ("*.bin", "*.pt", "*.pth")
 
