@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up, then prints the measured speeds as ratios, one script at a time.
 #
-# About eight minutes on two cores; the dense loss alone holds 13 GiB. For options, run
+# About twenty minutes on two cores; the dense loss alone holds 13 GiB. For options, run
 # a script by itself: python tests/benchmarks/loss.py --help
 #
 # With --peers: only our stage-one step beside the same distillation in PyTorch and in

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Sets up, then runs SALT end to end on the embedded corpus: launch/demo.sh [--fresh]
 #
-# Under twelve minutes on two cores, after installing. A second run goes on where the first one stopped;
-# --fresh deletes runs/demo and starts over.
+# About twenty minutes on two cores, after installing. A second run goes on where the
+# first one stopped; --fresh deletes runs/demo and starts over.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
