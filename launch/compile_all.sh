@@ -57,7 +57,7 @@ write_table() {
   names=$(grep . <<< "$list" | while read -r name _; do
     [[ -f $reports/$name.json ]] && echo "$reports/$name.json"; done || true)
   # shellcheck disable=SC2086
-  python -m salt_jax.pods.overview $names > "$reports/table.md"
+  python -m salt_jax.compiling.overview $names > "$reports/table.md"
   sed -i -e '/<!-- table begins -->/,/<!-- table ends -->/{//!d}' \
     -e "/<!-- table begins -->/r $reports/table.md" docs/scale.md
 }

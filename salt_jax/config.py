@@ -10,11 +10,11 @@ from typing import Any
 
 from salt_jax.data.reading.answers import Answers
 from salt_jax.data.reading.pile import Pile, StageData
+from salt_jax.mesh.partitioning import AxisRules, MeshShape
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.quantized import HELD_DTYPES
-from salt_jax.optimizer import Adafactor, AdamW
-from salt_jax.partitioning import AxisRules, MeshShape
-from salt_jax.schedules import Schedule
+from salt_jax.optim.optimizer import Adafactor, AdamW
+from salt_jax.optim.schedules import Schedule
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

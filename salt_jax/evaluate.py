@@ -1,149 +1,88 @@
-"""How well a model predicts held-out text, domain by domain."""
+"""The held-out evaluation of a run that was trained."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
+import jax
 from etils import epath
 
 from salt_jax.config import Experiment
-from salt_jax.data.prepared.dataset import PreparedDataset
-from salt_jax.data.reading.pile import Pile
+from salt_jax.data.reading.answers import Answers
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.held_out import TokensRead, reading_of
+from salt_jax.evaluation.answers import evaluate_answers
+from salt_jax.evaluation.held_out_loss import evaluate, table, write_evaluation
+from salt_jax.evaluation.samples import samples
+from salt_jax.mesh.memory import available_per_device, check_fits
+from salt_jax.mesh.partitioning import bytes_per_device
 from salt_jax.model.transformer import Params
-from salt_jax.program import Program
-from salt_jax.progress import Progress
-
-SPLITS = ("val", "test")
-TOTAL = "total"
+from salt_jax.storage.checkpoint import Checkpointer
+from salt_jax.storage.export import Export
+from salt_jax.training.program import Program
 
 
-@dataclasses.dataclass
-class DomainSums:
-    """Sums over the tokens of one domain; means are taken when they are read."""
+def evaluate_run(
+    experiment: Experiment,
+    workdir: epath.Path,
+    *,
+    step: str = "latest",
+    export: epath.PathLike | None = None,
+) -> str:
+    """Writes `evaluation.json` and `samples.json` into `workdir`.
 
-    nats: float = 0.0
-    tokens: int = 0
-    correct: int = 0
-    text_bytes: int = 0
-
-    def means(self) -> dict[str, float]:
-        """Returns loss (nats a token), perplexity, bits per byte and accuracy.
-
-        Perplexity is exp of the cross-entropy. Bits per byte counts the bytes of the
-        text, so that it compares models of different vocabularies.
-        """
-        loss = self.nats / max(self.tokens, 1)
-        return {
-            "loss": loss,
-            "perplexity": math.exp(loss),
-            "bits_per_byte": self.nats / math.log(2) / max(self.text_bytes, 1),
-            "accuracy": self.correct / max(self.tokens, 1),
-            "tokens": self.tokens,
-            "bytes": self.text_bytes,
-        }
-
-
-def evaluate(
-    program: Program, params: Params, splits: Sequence[str] = SPLITS
-) -> dict[str, Any]:
-    """Returns the evaluation of `params` on whole splits of the experiment's data.
+    Args:
+      experiment: The run's.
+      workdir: The run's folder.
+      step: Of the checkpoint to evaluate: a number, "latest" or "best".
+      export: Parameters to evaluate instead of a checkpoint.
 
     Returns:
-      By split: "domains", the means of each domain, and "total", those of all tokens.
+      The evaluation as a table, a row for each split and domain, or column's value.
 
     Raises:
-      FileNotFoundError: a split is not prepared.
+      FileNotFoundError: there is no such checkpoint or export.
+      ValueError: it is of another model or vocabulary, or does not fit the devices.
     """
-    experiment = program.experiment
-    reading = reading_of(program)
-    results = {}
-    for split in splits:
-        data = dataclasses.replace(_prepared(experiment), split=split, selection=None)
-        dataset = data.open(seq_len=experiment.seq_len)
-        byte_lengths = Vocabulary.open(data.vocabulary).byte_lengths()
-        sums = [DomainSums() for _ in dataset.manifest.domains]
-        with Progress(f"evaluate {split}", len(dataset)) as progress:
-            done = 0
-            for tokens in reading(params, dataset, np.arange(len(dataset))):
-                _add(sums, tokens, byte_lengths)
-                done += len(tokens.ce_NL)
-                progress.update(done)
-        results[split] = _means(sums, dataset)
-    return results
+    program = Program.on(experiment)
+    like = program.abstract_state.params
+    device = program.partitioning.mesh.local_devices[0]
+    check_fits({"parameters": bytes_per_device(like)}, available_per_device(device))
+    if export is not None:
+        at, params = _load_export(experiment, export, like)
+    else:
+        with Checkpointer.reading(workdir / "checkpoints") as saved:
+            at = saved.step_named(step)
+            params = saved.restore_params(at, like)
+    results, written, shown = _evaluated(program, params)
+    if jax.process_index() == 0:
+        count = sum(x.size for x in jax.tree.leaves(params))
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_evaluation(workdir / "evaluation.json", results, step=at, params=count)
+        (workdir / "samples.json").write_text(json.dumps(written, indent=2) + "\n")
+    return shown
 
 
-def write_evaluation(
-    path: epath.PathLike, results: Mapping[str, Any], *, step: int, params: int
-) -> None:
-    """Writes an evaluation as JSON, with the step and the number of parameters."""
-    record = {"step": step, "params": params, "splits": results}
-    epath.Path(path).write_text(json.dumps(record, indent=2) + "\n")
+def _evaluated(
+    program: Program, params: Params
+) -> tuple[Mapping[str, Any], Sequence[Mapping[str, str]], str]:
+    """Returns an evaluation by split, samples of what is written, and a table."""
+    validation = program.experiment.validation
+    data = validation.data if validation else None
+    if isinstance(data, Answers):
+        answered = evaluate_answers(program, params)
+        return answered.splits, answered.samples, str(answered)
+    results = evaluate(program, params)
+    return results, samples(program, params, data) if data else [], table(results)
 
 
-def table(results: Mapping[str, Any]) -> str:
-    """Returns an evaluation as text: a row for each split and domain."""
-    lines = [
-        f"{'split':6} {'domain':28} {'tokens':>9} {'loss':>8} {'ppl':>9} "
-        f"{'bits/byte':>9} {'accuracy':>8}"
-    ]
-    for split, result in results.items():
-        rows = {**result["domains"], TOTAL: result["total"]}
-        for name, row in rows.items():
-            lines.append(
-                f"{split:6} {name:28} {row['tokens']:9,} {row['loss']:8.4f} "
-                f"{row['perplexity']:9.2f} {row['bits_per_byte']:9.4f} "
-                f"{row['accuracy']:8.2%}"
-            )
-    return "\n".join(lines)
-
-
-def _prepared(experiment: Experiment) -> Pile:
-    """Returns the data whose splits are evaluated: that of the validation, if any."""
-    validation = experiment.validation
-    data = validation.data if validation else experiment.stages[-1].data
-    if not isinstance(data, Pile):
-        raise ValueError(
-            f"Only prepared text can be evaluated, and the last stage reads "
-            f"{type(data).__name__}: give the experiment a validation."
-        )
-    return data
-
-
-def _add(sums: list[DomainSums], tokens: TokensRead, byte_lengths: np.ndarray) -> None:
-    is_target_NL = tokens.is_target
-    domains = tokens.sequences.domains[is_target_NL]
-    columns = (
-        tokens.ce_NL[is_target_NL].astype(np.float64),
-        np.ones(len(domains)),
-        tokens.rank_NL[is_target_NL] == 0,
-        byte_lengths[tokens.sequences.tokens[is_target_NL]],
-    )
-    nats, counts, correct, text_bytes = (
-        np.bincount(domains, weights=column, minlength=len(sums)) for column in columns
-    )
-    for i, domain in enumerate(sums):
-        domain.nats += float(nats[i])
-        domain.tokens += round(counts[i])
-        domain.correct += round(correct[i])
-        domain.text_bytes += round(text_bytes[i])
-
-
-def _means(sums: list[DomainSums], dataset: PreparedDataset) -> dict[str, Any]:
-    total = DomainSums()
-    for domain in sums:
-        for field in dataclasses.fields(DomainSums):
-            value = getattr(total, field.name) + getattr(domain, field.name)
-            setattr(total, field.name, value)
-    domains = {
-        name: domain.means()
-        for name, domain in zip(dataset.manifest.domains, sums, strict=True)
-        if domain.tokens
-    }
-    return {"domains": domains, TOTAL: total.means()}
+def _load_export(
+    experiment: Experiment, path: epath.PathLike, like: Any
+) -> tuple[int, Params]:
+    export = Export.open(path)
+    export.check_model(experiment.model)
+    vocabulary = Vocabulary.open(experiment.stages[-1].data.vocabulary)
+    export.check_vocabulary(vocabulary.fingerprint, vocabulary.path)
+    # One that was imported was trained elsewhere: its steps are not known.
+    return export.provenance.get("step", 0), export.load(like)

@@ -1,192 +1,89 @@
-"""Parameters, model and vocabulary as one folder, for use elsewhere.
-
-A teacher, a scorer and an initialisation are each loaded from an export. The folder
-appears under its name only when all of it is written:
-
-    params/            The arrays, in the export's dtype.
-    model.json         The fields of `TransformerConfig`.
-    vocabulary.model   The vocabulary file that the model was trained with, or
-    vocabulary.json    the same where it is no SentencePiece model.
-    export.json        Format version, dtype, length, fingerprints, where it came from.
-    README.md          The same in words.
-
-One that was imported also has its shape as gin text, `model.gin`.
-"""
+"""The parameters of a run's checkpoint, written for use elsewhere."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from typing import Any
 
+from absl import logging
 from etils import epath
 
-from salt_jax.array_files import (
-    CorruptArraysError,
-    absolute,
-    fingerprint,
-    read_arrays,
-)
-from salt_jax.model.config import TransformerConfig
-from salt_jax.model.quantized import as_exported, hold
-
-FORMAT_VERSION = 2
-# Version 1 said neither the length nor the name of the vocabulary file.
-_READABLE = (1, 2)
-HOW_TO_EXPORT = "make one with `python -m salt_jax.main export --gin_file=...`"
+from salt_jax.config import Experiment
+from salt_jax.data.vocabulary import Vocabulary
+from salt_jax.mesh.partitioning import MeshShape
+from salt_jax.storage.checkpoint import Checkpointer
+from salt_jax.storage.export import Export
+from salt_jax.storage.export_writing import write_export
+from salt_jax.training.program import Program
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Export:
-    """An export on disk: everything but the arrays."""
+def export_run(
+    experiment: Experiment,
+    workdir: epath.Path,
+    output: epath.Path,
+    *,
+    step: str = "latest",
+    dtype: str = "float32",
+) -> None:
+    """Writes the parameters of a checkpoint to `output`, unless they are there.
 
-    path: epath.Path
-    model: TransformerConfig
-    dtype: str  # Of the arrays on disk.
-    fingerprint: str  # Of the arrays.
-    vocabulary_fingerprint: str  # SHA-256 of the vocabulary file.
-    provenance: dict[str, Any]
-    seq_len: int | None = None  # The tokens that it has learnt to read; None: unknown.
-    vocabulary_file: str = "vocabulary.model"
+    Args:
+      experiment: The run's.
+      workdir: The run's folder.
+      output: The folder to write.
+      step: A number, "latest" or "best".
+      dtype: Of the parameters written: "float32" or "bfloat16".
 
-    @classmethod
-    def open(cls, path: epath.PathLike) -> Export:
-        """Reads and checks all of the export at `path` but its arrays.
+    Raises:
+      FileNotFoundError: there is no such checkpoint.
+      ValueError: something else is at `output`.
+    """
+    with Checkpointer.reading(workdir / "checkpoints") as saved:
+        at = saved.step_named(step)
+        meta = saved.read_meta(at)
+        provenance = {
+            "workdir": str(workdir),
+            "step": at,
+            "experiment_fingerprint": meta["experiment_fingerprint"],
+            "stage": meta["stage"],
+        }
+        if _is_exported(output, provenance, dtype):
+            logging.info("Step %d of %s is exported to %s.", at, workdir, output)
+            return
+        # Nothing is computed: any devices will do, in a row.
+        anywhere = dataclasses.replace(experiment, mesh=MeshShape(), num_microbatches=1)
+        like = Program.on(anywhere).abstract_state.params
+        params = saved.restore_params(at, like)
+    write_export(
+        output,
+        params,
+        model=experiment.model,
+        vocabulary=Vocabulary.open(experiment.stages[-1].data.vocabulary).path,
+        provenance=provenance,
+        dtype=dtype,
+        seq_len=experiment.seq_len,
+    )
+    logging.info("Exported step %d of %s to %s.", at, workdir, output)
 
-        Raises:
-          FileNotFoundError: there is no export at `path`.
-          ValueError: it is of a later format, or a file in it is damaged.
-        """
-        path = absolute(path)
-        if not path.exists():
-            raise FileNotFoundError(f"No export at {path}; {HOW_TO_EXPORT}.")
-        about = _read_json(path / "export.json")
-        version = about.get("format_version")
-        if version not in _READABLE:
-            raise ValueError(
-                f"The export at {path} has format version {version}; this salt_jax "
-                f"reads versions {' and '.join(map(str, _READABLE))}. Update salt_jax, "
-                "or export again."
-            )
-        fields = ["dtype", "fingerprint", "vocabulary_fingerprint", "provenance"]
-        fields += ["seq_len", "vocabulary_file"] * (version > 1)
-        missing = [name for name in fields if name not in about]
-        if missing:
-            raise ValueError(f"{path / 'export.json'} lacks {missing}: export again.")
-        export = cls(
-            path=path,
-            model=_read_model(path / "model.json"),
-            **{name: about[name] for name in fields},
+
+def _is_exported(output: epath.Path, provenance: dict[str, Any], dtype: str) -> bool:
+    """Returns whether the very same export is at `output`.
+
+    Raises:
+      ValueError: something else is.
+    """
+    if not output.exists():
+        return False
+    found = Export.open(output)
+    other = [
+        f"{name}={found.provenance.get(name)!r}, not {provenance[name]!r}"
+        for name in ("step", "experiment_fingerprint")
+        if found.provenance.get(name) != provenance[name]
+    ]
+    other += [f"dtype={found.dtype!r}, not {dtype!r}"] * (found.dtype != dtype)
+    if other:
+        raise ValueError(
+            f"Another export is at {output}: {'; '.join(other)}. Remove it, or give "
+            "another --output."
         )
-        export._check_vocabulary_file()
-        return export
-
-    @property
-    def vocabulary_path(self) -> epath.Path:
-        """The vocabulary file that the model was trained with."""
-        return self.path / self.vocabulary_file
-
-    def load(self, like: Any) -> Any:
-        """Returns the parameters, read onto the shardings of `like`.
-
-        Args:
-          like: The parameters as shapes, dtypes and shardings. Where its dtype is not
-            the export's, the arrays are cast on their devices.
-
-        Raises:
-          ValueError: `like` is of another model, or the arrays are damaged.
-        """
-        try:
-            params = read_arrays(self.path / "params", as_exported(like, self.dtype))
-        except CorruptArraysError as error:
-            raise ValueError(
-                f"The export at {self.path} is damaged: {error} Export again."
-            ) from error
-        self.check_fingerprint(fingerprint(params))
-        return hold(params, like)
-
-    def check_fingerprint(self, found: str) -> None:
-        """Checks that the arrays that were read are those that were written.
-
-        Raises:
-          ValueError: `found`, their fingerprint, is another.
-        """
-        if found != self.fingerprint:
-            raise ValueError(
-                f"The export at {self.path} is damaged: its arrays have fingerprint "
-                f"{found[:12]}, not {self.fingerprint[:12]} as written. Export again."
-            )
-
-    def check_model(self, wanted: TransformerConfig) -> None:
-        """Checks that the export has the shape that an experiment says it has.
-
-        Raises:
-          ValueError: it has not.
-        """
-        fields = wanted.differences(self.model)
-        if fields:
-            listed = ", ".join(
-                f"{name}={getattr(self.model, name)!r}, not {getattr(wanted, name)!r}"
-                for name in fields
-            )
-            raise ValueError(
-                f"The export at {self.path} is of another model than the experiment "
-                f"names: {listed}."
-            )
-
-    def check_vocabulary(self, fingerprint: str, file: epath.PathLike) -> None:
-        """Checks that this model and another read one vocabulary.
-
-        Args:
-          fingerprint: SHA-256 of the other's vocabulary file.
-          file: Where that file is.
-
-        Raises:
-          ValueError: they do not.
-        """
-        if fingerprint != self.vocabulary_fingerprint:
-            raise ValueError(
-                f"The export at {self.path} was trained with the vocabulary "
-                f"{self.vocabulary_path} ({self.vocabulary_fingerprint[:12]}), and "
-                f"this experiment reads {file} ({fingerprint[:12]}). Use one "
-                "vocabulary file for both."
-            )
-
-    def _check_vocabulary_file(self) -> None:
-        if not self.vocabulary_path.exists():
-            raise ValueError(
-                f"The export at {self.path} is damaged: it has no "
-                f"{self.vocabulary_path.name}. Export again."
-            )
-        found = sha256(self.vocabulary_path.read_bytes())
-        if found != self.vocabulary_fingerprint:
-            raise ValueError(
-                f"The export at {self.path} is damaged: its {self.vocabulary_path.name}"
-                f" has SHA-256 {found[:12]}, not {self.vocabulary_fingerprint[:12]} as "
-                "written. Export again."
-            )
-
-
-def _read_json(path: epath.Path) -> dict[str, Any]:
-    if not path.exists():
-        raise ValueError(f"{path.parent} is no export: it has no {path.name}.")
-    try:
-        value = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}): export again.") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds no JSON object: export again.")
-    return value
-
-
-def _read_model(path: epath.Path) -> TransformerConfig:
-    try:
-        return TransformerConfig(**_read_json(path))
-    except TypeError as error:  # A field that this version does not have, or lacks.
-        raise ValueError(f"{path} is of another version ({error}).") from error
-
-
-def sha256(content: bytes) -> str:
-    """Returns the SHA-256 of `content`, in hexadecimal."""
-    return hashlib.sha256(content).hexdigest()
+    return True

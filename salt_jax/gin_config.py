@@ -19,9 +19,9 @@ ROOTS = {Experiment: "stages", Scoring: "scorer", Preparation: "corpus"}
 _IMPORTS = (
     "from __gin__ import dynamic_registration",
     "from salt_jax import config",
-    "from salt_jax import optimizer",
-    "from salt_jax import partitioning",
-    "from salt_jax import schedules",
+    "from salt_jax.optim import optimizer",
+    "from salt_jax.mesh import partitioning",
+    "from salt_jax.optim import schedules",
     "from salt_jax.data.corpora import document",
     "from salt_jax.data.selecting import near_duplicates",
     "from salt_jax.data.reading import answers",

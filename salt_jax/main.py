@@ -13,21 +13,23 @@ import jax
 from absl import logging
 from etils import epath
 
-from salt_jax import command_line, gin_config
+from salt_jax import gin_config
+from salt_jax.commands import compile as compile_command
+from salt_jax.commands import few_shot as few_shot_command
+from salt_jax.commands import generate as generate_command
+from salt_jax.commands import hugging_face as hugging_face_command
+from salt_jax.commands import parser
+from salt_jax.commands import report as report_command
 from salt_jax.config import Experiment, Scoring
 from salt_jax.data.preparing.prepare import Preparation, prepare
 from salt_jax.data.preparing.verify import verify
-from salt_jax.few_shot import command as few_shot_command
-from salt_jax.generation import command as generate_command
-from salt_jax.hugging_face import command as hugging_face_command
-from salt_jax.pods import command as compile_command
-from salt_jax.preemption import PreemptedError
-from salt_jax.profiling import TracedSteps
-from salt_jax.report import command as report_command
+from salt_jax.evaluate import evaluate_run
+from salt_jax.export import export_run
 from salt_jax.report.selection import report_selections
 from salt_jax.score import score
+from salt_jax.telemetry.profiling import TracedSteps
 from salt_jax.train import train
-from salt_jax.trained import evaluate_run, export_run
+from salt_jax.training.preemption import PreemptedError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     the keyboard. 1: anything else.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    options = command_line.parse(arguments)
-    command_line.log_to_stderr()
+    options = parser.parse(arguments)
+    parser.log_to_stderr()
     try:
         return _run(options) or 0
     except PreemptedError as stopped:

@@ -22,16 +22,16 @@ from salt_jax.data.prepared.dataset import PreparedDataset
 from salt_jax.data.scoring.score_bill import BillWriter
 from salt_jax.data.scoring.score_columns import score_columns
 from salt_jax.data.scoring.scores import Scores, ScoresWriter
-from salt_jax.eval_step import token_reader
-from salt_jax.export import Export
-from salt_jax.held_out import OrderedReading, TokensRead
-from salt_jax.memory import available_per_device, check_fits
+from salt_jax.evaluation.eval_step import token_reader
+from salt_jax.evaluation.held_out import OrderedReading, TokensRead
+from salt_jax.mesh.memory import available_per_device, check_fits
+from salt_jax.mesh.partitioning import Partitioning, bytes_per_device
 from salt_jax.model.attention_choice import AttentionChoice
 from salt_jax.model.flops import forward_flops
 from salt_jax.model.quantized import abstract_held, reading_model
 from salt_jax.model.transformer import Params, Transformer
-from salt_jax.partitioning import Partitioning, bytes_per_device
-from salt_jax.progress import Progress
+from salt_jax.storage.export import Export
+from salt_jax.telemetry.progress import Progress
 
 
 def score(scoring: Scoring) -> Scores:

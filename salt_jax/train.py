@@ -13,21 +13,23 @@ import jax
 from absl import logging
 from etils import epath
 
-from salt_jax import config, resumption, versions
-from salt_jax.checkpoint import Checkpointer
+from salt_jax import config
 from salt_jax.config import Experiment, Stage
 from salt_jax.data.reading.loader import Loader, describe_epochs, open_batches
 from salt_jax.data.selecting.selection import stage_warnings
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.fine_tuning.measures import Measures
+from salt_jax.evaluation.validation import Measures
 from salt_jax.model.transformer import Params
-from salt_jax.pods.saved import load_compiled
-from salt_jax.preemption import PreemptedError, PreemptionGuard
-from salt_jax.profiling import TracedSteps, Tracer
-from salt_jax.program import CompiledUpdate, Program
-from salt_jax.recorder import Recorder, recorded_seconds
-from salt_jax.time_sheet import TimeSheet
-from salt_jax.train_step import TrainState
+from salt_jax.storage.checkpoint import Checkpointer
+from salt_jax.telemetry import versions
+from salt_jax.telemetry.profiling import TracedSteps, Tracer
+from salt_jax.telemetry.time_sheet import TimeSheet
+from salt_jax.training import resumption
+from salt_jax.training.preemption import PreemptedError, PreemptionGuard
+from salt_jax.training.program import CompiledUpdate, Program
+from salt_jax.training.recorder import Recorder, recorded_seconds
+from salt_jax.training.saved_steps import load_compiled
+from salt_jax.training.train_step import TrainState
 
 OpenBatches = Callable[[Loader, int], Any]
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from salt_jax.batch import Batch
 from salt_jax.data.reading.rows import causal_batch
+from salt_jax.mesh.partitioning import MeshShape, Partitioning
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.transformer import Transformer, init_params
-from salt_jax.partitioning import MeshShape, Partitioning
 
 SMALL = TransformerConfig(
     vocab_size=64,

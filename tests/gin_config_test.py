@@ -8,6 +8,7 @@ import jax
 import pytest
 
 from salt_jax import config, gin_config
+from salt_jax.compiling.topology import open_topology, prepare_process
 from salt_jax.config import Experiment, Scoring
 from salt_jax.data.preparing.prepare import Preparation
 from salt_jax.data.reading.objectives import CausalLM, Mixture, PrefixLM, SpanCorruption
@@ -19,11 +20,10 @@ from salt_jax.data.selecting.ranking import (
     Random,
 )
 from salt_jax.data.selecting.selection import Selection
+from salt_jax.mesh.partitioning import AxisRules, MeshShape
 from salt_jax.model.transformer import Transformer, abstract_params
-from salt_jax.partitioning import AxisRules, MeshShape
-from salt_jax.pods.topology import open_topology, prepare_process
-from salt_jax.program import Program
-from salt_jax.schedules import Constant, LinearDecay, LinearRatioDecay, Step
+from salt_jax.optim.schedules import Constant, LinearDecay, LinearRatioDecay, Step
+from salt_jax.training.program import Program
 from tests.examples import partitioning
 
 FILES = sorted(pathlib.Path("gin").glob("*.gin"))

@@ -10,33 +10,15 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "salt_jax"
 LAYERS = [
-    {"command_options", "device_layout"},
-    {"array_files", "batch", "command_line", "memory", "metrics", "partitioning"}
-    | {"adafactor", "preemption", "progress", "schedules", "versions"}
-    | {"chips", "profiling", "time_sheet"},
-    {"array_pieces", "vocab_shards"},
-    {"model", "optimizer"},
-    {"token_chunks"},
-    {"chunked_loss"},
-    {"losses"},
-    {"data.embedded", "data.permutation"},
-    {"data.sentencepiece_vocabulary"},
-    {"data.tokenizers_vocabulary"},
-    {"data.vocabulary"},
-    {"data.corpora"},
-    {"data.prepared"},
-    {"data.preparing", "data.scoring"},
-    {"data.selecting"},
-    {"data.reading"},
-    {"checkpoint", "eval_step", "export", "train_step"},
-    {"config", "export_writing"},
-    {"gin_config", "program", "rates"},
-    {"held_out", "loaded", "recorder", "resumption"},
-    {"generation"},
-    {"few_shot", "fine_tuning", "hugging_face"},
-    {"pods"},
-    {"evaluate", "report", "score", "train"},
-    {"trained"},
+    {"batch", "mesh", "optim"},
+    {"data", "model"},
+    {"config", "loss", "storage"},
+    {"gin_config", "telemetry"},
+    {"generation", "hugging_face", "training"},
+    {"evaluation"},
+    {"compiling", "few_shot", "report"},
+    {"evaluate", "export", "score", "train"},
+    {"commands"},
     {"main"},
 ]
 LAYER_OF = {name: level for level, layer in enumerate(LAYERS) for name in layer}
@@ -57,15 +39,15 @@ ONLY_IN = {
     "gin": {"gin_config"},
     "lm_eval": {"few_shot.asking", "few_shot.language_model", "few_shot.tasks"},
     "matplotlib": {"report.figures", "report.selection_figures", "report.write"},
-    "orbax": {"array_files", "checkpoint", "export"},
+    "orbax": {"storage.array_files", "storage.checkpoint", "storage.export"},
     "pyarrow": {"data.corpora.parquet"},
-    "rouge_score": {"fine_tuning.scoring"},
+    "rouge_score": {"evaluation.answer_scores"},
     "seqio": TENSORFLOW,
     "tensorflow": TENSORFLOW,
-    "tensorstore": {"array_pieces"},
+    "tensorstore": {"storage.array_pieces"},
     "tensorflow_datasets": TENSORFLOW,
     "tokenizers": {"data.tokenizers_vocabulary", "hugging_face.tokenizer_files"},
-    "tqdm": {"progress"},
+    "tqdm": {"telemetry.progress"},
 }
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from salt_jax.export import Export
-from salt_jax.loaded import LoadedModel
 from salt_jax.main import main
-from salt_jax.metrics import read_metrics
-from tests import commands, runs
+from salt_jax.storage.export import Export
+from salt_jax.storage.loaded import LoadedModel
+from salt_jax.telemetry.metric_writer import read_metrics
+from tests import command_files, runs
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def _as_before():
 def files(tmp_path_factory):
     """Gin files, and what their first commands make: data, exports and scores."""
     folder = tmp_path_factory.mktemp("files")
-    commands.write_files(folder)
+    command_files.write_files(folder)
     assert main([f"--gin_file={folder}/prepare.gin"]) == 0
     runs.make_teacher(folder / "teacher", model=TEACHER)
     runs.make_teacher(folder / "early", model=TEACHER)
@@ -141,7 +141,7 @@ def test_verbose_shows_where_an_error_came_from(capsys):
 
 @pytest.mark.slow
 def test_a_process_of_its_own_ends_with_the_code_and_without_a_traceback():
-    done = commands.run("--gin_file=gin/salt.gin")
+    done = command_files.run("--gin_file=gin/salt.gin")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "salt_jax: No gin file at 'gin/salt.gin'.\n"
 
@@ -460,7 +460,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(files, tmp_path):
              "--gin.TOTAL_STEPS=4000", "--gin.config.Experiment.save_every=4000",
              "--gin.config.Validation.every=4000"]  # fmt: skip
     running = subprocess.Popen(
-        commands.command(*named),
+        command_files.command(*named),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -492,7 +492,7 @@ def _accepted(names):
 @pytest.mark.slow
 def test_salt_from_text_to_a_report(files, tmp_path):
     """Every command once, each on what the ones before it made."""
-    commands.write_files(tmp_path)
+    command_files.write_files(tmp_path)
     runs_of = {
         name: [f"--gin_file={tmp_path}/{name}.gin", f"--workdir={tmp_path}/runs/{name}"]
         for name in ("slm", "salt", "baseline")

@@ -11,8 +11,8 @@ import time
 
 import jax
 
-from salt_jax.preemption import PreemptedError
 from salt_jax.train import train
+from salt_jax.training.preemption import PreemptedError
 from tests.runs import experiment, open_then
 
 

@@ -13,15 +13,15 @@ import jax
 import numpy as np
 import pytest
 
-from salt_jax.checkpoint import Checkpointer
 from salt_jax.data.scoring.score_bill import read_bill
-from salt_jax.export import Export
 from salt_jax.main import main
-from salt_jax.metrics import read_metrics
-from salt_jax.program import Program
 from salt_jax.score import score
+from salt_jax.storage.checkpoint import Checkpointer
+from salt_jax.storage.export import Export
+from salt_jax.telemetry.metric_writer import read_metrics
 from salt_jax.train import train
-from tests import commands, runs, score_host
+from salt_jax.training.program import Program
+from tests import command_files, runs, score_host
 from tests.runs import TOTAL_STEPS, experiment
 
 pytestmark = pytest.mark.slow
@@ -142,7 +142,7 @@ for command in (
 def test_each_command_gives_on_two_hosts_what_it_gives_on_one(
     tmp_path, monkeypatch, capsys
 ):
-    commands.write_files(tmp_path)
+    command_files.write_files(tmp_path)
     assert main([f"--gin_file={tmp_path}/prepare.gin"]) == 0
     one, two = tmp_path / "one", tmp_path / "two"
     printed = on_two_hosts(

@@ -19,12 +19,12 @@ from salt_jax.data.preparing.prepare import Preparation, prepare
 from salt_jax.data.reading.loader import open_batches
 from salt_jax.data.reading.pile import Pile
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.export_writing import write_export
+from salt_jax.mesh.partitioning import MeshShape, Partitioning
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.transformer import Transformer, init_params
-from salt_jax.optimizer import AdamW
-from salt_jax.partitioning import MeshShape, Partitioning
-from salt_jax.schedules import Constant, WarmupCosine
+from salt_jax.optim.optimizer import AdamW
+from salt_jax.optim.schedules import Constant, WarmupCosine
+from salt_jax.storage.export_writing import write_export
 from salt_jax.train import train
 
 VOCABULARY = "embedded:tokenizer/spm_4k.model"

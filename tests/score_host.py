@@ -16,7 +16,7 @@ import jax
 from salt_jax.config import Scoring
 from salt_jax.data.prepared.dataset import PreparedDataset
 from salt_jax.data.reading.pile import Pile
-from salt_jax.partitioning import MeshShape
+from salt_jax.mesh.partitioning import MeshShape
 from salt_jax.score import score
 from tests import runs
 

@@ -14,11 +14,11 @@ from salt_jax.data.scoring.score_bill import read_bill
 from salt_jax.data.scoring.score_columns import QUANTILES, main_domains
 from salt_jax.data.scoring.scores import Scores
 from salt_jax.data.scoring.sketch import sketches
-from salt_jax.export import Export
+from salt_jax.mesh.partitioning import MeshShape
 from salt_jax.model.flops import forward_flops
 from salt_jax.model.transformer import Transformer, abstract_params
-from salt_jax.partitioning import MeshShape
 from salt_jax.score import score
+from salt_jax.storage.export import Export
 from tests import runs
 from tests.examples import dense_reading, partitioning
 

@@ -16,10 +16,10 @@ import pytest
 from salt_jax.data.reading.loader import open_batches
 from salt_jax.data.selecting.ranking import HighestScores
 from salt_jax.data.selecting.selection import Selection
-from salt_jax.metrics import read_metrics
-from salt_jax.preemption import PreemptedError
-from salt_jax.schedules import Constant
+from salt_jax.optim.schedules import Constant
+from salt_jax.telemetry.metric_writer import read_metrics
 from salt_jax.train import train
+from salt_jax.training.preemption import PreemptedError
 from tests import runs
 from tests.examples import batch_ids
 from tests.made_scores import write_scores

@@ -16,7 +16,7 @@ from salt_jax.few_shot.likelihoods import LikelihoodReader
 from salt_jax.few_shot.question_rows import Question
 from salt_jax.generation.generator import Generator
 from salt_jax.generation.sampling import Sampling
-from salt_jax.loaded import LoadedModel
+from salt_jax.storage.loaded import LoadedModel
 
 # What lm-eval says of how text is drawn, and its own name for greedy or not.
 _DRAWN_BY = {"temperature", "top_k", "top_p"}

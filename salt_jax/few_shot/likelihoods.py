@@ -18,10 +18,10 @@ import numpy as np
 
 from salt_jax.batch import Batch
 from salt_jax.few_shot.question_rows import Filled, Question, Row, rows_of
-from salt_jax.loaded import LoadedModel
-from salt_jax.losses import TokenStatistics, chunked_token_statistics
+from salt_jax.loss.losses import TokenStatistics, chunked_token_statistics
 from salt_jax.model.transformer import Params, Transformer
-from salt_jax.progress import Progress
+from salt_jax.storage.loaded import LoadedModel
+from salt_jax.telemetry.progress import Progress
 
 # Lengths that programs are compiled for, and what longer ones are multiples of.
 _LENGTHS, _LONG = (64, 128, 192, 256, 384, 512, 768), 512

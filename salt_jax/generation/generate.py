@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from salt_jax.generation.generator import Generator
 from salt_jax.generation.sampling import Sampling
-from salt_jax.loaded import LoadedModel
+from salt_jax.storage.loaded import LoadedModel
 
 
 def generate(

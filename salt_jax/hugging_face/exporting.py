@@ -15,18 +15,18 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from salt_jax.array_files import CHUNK_BYTES, CorruptArraysError, absolute
-from salt_jax.array_pieces import StoredArrays, contiguous
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.export import Export
-from salt_jax.export_writing import check_new
 from salt_jax.hugging_face.architectures import architecture_of
 from salt_jax.hugging_face.config_json import write_model
 from salt_jax.hugging_face.model_card import model_card
 from salt_jax.hugging_face.safetensors_files import SHARD_BYTES, write_tensors
 from salt_jax.hugging_face.tensors import Tensor, tensors_of
 from salt_jax.hugging_face.tokenizer_files import tokenizer_files
-from salt_jax.hugging_face.unfinished import unfinished_folder
+from salt_jax.storage.array_files import CHUNK_BYTES, CorruptArraysError, absolute
+from salt_jax.storage.array_pieces import StoredArrays, contiguous
+from salt_jax.storage.export import Export
+from salt_jax.storage.export_writing import check_new
+from salt_jax.storage.unfinished import unfinished_folder
 
 
 def export_to_hugging_face(

@@ -15,10 +15,6 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from salt_jax.array_files import absolute
-from salt_jax.array_pieces import ArrayWriter
-from salt_jax.export import Export
-from salt_jax.export_writing import check_new, new_export
 from salt_jax.hugging_face.architectures import architecture_in
 from salt_jax.hugging_face.config_json import read_model
 from salt_jax.hugging_face.gin_text import model_gin
@@ -29,7 +25,11 @@ from salt_jax.hugging_face.safetensors_files import (
 )
 from salt_jax.hugging_face.tensors import Tensor, shapes_of, tensors_of
 from salt_jax.hugging_face.tokenizer_files import read_tokenizer
-from salt_jax.hugging_face.unfinished import unfinished_folder
+from salt_jax.storage.array_files import absolute
+from salt_jax.storage.array_pieces import ArrayWriter
+from salt_jax.storage.export import Export
+from salt_jax.storage.export_writing import check_new, new_export
+from salt_jax.storage.unfinished import unfinished_folder
 
 # Tables that old files have and that a model computes for itself.
 _COMPUTED = ".rotary_emb.inv_freq"

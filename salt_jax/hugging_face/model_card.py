@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from salt_jax.export import Export
 from salt_jax.hugging_face.architectures import Architecture
+from salt_jax.storage.export import Export
 
 
 def model_card(

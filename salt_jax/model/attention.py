@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from salt_jax.mesh.partitioning import Partitioning
 from salt_jax.model.attention_context import AttentionContext
 from salt_jax.model.attention_kernels import cudnn, splash
 from salt_jax.model.cache import Cache
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.layers import RMSNorm, add_bias, axes_of, project, rotate, weight
-from salt_jax.partitioning import Partitioning
 
 
 def attend(

@@ -6,9 +6,9 @@ import dataclasses
 
 from absl import logging
 
+from salt_jax.mesh.partitioning import Partitioning
 from salt_jax.model.attention_kernels import LANES
 from salt_jax.model.config import TransformerConfig
-from salt_jax.partitioning import Partitioning
 
 _PLATFORMS = {"splash": "tpu", "cudnn": "gpu"}
 _FASTEST = {platform: name for name, platform in _PLATFORMS.items()}

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from salt_jax.batch import Batch
+from salt_jax.mesh.partitioning import Partitioning
 from salt_jax.model.attention_choice import AttentionChoice
 from salt_jax.model.attention_kernels import furthest_seen
 from salt_jax.model.cache import Cache
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.layers import rotary_angles
-from salt_jax.partitioning import Partitioning
 
 Angles = tuple[jax.Array, jax.Array]  # Cosines and sines, as `rotate` applies them.
 

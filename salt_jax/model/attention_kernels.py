@@ -19,7 +19,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_mask_info,
 )
 
-from salt_jax.partitioning import Partitioning
+from salt_jax.mesh.partitioning import Partitioning
 
 _Kernel = splash_attention_kernel.SplashAttentionKernel
 

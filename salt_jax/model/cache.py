@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from salt_jax.batch import Batch
+from salt_jax.mesh.partitioning import Partitioning
 from salt_jax.model.config import TransformerConfig
-from salt_jax.partitioning import Partitioning
 
 
 class Decoder(Protocol):

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from salt_jax.mesh.partitioning import Partitioning
 from salt_jax.model.config import RopeScaling, TransformerConfig
-from salt_jax.partitioning import Partitioning
 
 # The logical axis of each dimension of a weight.
 _AXES = {

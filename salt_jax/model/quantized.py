@@ -18,10 +18,10 @@ import jax.numpy as jnp
 from flax.core.meta import AxisMetadata
 from jax.sharding import NamedSharding, PartitionSpec
 
+from salt_jax.mesh.partitioning import MeshAxes, Partitioning
+from salt_jax.mesh.vocab_shards import VocabShards
 from salt_jax.model.config import DTYPES
 from salt_jax.model.transformer import Params, Transformer, abstract_params
-from salt_jax.partitioning import MeshAxes, Partitioning
-from salt_jax.vocab_shards import VocabShards
 
 HELD_DTYPES = (*DTYPES, "int8")  # Of the parameters of a teacher or a scorer.
 

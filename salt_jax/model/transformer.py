@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from salt_jax.batch import Batch
+from salt_jax.mesh.partitioning import Partitioning
+from salt_jax.mesh.vocab_shards import look_up
 from salt_jax.model.attention import Attention
 from salt_jax.model.attention_context import AttentionContext
 from salt_jax.model.attention_kernels import ATTENDED
@@ -20,8 +22,6 @@ from salt_jax.model.cache import Cache
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.layers import GatedMLP, RMSNorm, weight
 from salt_jax.model.unembedding import Unembedding
-from salt_jax.partitioning import Partitioning
-from salt_jax.vocab_shards import look_up
 
 EMBEDDING_AXES = ("vocab", "vocab_embed")
 Params = Any  # Nested dicts of arrays, as `Transformer.init` makes them.

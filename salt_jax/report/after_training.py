@@ -11,8 +11,8 @@ from typing import Any
 
 from etils import epath
 
-from salt_jax.export import Export
 from salt_jax.report import page
+from salt_jax.storage.export import Export
 
 _PARTS_NOTE = (
     "Each task's examples in three equal parts, by how the teacher itself did on each: "

@@ -10,13 +10,13 @@ from typing import Any
 from etils import epath
 
 from salt_jax.data.scoring.score_bill import read_bill
-from salt_jax.metrics import read_metrics
 from salt_jax.report.comparison import (
     PassingPoint,
     ValidationCurve,
     passing_point,
     transition_step,
 )
+from salt_jax.telemetry.metric_writer import read_metrics
 
 WRITTEN_BY = {
     "evaluation.json": "evaluate",

@@ -24,14 +24,14 @@ import transformers
 from etils import epath
 
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.export import Export
-from salt_jax.export_writing import write_export
 from salt_jax.generation.generator import Generator
 from salt_jax.hugging_face.exporting import export_to_hugging_face
-from salt_jax.loaded import LoadedModel
+from salt_jax.mesh.partitioning import MeshShape, Partitioning
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.transformer import Transformer, init_params
-from salt_jax.partitioning import MeshShape, Partitioning
+from salt_jax.storage.export import Export
+from salt_jax.storage.export_writing import write_export
+from salt_jax.storage.loaded import LoadedModel
 
 VOCABULARY = "embedded:tokenizer/spm_4k.model"
 PROMPT_TOKENS, MAX_LENGTH = 63, 512

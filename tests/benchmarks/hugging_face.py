@@ -23,7 +23,6 @@ import numpy as np
 from etils import epath
 
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.export import Export
 from salt_jax.hugging_face.architectures import architecture_of
 from salt_jax.hugging_face.config_json import write_model
 from salt_jax.hugging_face.exporting import export_to_hugging_face
@@ -32,6 +31,7 @@ from salt_jax.hugging_face.safetensors_files import write_tensors
 from salt_jax.hugging_face.tensors import tensors_of
 from salt_jax.hugging_face.tokenizer_files import write_tokenizer
 from salt_jax.model.config import TransformerConfig
+from salt_jax.storage.export import Export
 
 VOCABULARY = "embedded:tokenizer/spm_4k.model"
 MODEL = TransformerConfig(

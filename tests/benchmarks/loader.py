@@ -29,7 +29,7 @@ from salt_jax.data.reading.loader import Loader, open_batches
 from salt_jax.data.reading.objectives import CausalLM, Mixture, PrefixLM, SpanCorruption
 from salt_jax.data.reading.pile import Pile
 from salt_jax.data.scoring.score_columns import salt_scores
-from salt_jax.partitioning import MeshShape, Partitioning
+from salt_jax.mesh.partitioning import MeshShape, Partitioning
 from tests import plain_seqio
 from tests.stand_in import SEQ_LEN as STAND_IN_LEN
 from tests.stand_in import write_stand_in

@@ -28,16 +28,16 @@ from etils import epath
 from lm_eval.models.huggingface import HFLM
 
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.export import Export
-from salt_jax.export_writing import write_export
 from salt_jax.few_shot.asking import ask
 from salt_jax.few_shot.language_model import SaltLM
 from salt_jax.few_shot.tasks import SEED, load_tasks
 from salt_jax.hugging_face.exporting import export_to_hugging_face
-from salt_jax.loaded import LoadedModel
+from salt_jax.mesh.partitioning import MeshShape, Partitioning
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.transformer import Transformer, init_params
-from salt_jax.partitioning import MeshShape, Partitioning
+from salt_jax.storage.export import Export
+from salt_jax.storage.export_writing import write_export
+from salt_jax.storage.loaded import LoadedModel
 
 VOCABULARY = "embedded:tokenizer/spm_4k.model"
 MAX_LENGTH = 256

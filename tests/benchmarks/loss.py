@@ -16,9 +16,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from salt_jax.losses import chunked_salt_loss, salt_loss
+from salt_jax.loss.losses import chunked_salt_loss, salt_loss
+from salt_jax.mesh.partitioning import MeshShape, Partitioning
 from salt_jax.model.unembedding import Unembedding
-from salt_jax.partitioning import MeshShape, Partitioning
 
 STUDENT_WIDTH, TEACHER_WIDTH = 256, 128
 KD_WEIGHT = 0.667

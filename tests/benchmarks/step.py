@@ -24,12 +24,12 @@ from salt_jax.config import Experiment, Scoring
 from salt_jax.data.prepared.sequences import Sequences
 from salt_jax.data.reading.rows import causal_batch
 from salt_jax.data.scoring.score_columns import score_columns
-from salt_jax.eval_step import token_reader
-from salt_jax.held_out import OrderedReading
+from salt_jax.evaluation.eval_step import token_reader
+from salt_jax.evaluation.held_out import OrderedReading
+from salt_jax.mesh.partitioning import Partitioning
 from salt_jax.model.flops import forward_flops, step_flops
 from salt_jax.model.transformer import Params, Transformer, init_params
-from salt_jax.partitioning import Partitioning
-from salt_jax.program import Program
+from salt_jax.training.program import Program
 
 FILES = "gin/tiny_salt_ds.gin", "gin/tiny_baseline.gin", "gin/tiny_score.gin"
 MATMUL_SIZE = 1024

@@ -23,10 +23,10 @@ import numpy as np
 from salt_jax.batch import Batch
 from salt_jax.data.reading.pile import Pile
 from salt_jax.data.reading.rows import causal_batch
-from salt_jax.export import Export
+from salt_jax.mesh.partitioning import MeshShape, Partitioning, bytes_per_device
 from salt_jax.model.quantized import abstract_held
 from salt_jax.model.transformer import Transformer
-from salt_jax.partitioning import MeshShape, Partitioning, bytes_per_device
+from salt_jax.storage.export import Export
 
 # How parameters are held, and in what they are computed with. Int8 computed in float32
 # tells the error of the parameters from that of the arithmetic.

@@ -6,7 +6,7 @@ import pytest
 from lm_eval.api.instance import Instance
 
 from salt_jax.few_shot.language_model import SaltLM
-from salt_jax.loaded import LoadedModel
+from salt_jax.storage.loaded import LoadedModel
 from tests import examples, runs
 
 MAX_LENGTH = 32

@@ -11,7 +11,7 @@ from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.few_shot import likelihoods
 from salt_jax.few_shot.likelihoods import LikelihoodReader
 from salt_jax.few_shot.question_rows import Question
-from salt_jax.loaded import LoadedModel
+from salt_jax.storage.loaded import LoadedModel
 from tests import examples, runs
 
 MAX_LENGTH = 24

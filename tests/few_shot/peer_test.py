@@ -6,11 +6,11 @@ import jax
 import pytest
 
 import salt_jax
-from salt_jax.export import Export
 from salt_jax.few_shot.asking import ask
 from salt_jax.few_shot.language_model import SaltLM
 from salt_jax.few_shot.tasks import load_tasks
-from salt_jax.loaded import LoadedModel
+from salt_jax.storage.export import Export
+from salt_jax.storage.loaded import LoadedModel
 from tests import runs
 
 MAX_LENGTH = 192

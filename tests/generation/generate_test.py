@@ -2,7 +2,7 @@ import pytest
 
 from salt_jax.generation.generate import generate, stream
 from salt_jax.generation.sampling import Sampling
-from salt_jax.loaded import LoadedModel
+from salt_jax.storage.loaded import LoadedModel
 from tests.generation.said import SENTENCE, make_export
 
 

@@ -1,7 +1,7 @@
 """An export of a model that says one sentence again and again."""
 
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.export_writing import write_export
+from salt_jax.storage.export_writing import write_export
 from tests import runs
 from tests.examples import saying, small_model
 

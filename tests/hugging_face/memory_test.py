@@ -7,7 +7,6 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from salt_jax import array_files, array_pieces
 from salt_jax.hugging_face import exporting
 from salt_jax.hugging_face.architectures import architecture_of
 from salt_jax.hugging_face.config_json import write_model
@@ -16,6 +15,7 @@ from salt_jax.hugging_face.importing import import_from_hugging_face
 from salt_jax.hugging_face.safetensors_files import write_tensors
 from salt_jax.hugging_face.tensors import tensors_of
 from salt_jax.model.config import TransformerConfig
+from salt_jax.storage import array_files, array_pieces
 from tests.hugging_face import models
 
 MODEL = TransformerConfig(

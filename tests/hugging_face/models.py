@@ -6,7 +6,7 @@ import torch
 import transformers
 
 from salt_jax.batch import Batch
-from salt_jax.loaded import LoadedModel
+from salt_jax.storage.loaded import LoadedModel
 
 VOCAB_SIZE = 272
 LENGTH = 24

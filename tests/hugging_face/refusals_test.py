@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from salt_jax.array_pieces import ArrayWriter
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.export import Export
 from salt_jax.hugging_face.architectures import architecture_of
 from salt_jax.hugging_face.config_json import read_model, write_model
 from salt_jax.hugging_face.exporting import export_to_hugging_face
@@ -18,6 +16,8 @@ from salt_jax.hugging_face.importing import import_from_hugging_face
 from salt_jax.hugging_face.safetensors_files import StoredTensor
 from salt_jax.hugging_face.tensors import tensors_of
 from salt_jax.model.config import RopeScaling, TransformerConfig
+from salt_jax.storage.array_pieces import ArrayWriter
+from salt_jax.storage.export import Export
 from tests.hugging_face import models
 
 VOCAB_SIZE = models.VOCAB_SIZE

@@ -9,12 +9,12 @@ import pytest
 import transformers
 
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.export_writing import write_export
 from salt_jax.hugging_face.architectures import architecture_of
 from salt_jax.hugging_face.exporting import export_to_hugging_face
+from salt_jax.mesh.partitioning import MeshShape, Partitioning
 from salt_jax.model.config import RopeScaling, TransformerConfig
 from salt_jax.model.transformer import Transformer, init_params
-from salt_jax.partitioning import MeshShape, Partitioning
+from salt_jax.storage.export_writing import write_export
 from tests import small_tokenizers
 from tests.hugging_face import models
 

@@ -12,8 +12,8 @@ import transformers
 from salt_jax import gin_config
 from salt_jax.data.reading.loader import Loader
 from salt_jax.main import main
-from salt_jax.program import Program
-from tests import commands
+from salt_jax.training.program import Program
+from tests import command_files
 
 _SPECIAL = ("<padding>", "<end>", "<begin>")
 _WORDS = "the small model helps a large one first and then it leaves ."
@@ -55,7 +55,7 @@ def llama(tmp_path_factory):
 def trained(llama, tmp_path_factory):
     """The folder of a run that the Llama taught, by the commands that a user gives."""
     folder = tmp_path_factory.mktemp("run")
-    commands.write_files(folder)
+    command_files.write_files(folder)
     teacher = folder / "teacher"
     assert main(["import", f"--from={llama}", f"--output={teacher}"]) == 0
     named = [f"--gin.VOCABULARY='{teacher}/vocabulary.json'"]

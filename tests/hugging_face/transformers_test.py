@@ -12,12 +12,12 @@ import torch
 import transformers
 
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.export import Export
 from salt_jax.hugging_face.config_json import read_model
 from salt_jax.hugging_face.exporting import export_to_hugging_face
 from salt_jax.hugging_face.importing import import_from_hugging_face
 from salt_jax.main import main
-from salt_jax.partitioning import MeshShape
+from salt_jax.mesh.partitioning import MeshShape
+from salt_jax.storage.export import Export
 from tests.hugging_face import models
 
 FAST = ("llama_3", "gemma_3")

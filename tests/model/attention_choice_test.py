@@ -6,8 +6,8 @@ from salt_jax.config import Scoring
 from salt_jax.data.reading.pile import Pile
 from salt_jax.model import attention_choice
 from salt_jax.model.attention_choice import AttentionChoice
-from salt_jax.program import Program
 from salt_jax.score import score
+from salt_jax.training.program import Program
 from tests import runs
 from tests.examples import SMALL, partitioning
 

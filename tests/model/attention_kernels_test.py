@@ -11,12 +11,12 @@ import pytest
 from jax.experimental import topologies
 from jax.experimental.pallas.ops.tpu import splash_attention
 
+from salt_jax.mesh.partitioning import AxisRules, MeshShape, Partitioning
 from salt_jax.model import attention_choice, attention_kernels
 from salt_jax.model.attention import attend
 from salt_jax.model.attention_context import attention_mask
 from salt_jax.model.attention_kernels import cudnn, furthest_seen, splash
 from salt_jax.model.transformer import Transformer, abstract_params
-from salt_jax.partitioning import AxisRules, MeshShape, Partitioning
 from tests.examples import SMALL, on_mesh, packed_batch, partitioning, small_model
 
 B, L, H = 4, 256, 4

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from salt_jax.batch import Batch
+from salt_jax.mesh.partitioning import AxisRules
 from salt_jax.model.cache import empty_cache
 from salt_jax.model.transformer import Transformer
-from salt_jax.partitioning import AxisRules
 from tests.examples import SMALL, on_mesh, partitioning
 from tests.model.all_parts import ALL_PARTS, lively_model
 

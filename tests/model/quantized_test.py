@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from salt_jax.mesh.partitioning import AxisRules, bytes_per_device
 from salt_jax.model.quantized import (
     Int8,
     abstract_held,
@@ -16,7 +17,6 @@ from salt_jax.model.quantized import (
     reading_model,
 )
 from salt_jax.model.transformer import abstract_params, stack_layers
-from salt_jax.partitioning import AxisRules, bytes_per_device
 from tests.examples import on_mesh, packed_batch, partitioning, small_model
 
 # Of each of the two layers, and of each row of the embedding.

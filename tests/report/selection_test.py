@@ -13,10 +13,10 @@ from salt_jax.data.selecting.near_duplicates import NearDuplicates
 from salt_jax.data.selecting.ranking import HighestScores, Learnability
 from salt_jax.data.selecting.selection import Selection
 from salt_jax.model.flops import forward_flops
-from salt_jax.optimizer import AdamW
+from salt_jax.optim.optimizer import AdamW
+from salt_jax.optim.schedules import Constant
 from salt_jax.report.selection import report_selections
 from salt_jax.report.selection_numbers import TEXT_LENGTH, ids_at
-from salt_jax.schedules import Constant
 from tests import runs
 from tests.made_scores import write_scores
 from tests.report.page_test import Checker

@@ -21,7 +21,7 @@ import numpy as np
 from salt_jax.batch import Batch
 from salt_jax.data.reading.pile import StageData
 from salt_jax.data.reading.rows import Rows
-from salt_jax.partitioning import Partitioning
+from salt_jax.mesh.partitioning import Partitioning
 
 _FIELDS = ("tokens_BL", "targets_BL", "weights_BL", "segments_BL", "positions_BL")
 

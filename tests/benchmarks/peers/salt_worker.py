@@ -10,12 +10,12 @@ import numpy as np
 from worker import Model, Sizes, make_student, make_teacher, make_tokens, serve
 
 from salt_jax.batch import Batch
+from salt_jax.mesh.partitioning import MeshShape, Partitioning
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.transformer import Params, Transformer
-from salt_jax.optimizer import AdamW
-from salt_jax.partitioning import MeshShape, Partitioning
-from salt_jax.schedules import Constant
-from salt_jax.train_step import TrainState, Update
+from salt_jax.optim.optimizer import AdamW
+from salt_jax.optim.schedules import Constant
+from salt_jax.training.train_step import TrainState, Update
 
 
 def shape_of(sizes: Sizes, num_layers: int) -> TransformerConfig:

@@ -21,7 +21,7 @@ from salt_jax.data.reading.pieces import pieces_of
 from salt_jax.data.reading.pile import Pile
 from salt_jax.data.reading.rows import SequenceRows, SequenceStream
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.partitioning import MeshShape, Partitioning
+from salt_jax.mesh.partitioning import MeshShape, Partitioning
 from tests.data.conftest import make_lines, write_zst
 from tests.data.ul2 import (
     SHORT_UL2,

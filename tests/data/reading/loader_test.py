@@ -12,7 +12,7 @@ from salt_jax.data.preparing.prepare import prepare
 from salt_jax.data.reading.loader import Loader, describe_epochs, open_batches
 from salt_jax.data.reading.pile import Pile
 from salt_jax.data.reading.rows import causal_batch
-from salt_jax.partitioning import AxisRules, MeshShape, Partitioning
+from salt_jax.mesh.partitioning import AxisRules, MeshShape, Partitioning
 from tests.examples import batch_ids
 from tests.stand_in import write_stand_in
 

@@ -11,7 +11,7 @@ from salt_jax.data.reading.mixture import MixedOrder, PileMixture, apportioned
 from salt_jax.data.reading.objectives import PrefixLM
 from salt_jax.data.reading.pile import Pile
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.partitioning import MeshShape, Partitioning
+from salt_jax.mesh.partitioning import MeshShape, Partitioning
 
 SEQ_LEN = 16
 WEIGHTS = (0.5, 0.3, 0.2)

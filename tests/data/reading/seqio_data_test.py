@@ -14,7 +14,7 @@ from salt_jax.data.reading import seqio_rows
 from salt_jax.data.reading.loader import Loader, open_batches
 from salt_jax.data.reading.seqio_data import SeqioData
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.partitioning import MeshShape, Partitioning
+from salt_jax.mesh.partitioning import MeshShape, Partitioning
 from salt_jax.train import train
 from tests import runs, stage_tasks
 

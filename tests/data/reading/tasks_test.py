@@ -12,7 +12,7 @@ from salt_jax.data.reading.objectives import PrefixLM
 from salt_jax.data.selecting.ranking import HighestScores
 from salt_jax.data.selecting.selection import Selection
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.partitioning import MeshShape, Partitioning
+from salt_jax.mesh.partitioning import MeshShape, Partitioning
 from tests.examples import batch_ids
 from tests.made_scores import write_scores
 

@@ -9,7 +9,7 @@ from salt_jax.data.reading.loader import Loader
 from salt_jax.data.selecting.quotas import shares
 from salt_jax.data.selecting.ranking import HighestScores, PerplexityBand, Random
 from salt_jax.data.selecting.selection import Selection, stage_warnings
-from salt_jax.partitioning import MeshShape, Partitioning
+from salt_jax.mesh.partitioning import MeshShape, Partitioning
 from tests.examples import batch_ids
 from tests.made_scores import write_scores
 

@@ -1,0 +1,130 @@
+"""Compiling a whole run for a topology, and saying whether it fits."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+from absl import logging
+from jax.experimental.compilation_cache import compilation_cache
+
+from salt_jax.compiling import programs
+from salt_jax.compiling.inspected import Inspected, inspect
+from salt_jax.compiling.programs import Planned
+from salt_jax.compiling.restore import RestoreLayout, restore_layout
+from salt_jax.compiling.topology import Topology
+from salt_jax.config import Experiment, Scoring
+from salt_jax.training.program import Program
+
+FULL_EFFORT, LEAST_EFFORT = 0.0, -1.0  # To run a program, and to see if it fits.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """Every program of a run on a topology."""
+
+    topology: Topology
+    mesh_shape: Mapping[str, int]
+    inspected: Sequence[Inspected]
+    effort: float  # As in `compiling`.
+    restore: RestoreLayout | None = None  # None: there are no checkpoints.
+    program: Program | None = None  # None: nothing is trained.
+
+    @property
+    def fits(self) -> bool:
+        """Whether a chip can run all of them."""
+        return all(one.fits for one in self.inspected)
+
+    @property
+    def largest(self) -> Inspected:
+        """The program that needs the most memory."""
+        return max(self.inspected, key=lambda one: one.needed)
+
+
+def compile_run(
+    job: Experiment | Scoring,
+    topology: Topology,
+    only: Sequence[str] = (),
+    *,
+    effort: float = LEAST_EFFORT,
+) -> Report:
+    """Compiles the programs of `job`; of stages, those that `only` names if any.
+
+    Nothing of the run has to exist: no data, no export, no vocabulary. For `effort` see
+    `compiling`.
+
+    Raises:
+      ValueError: the job does not divide over the devices, or `only` names no program.
+    """
+    restore, program = None, None
+    if isinstance(job, Scoring):
+        planned = programs.of_scoring(job, topology.one_host)
+    else:
+        program = Program.on(on_slices(job, topology.num_slices), topology.devices)
+        planned = programs.of_experiment(program)
+        restore = restore_layout(program.abstract_state)
+    with compiling(effort):
+        done = [inspect(one, topology.available) for one in _chosen(planned, only)]
+    return Report(
+        topology=topology,
+        mesh_shape=dict(planned[0].mesh.shape),
+        inspected=done,
+        effort=effort,
+        restore=restore,
+        program=program,
+    )
+
+
+def on_slices(experiment: Experiment, num_slices: int) -> Experiment:
+    """Returns `experiment` with its mesh's `replica` set to the number of slices.
+
+    A `replica` that the experiment sets itself is left, and checked by the mesh.
+    """
+    mesh = experiment.mesh
+    if num_slices == 1 or mesh.replica > 1:
+        return experiment
+    logging.info(
+        "The mesh has replica=%d, one for each slice; the experiment that is trained "
+        "needs the same.",
+        num_slices,
+    )
+    mesh = dataclasses.replace(mesh, replica=num_slices)
+    return dataclasses.replace(experiment, mesh=mesh)
+
+
+@contextlib.contextmanager
+def compiling(effort: float) -> Iterator[None]:
+    """Compiles without the cache of earlier compilations, so that seconds are true.
+
+    Args:
+      effort: Of the compiler to make a fast program, from -1 to 1, where `train` has
+        0. At -1 what is compiled needs about the same memory, but is not to be run.
+    """
+    changed = {
+        "jax_enable_compilation_cache": False,
+        "jax_exec_time_optimization_effort": effort,
+    }
+    before = {name: getattr(jax.config, name) for name in changed}
+    _configure(changed)
+    try:
+        yield
+    finally:
+        _configure(before)
+
+
+def _configure(options: Mapping[str, Any]) -> None:
+    for name, value in options.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def _chosen(planned: Sequence[Planned], only: Sequence[str]) -> Sequence[Planned]:
+    names = [one.name for one in planned]
+    if unknown := sorted(set(only) - set(names)):
+        raise ValueError(
+            f"--programs names {', '.join(unknown)}; there are {', '.join(names)}."
+        )
+    return [one for one in planned if not only or one.name in only]

@@ -1,0 +1,103 @@
+"""What one compiled program holds and moves, on one chip."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from absl import logging
+
+from salt_jax.compiling.collectives import Collective, collectives
+from salt_jax.compiling.programs import Planned
+from salt_jax.mesh.memory import GIB
+
+_UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
+_SIZE = r"([\d.]+)([BKMGT])\w*"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inspected:
+    """A program that was compiled, or was too large for it."""
+
+    planned: Planned
+    peak: int  # Bytes on a chip at the worst moment, arguments included.
+    available: int  # Bytes that a chip has.
+    compiled: jax.stages.Compiled | None = None  # None: the compiler refused.
+    collectives: Sequence[Collective] = ()
+    lower_seconds: float = 0.0
+    compile_seconds: float = 0.0
+
+    @property
+    def needed(self) -> int:
+        """The bytes on a chip while it runs, with what lies beside it."""
+        return self.peak + sum(self.planned.beside.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether a chip can run it."""
+        return self.compiled is not None and self.needed <= self.available
+
+
+def inspect(planned: Planned, available: int) -> Inspected:
+    """Compiles a program, and reads what came out.
+
+    Args:
+      planned: The program.
+      available: The bytes that a program may use of a chip.
+    """
+    logging.info("Compiling %s.", planned.name)
+    began = time.monotonic()
+    lowered = planned.lower()
+    lower_seconds = time.monotonic() - began
+    began = time.monotonic()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        seconds = time.monotonic() - began
+        return Inspected(
+            planned=planned,
+            peak=exhausted_bytes(str(error)),
+            available=available,
+            lower_seconds=lower_seconds,
+            compile_seconds=seconds,
+        )
+    return Inspected(
+        planned=planned,
+        peak=_peak(compiled, is_cpu=planned.mesh.devices.flat[0].platform == "cpu"),
+        available=available,
+        compiled=compiled,
+        collectives=_collectives(planned, compiled),
+        lower_seconds=lower_seconds,
+        compile_seconds=time.monotonic() - began,
+    )
+
+
+def exhausted_bytes(message: str) -> int:
+    """Returns the bytes that a compiler says it would have needed.
+
+    Raises:
+      ValueError: it refused for another reason.
+    """
+    found = re.search(rf"Used {_SIZE} of {_SIZE}", message) or re.search(
+        rf"required for .* \({_SIZE}\) exceeds", message
+    )
+    if "RESOURCE_EXHAUSTED" not in message or found is None:
+        raise ValueError(f"The compiler failed ({message[:2000]}).")
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+def _peak(compiled: jax.stages.Compiled, *, is_cpu: bool) -> int:
+    memory: Any = compiled.memory_analysis()
+    # On the CPU the peak leaves temporaries out.
+    together = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    together += memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return int(together if is_cpu else memory.peak_memory_in_bytes)
+
+
+def _collectives(planned: Planned, compiled: jax.stages.Compiled) -> list[Collective]:
+    slice_of = [getattr(x, "slice_index", 0) for x in planned.mesh.devices.flat]
+    return collectives(compiled.as_text() or "", slice_of)

@@ -1,0 +1,69 @@
+"""Many reports of the command compile as one table in Markdown.
+
+python -m salt_jax.compiling.overview NAME.json ...
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from salt_jax.mesh.memory import GIB
+
+COLUMNS = (
+    *("run", "pod", "program", "state", "teacher", "peak", "of", "products"),
+    *("loss", "its embeddings", "its logits", "sent", "across slices", "compiled in"),
+)
+
+
+def overview(reports: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns a row for each program of `reports`, which are by name."""
+    rows = [COLUMNS, ["---"] * len(COLUMNS)]
+    for name, report in reports.items():
+        rows += _rows(name, report)
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _rows(name: str, report: Mapping[str, Any]) -> Iterator[Sequence[str]]:
+    pod = f"{report['topology']} x {report['num_slices']}"
+    usable = report["usable_bytes_per_chip"]
+    for program, about in report["programs"].items():
+        held, loss = about["bytes_held"], about["loss"] or {}
+        # What lies beside a program, in memory, while it runs.
+        beside = about["bytes_beside"]
+        yield (
+            *(name, pod, program),
+            _gib(sum(held.get(x, 0) for x in ("parameters", "optimizer"))),
+            _gib(held.get("teacher", 0)),
+            _gib(about["bytes_peak"] + sum(beside.values())),
+            _gib(usable) if about["fits"] else f"{_gib(usable)}: does not fit",
+            _ms(about["matmul_seconds"]),
+            *(_ms(loss.get(f"{x}_seconds")) for x in ("matmul", "embedding", "logits")),
+            _gib(_sent(about, across_slices=False)),
+            _gib(_sent(about, across_slices=True)),
+            f"{about['lower_seconds'] + about['compile_seconds']:.0f} s",
+        )
+
+
+def _sent(about: Mapping[str, Any], *, across_slices: bool) -> float:
+    return sum(
+        collective["bytes_per_chip"]
+        for collective in about["collectives"]
+        if collective["across_slices"] == across_slices
+    )
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.2f}" if size else ""
+
+
+def _ms(seconds: float | None) -> str:
+    return f"{1000 * seconds:,.0f}" if seconds else ""
+
+
+if __name__ == "__main__":
+    paths = [pathlib.Path(name) for name in sys.argv[1:]]
+    print(overview({path.stem: json.loads(path.read_text()) for path in paths}))

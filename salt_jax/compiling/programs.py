@@ -1,0 +1,189 @@
+"""The programs of a run, from shapes alone: no data, export or vocabulary is opened."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from salt_jax.compiling.activations import saved_bytes
+from salt_jax.compiling.roofline import (
+    FlopsBill,
+    LossTiling,
+    reading_bill,
+    training_bill,
+)
+from salt_jax.config import Scoring, Stage
+from salt_jax.evaluation.eval_step import token_reader
+from salt_jax.evaluation.held_out import reading_of
+from salt_jax.loss.token_chunks import TokenChunks
+from salt_jax.mesh.partitioning import Partitioning, bytes_per_device
+from salt_jax.model.config import TransformerConfig
+from salt_jax.model.quantized import abstract_held, reading_model
+from salt_jax.model.transformer import Transformer
+from salt_jax.training.program import Program, abstract_batch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A program to compile, and what is known of it without."""
+
+    name: str
+    mesh: Mesh
+    lower: Callable[[], jax.stages.Lowered]
+    held: Mapping[str, int]  # Bytes of arguments on a chip, by what they are.
+    made: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    beside: Mapping[str, int] = dataclasses.field(default_factory=dict)  # Not its own.
+    tokens: int = 0  # Of one run, on all chips.
+    flops: FlopsBill = FlopsBill()  # Per token.
+    loss: LossTiling | None = None
+    num_losses: int = 1  # Such losses are computed one after another.
+    stage: Stage | None = None
+
+    @property
+    def tokens_per_chip(self) -> float:
+        """The tokens of one run, shared by all chips."""
+        return self.tokens / self.mesh.size
+
+
+def of_experiment(program: Program) -> list[Planned]:
+    """Returns each program of a training run, the stages first."""
+    stages = [of_stage(program, stage) for stage in program.experiment.stages]
+    return [*stages, _of_init(program), _of_evaluation(program)]
+
+
+def of_stage(program: Program, stage: Stage) -> Planned:
+    """Returns the update of a stage."""
+    experiment, state = program.experiment, program.abstract_state
+    partitioning, distillation = program.partitioning, stage.distillation
+    held = {
+        "parameters": bytes_per_device(state.params),
+        "optimizer": bytes_per_device(state.opt_state),
+    }
+    if distillation:
+        held["teacher"] = bytes_per_device(program.abstract_teacher(distillation))
+    teacher = distillation.teacher if distillation else None
+    rows, length = experiment.batch_size, experiment.seq_len
+    saved = saved_bytes(
+        program.student,
+        rows // experiment.num_microbatches,
+        length,
+        has_prefix=stage.data.has_prefix,
+    )
+    tiling = _tiling(
+        TokenChunks(partitioning, experiment.loss_chunk_tokens),
+        experiment.model,
+        teacher,
+        rows * length // experiment.num_microbatches,
+        gradient=True,
+    )
+    return Planned(
+        name=stage.name,
+        mesh=partitioning.mesh,
+        lower=lambda: program.lower(stage),
+        held=held,
+        made={
+            "gradients": bytes_per_device(state.params),
+            "saved activations": saved,
+            "logits": tiling.logits_bytes,
+        },
+        tokens=rows * length,
+        flops=training_bill(experiment.model, teacher, length),
+        loss=tiling,
+        num_losses=experiment.num_microbatches,
+        stage=stage,
+    )
+
+
+def of_scoring(scoring: Scoring, devices: Sequence[jax.Device]) -> list[Planned]:
+    """Returns what one host, whose `devices` these are, scores with."""
+    partitioning = Partitioning(mesh=scoring.mesh.build(devices), rules=scoring.rules)
+    model = Transformer(scoring.scorer, partitioning)
+    reading = reading_model(model, scoring.scorer_dtype)
+    read: Any = token_reader(reading, scoring.chunk_tokens, with_entropy=True)
+    params = abstract_held(model, scoring.scorer_dtype)
+    chunks = TokenChunks(partitioning, scoring.chunk_tokens)
+    rows, length = scoring.batch_size, scoring.seq_len
+    return [_of_reading("scoring", model, read, params, chunks, rows, length)]
+
+
+def _of_init(program: Program) -> Planned:
+    state = program.abstract_state
+    return Planned(
+        name="init",
+        mesh=program.partitioning.mesh,
+        lower=program.lower_init,
+        held={},
+        made={
+            "parameters": bytes_per_device(state.params),
+            "optimizer": bytes_per_device(state.opt_state),
+        },
+    )
+
+
+def _of_evaluation(program: Program) -> Planned:
+    experiment, reading = program.experiment, reading_of(program)
+    planned = _of_reading(
+        "evaluation",
+        program.student,
+        reading.read,
+        program.abstract_state.params,
+        TokenChunks(program.partitioning, experiment.loss_chunk_tokens),
+        reading.batch_size,
+        experiment.seq_len,
+    )
+    # It runs between steps, when the rest of the state is there too.
+    optimizer = bytes_per_device(program.abstract_state.opt_state)
+    teachers = [
+        bytes_per_device(program.abstract_teacher(stage.distillation))
+        for stage in experiment.stages
+        if stage.distillation
+    ]
+    beside = {"optimizer": optimizer, "teacher": max(teachers, default=0)}
+    return dataclasses.replace(planned, beside=beside)
+
+
+def _of_reading(
+    name: str,
+    model: Transformer,
+    read: Any,
+    params: Any,
+    chunks: TokenChunks,
+    rows: int,
+    length: int,
+) -> Planned:
+    batch = abstract_batch(chunks.partitioning, rows, length)
+    return Planned(
+        name=name,
+        mesh=chunks.partitioning.mesh,
+        lower=lambda: read.lower(params, batch),
+        held={"parameters": bytes_per_device(params)},
+        tokens=rows * length,
+        flops=reading_bill(model.config, length),
+        loss=_tiling(chunks, model.config, None, rows * length, gradient=False),
+    )
+
+
+def _tiling(
+    chunks: TokenChunks,
+    student: TransformerConfig,
+    teacher: TransformerConfig | None,
+    tokens: int,
+    *,
+    gradient: bool,
+) -> LossTiling:
+    partitioning, shards = chunks.partitioning, chunks.shards
+    own = tokens // (partitioning.size("batch") * partitioning.size("length"))
+    return LossTiling(
+        tokens=own * shards.num_sharing // shards.num_shards,
+        chunk_tokens=chunks.chunk_tokens,
+        vocab_size=student.vocab_size,
+        vocab_shards=shards.num_shards,
+        student_dim=student.embed_dim,
+        teacher_dim=teacher.embed_dim if teacher else 0,
+        embedding_bytes=2 if student.dtype == "bfloat16" else 4,
+        gradient=gradient,
+    )

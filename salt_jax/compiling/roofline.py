@@ -1,0 +1,136 @@
+"""The least time that a step can take, by formula.
+
+Dimensions: V vocabulary, D embed, C tokens of a chunk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from salt_jax.mesh.chips import Chip
+from salt_jax.model.config import TransformerConfig
+from salt_jax.model.flops import forward_flops
+
+# Of logits that do not stay on the chip, as the TPU's compiler fuses them: the product
+# that writes them finds the largest, one pass reads them for all sums; with a gradient,
+# each of its two products reads them again and makes what it needs of them.
+READING_PASSES, GRADIENT_PASSES = 2, 4
+MOST_ON_CHIP = 2**26  # Bytes of logits.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossTiling:
+    """How one chip computes the loss of its tokens from hidden states.
+
+    Where the vocabulary is split over several chips, they put their tokens together,
+    and each computes its share of V for all of them.
+    """
+
+    tokens: int  # Of one chip, before they are put together.
+    chunk_tokens: int
+    vocab_size: int
+    vocab_shards: int = 1
+    student_dim: int
+    teacher_dim: int = 0  # 0: there is no teacher.
+    embedding_bytes: int = 2
+    gradient_bytes: int = 4
+    gradient: bool = True  # Or only the loss is computed.
+
+    @property
+    def num_chunks(self) -> int:
+        """How many chunks a chip reads."""
+        return -(-self.tokens * self.vocab_shards // self.chunk_tokens)
+
+    @property
+    def matmul_flops(self) -> int:
+        """Logits of both models, and two products for the student's gradients."""
+        student = (3 if self.gradient else 1) * self.student_dim
+        return 2 * self.tokens * self.vocab_size * (student + self.teacher_dim)
+
+    @property
+    def embedding_traffic(self) -> int:
+        """Bytes of embeddings, and of the gradient of the student's, in each chunk."""
+        student = self.embedding_bytes
+        if self.gradient:
+            student += self.embedding_bytes + 2 * self.gradient_bytes
+        widths = self.student_dim * student + self.teacher_dim * self.embedding_bytes
+        return self.num_chunks * (self.vocab_size // self.vocab_shards) * widths
+
+    @property
+    def logits_bytes(self) -> int:
+        """Bytes of the float32 logits of one chunk, of both models."""
+        tile = min(self.chunk_tokens, self.tokens * self.vocab_shards)
+        models = 2 if self.teacher_dim else 1
+        return models * 4 * tile * (self.vocab_size // self.vocab_shards)
+
+    @property
+    def logits_traffic(self) -> int:
+        """Bytes of logits that go to memory or come from it; 0 if they stay on chip."""
+        if self.logits_bytes <= MOST_ON_CHIP:
+            return 0
+        passes = GRADIENT_PASSES if self.gradient else READING_PASSES
+        return self.num_chunks * passes * self.logits_bytes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlopsBill:
+    """FLOPs of a step per token, by what they are for."""
+
+    student_forward: int = 0
+    student_backward: int = 0
+    recomputed: int = 0
+    teacher_forward: int = 0
+    loss: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(dataclasses.asdict(self).values())
+
+
+def training_bill(
+    student: TransformerConfig, teacher: TransformerConfig | None, seq_len: int
+) -> FlopsBill:
+    """Returns what a training step costs per token."""
+    forward = _layers(student, seq_len)
+    widths = 3 * student.embed_dim + (teacher.embed_dim if teacher else 0)
+    return FlopsBill(
+        student_forward=forward,
+        student_backward=2 * forward,
+        recomputed=_recomputed(student, seq_len),
+        teacher_forward=_layers(teacher, seq_len) if teacher else 0,
+        loss=2 * student.vocab_size * widths,
+    )
+
+
+def reading_bill(model: TransformerConfig, seq_len: int) -> FlopsBill:
+    """Returns what a forward pass costs per token."""
+    return FlopsBill(
+        student_forward=_layers(model, seq_len),
+        loss=2 * model.vocab_size * model.embed_dim,
+    )
+
+
+def matmul_seconds(flops: float, chip: Chip | None) -> float | None:
+    """Returns the time of `flops` at the peak rate of `chip`, if that is known."""
+    return None if chip is None else flops / chip.flops_per_second
+
+
+def memory_seconds(num_bytes: float, chip: Chip | None) -> float | None:
+    """Returns the time of `num_bytes` at the peak rate of `chip`, if that is known."""
+    return None if chip is None else num_bytes / chip.memory_bytes_per_second
+
+
+def _layers(config: TransformerConfig, seq_len: int) -> int:
+    return forward_flops(config, seq_len) - 2 * config.embed_dim * config.vocab_size
+
+
+def _recomputed(config: TransformerConfig, seq_len: int) -> int:
+    """Returns the products that the backward pass makes again."""
+    attention = 4 * config.num_layers * config.num_heads * config.head_dim * seq_len
+    return {
+        "none": 0,
+        "save_dots": 0,
+        "save_dots_without_batch": attention,
+        "full": _layers(config, seq_len),
+    }[config.remat]

@@ -1,0 +1,244 @@
+"""Which ways to run an experiment fit a topology, the fewest FLOPs first."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from absl import logging
+from etils import epath
+
+from salt_jax import config
+from salt_jax.compiling.compile import LEAST_EFFORT, compiling, on_slices
+from salt_jax.compiling.inspected import inspect
+from salt_jax.compiling.programs import Planned, of_stage
+from salt_jax.compiling.roofline import training_bill
+from salt_jax.compiling.topology import Topology
+from salt_jax.config import Experiment
+from salt_jax.mesh.memory import GIB
+from salt_jax.model.config import REMAT_POLICIES
+from salt_jax.training.program import Program
+from salt_jax.training.saved_steps import facts
+
+_MICROBATCHES = (1, 2, 4, 8, 16, 32)
+_CHUNKS = (256, 1024, 4096)
+_MODEL_AXES = (1, 2, 4, 8)
+_TOO_LARGE = 2.0  # By so much at most is an estimate above what is compiled.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What can be turned without another result."""
+
+    remat: str
+    num_microbatches: int
+    loss_chunk_tokens: int
+    model: int  # The mesh axis.
+
+    def of(self, experiment: Experiment) -> Experiment:
+        """Returns `experiment` with these choices made."""
+        mesh = dataclasses.replace(experiment.mesh, model=self.model, data=None)
+        return dataclasses.replace(
+            experiment,
+            model=dataclasses.replace(experiment.model, remat=self.remat),
+            num_microbatches=self.num_microbatches,
+            loss_chunk_tokens=self.loss_chunk_tokens,
+            mesh=mesh,
+        )
+
+    def overrides(self, replica: int = 1) -> str:
+        """Returns them as arguments of the command line."""
+        values = {
+            "model.TransformerConfig.remat": f"\"'{self.remat}'\"",
+            "config.Experiment.num_microbatches": self.num_microbatches,
+            "config.Experiment.loss_chunk_tokens": self.loss_chunk_tokens,
+            "config.Experiment.mesh": "'@partitioning.MeshShape()'",
+            "partitioning.MeshShape.model": self.model,
+        }
+        if replica > 1:
+            values["partitioning.MeshShape.replica"] = replica
+        return " ".join(f"--gin.{name}={value}" for name, value in values.items())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Found:
+    """A choice that was compiled."""
+
+    choice: Choice
+    flops: int  # Per token.
+    peak: int  # Bytes on a chip.
+    fits: bool
+
+
+def search(
+    experiment: Experiment, topology: Topology, output: epath.Path, most: int
+) -> list[Found]:
+    """Compiles the stage that needs the most for choices that may fit.
+
+    Args:
+      experiment: Whose choices are turned.
+      topology: What to compile for.
+      output: The folder of search.json, from which an interrupted search goes on.
+      most: How many compilations to make, at most.
+
+    Returns:
+      What fits and is not beaten in both FLOPs and memory, the fewest FLOPs first.
+    """
+    kept = _Kept(output / "search.json")
+    done: list[Found] = []
+    num_compiled = 0
+    for group in _groups(experiment, topology):
+        measured = 1 / _TOO_LARGE  # Memory as compiled, by that of the formula.
+        tried = False
+        for choice in group.choices:
+            # The last, which needs the least, says whether any of a group can fit.
+            is_last = choice is group.choices[-1] and tried
+            too_large = group.estimate(choice) * measured > topology.available
+            if too_large and not is_last:
+                continue
+            tried = True
+            chosen = on_slices(choice.of(experiment), topology.num_slices)
+            key = _key(chosen, group.about)
+            found = kept.get(key, choice)
+            if found is None:
+                if num_compiled == most:
+                    return _frontier(done)
+                num_compiled += 1
+                logging.info("Search %d of %d: %s.", num_compiled, most, choice)
+                found = _compiled(choice, chosen, topology)
+                kept.put(key, found)
+            measured = found.peak / group.estimate(choice)
+            done.append(found)
+            if found.fits:
+                break  # The rest of the group only costs more.
+    return _frontier(done)
+
+
+def table(found: Sequence[Found], topology: Topology) -> str:
+    """Returns a line for each, with overrides to paste."""
+    if not found:
+        return (
+            "Nothing that was compiled fits: search on with a larger --search=N, or "
+            "take a larger topology."
+        )
+    lines = [f"GFLOP a token  GiB of {topology.available / GIB:.2f}  overrides"]
+    for one in found:
+        numbers = f"{one.flops / 1e9:>13.3g}  {one.peak / GIB:>12.2f}"
+        lines.append(f"{numbers}  {one.choice.overrides(topology.num_slices)}")
+    lines.append("Of the stage that holds the most; compile one of them for the rest.")
+    return "\n".join(lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """Choices with the same FLOPs and the same split of the model."""
+
+    about: Mapping[str, Any]  # What else decides what is compiled.
+    base: Planned  # Of the first choice.
+    choices: Sequence[Choice]  # Those that need the most memory first.
+
+    def estimate(self, choice: Choice) -> float:
+        """Returns the bytes on a chip by formula."""
+        made = dict(self.base.made)
+        rows = made.pop("saved activations") / choice.num_microbatches
+        chunks = made.pop("logits") / self.choices[0].loss_chunk_tokens
+        fixed = sum(self.base.held.values()) + sum(made.values())
+        return fixed + rows + chunks * choice.loss_chunk_tokens
+
+
+def _groups(experiment: Experiment, topology: Topology) -> Iterator[_Group]:
+    """Yields what divides over the devices, the fewest FLOPs and splits first.
+
+    Raises:
+      ValueError: nothing does, or something else is wrong with all of it.
+    """
+    refusal, any_divides = None, False
+    chunks = sorted({*_CHUNKS, experiment.loss_chunk_tokens}, reverse=True)
+    for remat, model in itertools.product(_by_flops(experiment), _MODEL_AXES):
+        choices = [
+            Choice(
+                remat=remat, num_microbatches=m, loss_chunk_tokens=chunk, model=model
+            )
+            for m in _MICROBATCHES
+            for chunk in chunks
+        ]
+        first = on_slices(choices[0].of(experiment), topology.num_slices)
+        try:
+            program = Program.on(first, topology.devices)
+            planned = [of_stage(program, stage) for stage in first.stages]
+        except ValueError as error:
+            refusal = error  # As a rule it does not divide over the devices.
+            continue
+        any_divides = True
+        rows = experiment.batch_size // program.partitioning.size("batch")
+        yield _Group(
+            about=facts(program) | {"topology": topology.name},
+            base=max(planned, key=_held),
+            choices=[x for x in choices if rows % x.num_microbatches == 0],
+        )
+    if refusal is not None and not any_divides:
+        raise refusal
+
+
+def _held(planned: Planned) -> int:
+    return sum(planned.held.values())
+
+
+def _by_flops(experiment: Experiment) -> list[str]:
+    def flops(remat: str) -> int:
+        model = dataclasses.replace(experiment.model, remat=remat)
+        return training_bill(model, None, experiment.seq_len).total
+
+    return sorted(REMAT_POLICIES, key=flops)
+
+
+def _compiled(choice: Choice, experiment: Experiment, topology: Topology) -> Found:
+    program = Program.on(experiment, topology.devices)
+    stages = [of_stage(program, stage) for stage in experiment.stages]
+    planned = max(stages, key=_held)
+    with compiling(LEAST_EFFORT):
+        one = inspect(planned, topology.available)
+    logging.info(
+        "%s: %.2f of %.2f GiB.",
+        "It fits" if one.fits else "It does not fit",
+        one.needed / GIB,
+        topology.available / GIB,
+    )
+    flops = planned.flops.total
+    return Found(choice=choice, flops=flops, peak=one.needed, fits=one.fits)
+
+
+def _frontier(done: Sequence[Found]) -> list[Found]:
+    frontier: list[Found] = []
+    for one in sorted(done, key=lambda found: (found.flops, found.peak)):
+        if one.fits and all(one.peak < other.peak for other in frontier):
+            frontier.append(one)
+    return frontier
+
+
+def _key(experiment: Experiment, about: Mapping[str, Any]) -> str:
+    text = json.dumps([config.as_json(experiment), about], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class _Kept:
+    """What was compiled before, in a file."""
+
+    def __init__(self, path: epath.Path):
+        self._path = path
+        self._found: dict[str, Any] = {}
+        if path.is_file():
+            self._found = json.loads(path.read_text())
+
+    def get(self, key: str, choice: Choice) -> Found | None:
+        found = self._found.get(key)
+        return None if found is None else Found(**{**found, "choice": choice})
+
+    def put(self, key: str, found: Found) -> None:
+        self._found[key] = dataclasses.asdict(found)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_text(json.dumps(self._found, indent=2) + "\n")

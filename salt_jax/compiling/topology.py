@@ -1,0 +1,181 @@
+"""The devices of a pod by its name, with or without such a pod at hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+
+from salt_jax.mesh.chips import Chip, chip_of
+from salt_jax.mesh.memory import GIB, available_per_device
+
+HERE = "here"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Family:
+    """What pods of one kind of TPU can be."""
+
+    dimensions: int  # Of the torus that a slice is a part of.
+    most_chips: int  # Of one slice.
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+_FAMILIES = {
+    # Two cores a chip, which a program takes for one device unless told otherwise.
+    "v4": _Family(3, 4096, {"chip_config_name": "megacore"}),
+    "v5e": _Family(2, 256),
+    "v5p": _Family(3, 8960),
+    "v6e": _Family(2, 256),
+}
+KNOWN = "v4:AxBxC, v5e:AxB, v5p:AxBxC, v6e:AxB, gpu:N or here"
+# What libtpu asks a TPU's own machine for; the values only have to be there.
+_WITHOUT_A_TPU = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-256",
+    "TPU_LOG_DIR": "disabled",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """Some slices of one kind of chip."""
+
+    name: str
+    num_slices: int
+    devices: Sequence[jax.Device]
+
+    @property
+    def chip(self) -> Chip | None:
+        """The published figures of a chip; None if they are not known."""
+        return chip_of(self.devices[0].device_kind)
+
+    @property
+    def available(self) -> int:
+        """The bytes that a program may use of a chip."""
+        if self.chip is not None:
+            return int(self.chip.usable_gib * GIB)
+        return available_per_device(self.devices[0])
+
+    @property
+    def one_host(self) -> Sequence[jax.Device]:
+        """The devices of the first host.
+
+        Those of a TPU are a slice of their own: for a part of one, nothing compiles.
+        """
+        first = self.devices[0].process_index
+        host = [device for device in self.devices if device.process_index == first]
+        family = self.name.partition(":")[0]
+        if family not in _FAMILIES:
+            return host
+        places = [device.coords for device in host]
+        sides = [
+            1 + max(place[i] for place in places) - min(place[i] for place in places)
+            for i in range(_FAMILIES[family].dimensions)
+        ]
+        return open_topology(f"{family}:{'x'.join(map(str, sides))}").devices
+
+    def __str__(self) -> str:
+        kind = self.chip.name if self.chip else self.devices[0].device_kind
+        per_slice = len(self.devices) // self.num_slices
+        slices = "slices" if self.num_slices > 1 else "slice"
+        return (
+            f"{self.name}, {self.num_slices} {slices} of {per_slice} {kind} chips, "
+            f"{self.available / GIB:.2f} GiB usable each"
+        )
+
+
+def prepare_process(name: str) -> None:
+    """Readies JAX to compile for `name`; to be called before anything asks for devices.
+
+    The TPU compiler is only called: arrays stay on the CPU, unless JAX_PLATFORMS says
+    where else.
+    """
+    if name == HERE or name.startswith("gpu:"):
+        return
+    for variable, value in _WITHOUT_A_TPU.items():
+        os.environ.setdefault(variable, value)
+    if not os.environ.get("JAX_PLATFORMS"):
+        jax.config.update("jax_platforms", "cpu")
+
+
+def open_topology(name: str, num_slices: int = 1) -> Topology:
+    """Returns the topology that is called `name`.
+
+    Args:
+      name: Such as "v5e:16x16"; "here" is what this machine has.
+      num_slices: How many of them, joined by the network between pods.
+
+    Raises:
+      ValueError: there is no such topology, or nothing to compile for it with.
+    """
+    if num_slices < 1:
+        raise ValueError(f"--num_slices={num_slices} is not a positive number.")
+    family, _, size = name.partition(":")
+    if name == HERE or family == "gpu":
+        if num_slices > 1:
+            raise ValueError(f"--topology={name} is one slice: leave out --num_slices.")
+        return Topology(name, 1, jax.devices() if name == HERE else _gpus(name, size))
+    _check_name(name, family, size)
+    if importlib.util.find_spec("libtpu") is None:
+        raise ValueError(
+            f"--topology={name} needs the TPU compiler, which is not installed: run "
+            "pip install -e '.[tpu]'."
+        )
+    options = dict(_FAMILIES[family].options)
+    if size == "1x1":
+        options["chips_per_host_bounds"] = (1, 1, 1)
+    try:
+        description = topologies.get_topology_desc(
+            platform="tpu", topology_name=name, num_slices=num_slices, **options
+        )
+    except Exception as error:
+        raise ValueError(
+            f"The TPU compiler knows no --topology={name} ({error})."
+        ) from error
+    return Topology(name, num_slices, description.devices)
+
+
+def _check_name(name: str, family: str, size: str) -> None:
+    if family not in _FAMILIES or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", size):
+        raise ValueError(f"--topology={name} is not one of {KNOWN}.")
+    known = _FAMILIES[family]
+    sides = [int(side) for side in size.split("x")]
+    if len(sides) != known.dimensions:
+        raise ValueError(
+            f"--topology={name} has {len(sides)} sides; a slice of {family} has "
+            f"{known.dimensions}."
+        )
+    chips = 1
+    for side in sides:
+        chips *= side
+    if chips > known.most_chips:
+        raise ValueError(
+            f"--topology={name} is {chips} chips, and a slice of {family} has at most "
+            f"{known.most_chips}: take more slices with --num_slices."
+        )
+
+
+def _gpus(name: str, size: str) -> Sequence[jax.Device]:
+    if not size.isdecimal() or int(size) < 1:
+        raise ValueError(f"--topology={name} is not one of {KNOWN}.")
+    try:
+        devices = jax.devices("gpu")
+    except RuntimeError:
+        devices = []
+    if len(devices) < int(size):
+        raise ValueError(
+            f"--topology={name} needs {size} GPUs that JAX can see, and it sees "
+            f"{len(devices)}: programs for GPUs are compiled only where they are."
+        )
+    return devices[: int(size)]

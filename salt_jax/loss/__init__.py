@@ -1,0 +1,1 @@
+"""The SALT objective, dense and in chunks of tokens."""

@@ -1,0 +1,182 @@
+"""The SALT objective, on whole logits and in chunks of tokens.
+
+Dimensions: B batch, L length, V vocabulary, 1 a broadcast dimension.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from salt_jax.loss import chunked_loss
+from salt_jax.loss.chunked_loss import ChunkedBlend, Tokens
+from salt_jax.loss.token_chunks import TokenChunks, TokenStatistics, token_statistics
+from salt_jax.loss.weighted_mean import WeightedMean
+from salt_jax.mesh.partitioning import Partitioning
+from salt_jax.model.unembedding import Unembedding
+
+
+def salt_loss(
+    student_logits_BLV: jax.Array,
+    teacher_logits_BLV: jax.Array | None,
+    targets_BL: jax.Array,
+    weights_BL: jax.Array,
+    *,
+    kd_weight: jax.Array | float = 0.0,
+    temperature: float = 1.0,
+) -> dict[str, WeightedMean]:
+    """Blends hard and soft next-token losses: (1 - w) * CE + w * KD.
+
+    With p the student and q the teacher, CE = -log p(target) and
+    KD = -sum_v softmax(teacher logits / temperature)(v) log p(v), in nats (SALT,
+    arXiv 2410.18779). Stage two is stage one with `teacher_logits_BLV=None`.
+
+    Args:
+      student_logits_BLV: Logits of the model being trained.
+      teacher_logits_BLV: Logits of the frozen small model, or None.
+      targets_BL: The next token at each position.
+      weights_BL: How much each target counts; 0 for padding.
+      kd_weight: w above, in [0, 1]. May be traced, so that it can follow a schedule.
+      temperature: Divides the teacher's logits; below 1 sharpens its distribution.
+
+    Returns:
+      "loss" and "ce"; with a teacher also "kd", "kl" (KL(q || p) at temperature 1),
+      "teacher_ce" (at temperature 1), "agreement" (where both have one argmax) and
+      "teacher_wrong" (where the target is not the teacher's argmax). Only the total
+      of "loss" has a gradient, and only for the student's logits.
+
+    Raises:
+      ValueError: the temperature is not positive.
+    """
+    _check_temperature(temperature)
+    student_BLV = student_logits_BLV.astype(jnp.float32)
+    log_p_BLV = jax.nn.log_softmax(student_BLV)
+    values = {"ce": -_take(log_p_BLV, targets_BL)}
+    if teacher_logits_BLV is not None:
+        teacher_BLV = jax.lax.stop_gradient(teacher_logits_BLV.astype(jnp.float32))
+        log_q_BLV = jax.nn.log_softmax(teacher_BLV)
+        soft_BLV = jax.nn.softmax(teacher_BLV / temperature)
+        top_BL = jnp.max(teacher_BLV, axis=-1)
+        both_top_BLV = (teacher_BLV == top_BL[..., None]) & (
+            student_BLV == jnp.max(student_BLV, axis=-1, keepdims=True)
+        )
+        values |= {
+            "kd": -jnp.sum(soft_BLV * log_p_BLV, axis=-1),
+            "kl": jnp.sum(jnp.exp(log_q_BLV) * (log_q_BLV - log_p_BLV), axis=-1),
+            "teacher_ce": -_take(log_q_BLV, targets_BL),
+            "agreement": jnp.any(both_top_BLV, axis=-1),
+            "teacher_wrong": _take(teacher_BLV, targets_BL) < top_BL,
+        }
+    loss_BL = chunked_loss.blend(values, jax.lax.stop_gradient(kd_weight))
+    weights_BL = jax.lax.stop_gradient(weights_BL.astype(jnp.float32))
+    return _means(jnp.sum(loss_BL * weights_BL), values, weights_BL)
+
+
+def chunked_salt_loss(
+    student: Unembedding,
+    teacher: Unembedding | None,
+    targets_BL: jax.Array,
+    weights_BL: jax.Array,
+    *,
+    partitioning: Partitioning,
+    chunk_tokens: int,
+    kd_weight: jax.Array | float = 0.0,
+    temperature: float = 1.0,
+) -> dict[str, WeightedMean]:
+    """Computes `salt_loss` without ever holding the logits of a whole batch.
+
+    Each device cuts its tokens into chunks, and makes the logits of one at a time.
+    When the loss is differentiated, the gradient of a chunk is formed beside its loss,
+    so no logits are computed twice. Logits and sums are float32.
+
+    Args:
+      student: Of the model being trained. Its embedding is split over the axes "vocab"
+        and "vocab_embed" of `partitioning`, and so is the gradient of it.
+      teacher: Of the frozen small model, which may have another width, or None.
+      targets_BL: The next token at each position.
+      weights_BL: How much each target counts; 0 for padding.
+      partitioning: Where the batch and the student live.
+      chunk_tokens: The most tokens of which one device holds logits.
+      kd_weight: As in `salt_loss`.
+      temperature: As in `salt_loss`; a number, not traced.
+
+    Returns:
+      What `salt_loss` returns. A target that is not in the vocabulary makes it NaN.
+
+    Raises:
+      ValueError: a dimension does not divide over the mesh, the vocabularies differ,
+        or `chunk_tokens` or the temperature is not positive.
+    """
+    _check_temperature(temperature)
+    chunks = TokenChunks(partitioning, chunk_tokens)
+    chunks.check(student, targets_BL)
+    if teacher is not None:
+        _check_teacher(student, teacher)
+        teacher = jax.lax.stop_gradient(teacher)
+    kd_weight = jax.lax.stop_gradient(jnp.asarray(kd_weight, jnp.float32))
+    weights_BL = jax.lax.stop_gradient(weights_BL.astype(jnp.float32))
+    loss, values = chunked_loss.summed_loss(
+        ChunkedBlend(chunks, temperature),
+        student,
+        teacher,
+        Tokens(targets_BL, weights_BL),
+        kd_weight,
+    )
+    return _means(loss, values, weights_BL)
+
+
+def chunked_token_statistics(
+    model: Unembedding,
+    targets_BL: jax.Array,
+    *,
+    partitioning: Partitioning,
+    chunk_tokens: int,
+) -> TokenStatistics:
+    """Returns what a model made of each target, without a gradient.
+
+    Takes its arguments, and makes logits, as `chunked_salt_loss` does.
+
+    Raises:
+      ValueError: a dimension does not divide over the mesh, or `chunk_tokens` is not
+        positive.
+    """
+    chunks = TokenChunks(partitioning, chunk_tokens)
+    chunks.check(model, targets_BL)
+    return token_statistics(chunks, jax.lax.stop_gradient(model), targets_BL)
+
+
+def _means(loss, values, weights_BL):
+    """Returns the loss with its gradient, and what it was made of without."""
+    means = {
+        name: WeightedMean.of(jax.lax.stop_gradient(x_BL), weights_BL)
+        for name, x_BL in values.items()
+    }
+    return {"loss": WeightedMean(loss, jnp.sum(weights_BL))} | means
+
+
+def _take(x_BLV: jax.Array, targets_BL: jax.Array) -> jax.Array:
+    """Returns x at the targets; NaN for one that is not in the vocabulary."""
+    last = x_BLV.shape[-1] - 1
+    safe_BL1 = jnp.clip(targets_BL, 0, last)[..., None]
+    x_BL = jnp.take_along_axis(x_BLV, safe_BL1, axis=-1)[..., 0]
+    return jnp.where((targets_BL >= 0) & (targets_BL <= last), x_BL, jnp.nan)
+
+
+def _check_temperature(temperature: float) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}.")
+
+
+def _check_teacher(student: Unembedding, teacher: Unembedding) -> None:
+    ours, theirs = student.embedding_VD.shape[0], teacher.embedding_VD.shape[0]
+    if ours != theirs:
+        raise ValueError(
+            f"The teacher predicts {theirs} tokens and the student {ours}. "
+            "Distillation compares their distributions, so they need one vocabulary."
+        )
+    shapes = teacher.hidden_BLD.shape[:2], student.hidden_BLD.shape[:2]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"The teacher read {shapes[0]} tokens, rows by length, and the student "
+            f"{shapes[1]}; they must read the same batch."
+        )

@@ -1,0 +1,1 @@
+"""The devices, and where arrays live on them."""

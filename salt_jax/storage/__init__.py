@@ -1,0 +1,1 @@
+"""What is written of a model and read again: checkpoints and exports."""

@@ -1,0 +1,311 @@
+"""Saving and restoring train states.
+
+A checkpoint is a folder named by its step: `state`, the arrays of a tree, and `meta`, a
+small JSON object. It appears under that name only when all of it is on disk, so a
+process killed while saving leaves the one before as the latest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self
+
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+from orbax.checkpoint import checkpoint_managers as keep
+
+from salt_jax.storage.array_files import (
+    CorruptArraysError,
+    absolute,
+    no_stray_callbacks,
+    one_line,
+    quiet_orbax,
+    read_arrays,
+)
+
+BEST_BY = "val_loss"  # The least is the best.
+
+
+class Checkpointer:
+    """The checkpoints of one run, written while training goes on.
+
+    Kept are the latest `max_to_keep`, the best by "val_loss" and those of `keep_steps`.
+    A save that fails is reported, once, by the next call that saves or waits.
+    """
+
+    def __init__(
+        self,
+        directory: epath.PathLike,
+        *,
+        every: int,
+        max_to_keep: int,
+        keep_steps: Sequence[int] = (),
+    ):
+        """Opens `directory`, made if missing.
+
+        What a killed save left there is removed meanwhile, at the latest before a save.
+
+        Raises:
+          ValueError: a number is not positive, or the directory cannot be read.
+        """
+        for name, value in (("every", every), ("max_to_keep", max_to_keep)):
+            if value < 1:
+                raise ValueError(f"Checkpointer.{name} must be positive, got {value}.")
+        if min(keep_steps, default=1) < 1:
+            raise ValueError(
+                f"Checkpointer.keep_steps must be positive, got {list(keep_steps)}."
+            )
+        self._every = every
+        self._keep_steps = frozenset(keep_steps)
+        self._open(
+            directory,
+            cleanup_tmp_directories=True,
+            preservation_policy=_preservation(max_to_keep, keep_steps),
+        )
+
+    @classmethod
+    def reading(cls, directory: epath.PathLike) -> Self:
+        """Opens checkpoints that another process may be writing, to read only.
+
+        Raises:
+          FileNotFoundError: there is no such directory.
+        """
+        if not epath.Path(directory).is_dir():
+            raise FileNotFoundError(
+                f"No checkpoints at {directory}: was the run ever started?"
+            )
+        self = cls.__new__(cls)
+        self._open(directory, read_only=True)
+        return self
+
+    def _open(self, directory: epath.PathLike, **options: Any) -> None:
+        self.directory = absolute(directory)
+        self._saving: int | None = None
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(quiet_orbax())
+            stack.enter_context(no_stray_callbacks())
+            options = ocp.CheckpointManagerOptions(
+                best_fn=_val_loss, best_mode="min", **options
+            )
+            try:
+                self._manager = ocp.CheckpointManager(self.directory, options=options)
+            except Exception as error:
+                raise ValueError(
+                    f"The checkpoints in {self.directory} cannot be opened "
+                    f"({one_line(error)})."
+                ) from error
+            self._on_close = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        with self._on_close:
+            try:
+                self.wait()
+            except OSError as error:
+                if kind is None:
+                    raise
+                logging.error("%s", error)  # What ended the run is the one to raise.
+            finally:
+                self._manager.close()
+
+    def latest_step(self) -> int | None:
+        """Returns the last step with a checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        """Returns the step with the least "val_loss" among those kept, or None."""
+        return self._manager.best_step()
+
+    def step_named(self, wanted: str) -> int:
+        """Returns the step that `wanted` names: a number, "latest" or "best".
+
+        Raises:
+          FileNotFoundError: there is no such checkpoint; that of a number may lack.
+          ValueError: it is none of these.
+        """
+        steps = {"latest": self.latest_step(), "best": self.best_step()}
+        if wanted not in steps and not wanted.isdecimal():
+            raise ValueError(
+                f"--step={wanted} is neither a number nor latest nor best."
+            )
+        step = steps[wanted] if wanted in steps else int(wanted)
+        if step is None:
+            raise FileNotFoundError(f"No {wanted} checkpoint in {self.directory}.")
+        return step
+
+    def all_steps(self) -> list[int]:
+        """Returns the steps with a checkpoint, in order."""
+        return sorted(self._manager.all_steps())
+
+    def is_due(self, step: int) -> bool:
+        """Returns whether `save` would save at `step`."""
+        return step % self._every == 0 or step in self._keep_steps
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        meta: Mapping[str, Any],
+        metrics: Mapping[str, float] | None = None,
+    ) -> bool:
+        """Saves `state` if a checkpoint is due at `step`, and returns whether it was.
+
+        Returns once the arrays are copied to the host: they may be donated then. Waits
+        for the save before this one if that is still being written.
+
+        Raises:
+          OSError: the save before this one failed, or this one could not begin.
+        """
+        return self.is_due(step) and self._begin(step, state, meta, metrics)
+
+    def save_now(
+        self,
+        step: int,
+        state: Any,
+        meta: Mapping[str, Any],
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Saves `state`, due or not, unless `step` is saved; waits until it is on disk.
+
+        Raises:
+          OSError: this save failed, or the one before it.
+        """
+        self._begin(step, state, meta, metrics)
+        self.wait()
+
+    def wait(self) -> None:
+        """Waits until nothing is being written.
+
+        Raises:
+          OSError: the last save failed; names its step and the last good one.
+        """
+        with self._failure_named():
+            self._manager.wait_until_finished()
+        self._saving = None
+
+    def restore_latest(self, like: Any) -> Any | None:
+        """Returns the latest state, or None if there is none; see `restore`."""
+        step = self.latest_step()
+        return None if step is None else self.restore(step, like)
+
+    def restore(self, step: int, like: Any) -> Any:
+        """Returns the state of `step`, read onto the shardings of `like`.
+
+        Args:
+          step: One of `all_steps`.
+          like: The state as shapes, dtypes and shardings, of this mesh or another.
+
+        Raises:
+          FileNotFoundError: there is no checkpoint of `step`.
+          ValueError: it is corrupt, or of another model or optimizer.
+        """
+        return self._read(step, like, partial=False)
+
+    def restore_params(self, step: int, like: Any) -> Any:
+        """Returns the field `params` of the state of `step`, leaving the rest unread.
+
+        Raises what `restore` does.
+        """
+        return self._read(step, {"params": like}, partial=True)["params"]
+
+    def read_meta(self, step: int) -> dict[str, Any]:
+        """Returns the JSON object saved beside the state of `step`.
+
+        Raises:
+          FileNotFoundError: there is no checkpoint of `step`.
+          ValueError: it is corrupt.
+        """
+        self._check_saved(step)
+        arguments = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        try:
+            return self._manager.restore(step, args=arguments).meta
+        except Exception as error:
+            raise self._corrupt(step, one_line(error)) from error
+
+    def _begin(
+        self,
+        step: int,
+        state: Any,
+        meta: Mapping[str, Any],
+        metrics: Mapping[str, float] | None,
+    ) -> bool:
+        latest = self.latest_step()
+        if step == latest:
+            return False
+        if latest is not None and step < latest:
+            raise ValueError(
+                f"Not saving step {step} in {self.directory}: a later run's step "
+                f"{latest} is there. Remove it, or use another workdir."
+            )
+        if metrics is not None and not math.isfinite(metrics.get(BEST_BY, math.nan)):
+            raise ValueError(f"{BEST_BY} of step {step} is {metrics.get(BEST_BY)}.")
+        self.wait()
+        self._saving = step
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
+        )
+        with self._failure_named():
+            return self._manager.save(
+                step, args=arguments, metrics=metrics and dict(metrics), force=True
+            )
+
+    @contextlib.contextmanager
+    def _failure_named(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            step, self._saving = self._saving, None
+            self._manager.reload()
+            raise OSError(
+                f"Saving the checkpoint of step {step} in {self.directory} failed; "
+                f"the last good one is of step {self.latest_step()} "
+                f"({one_line(error)})."
+            ) from error
+
+    def _read(self, step: int, like: Any, *, partial: bool) -> Any:
+        self._check_saved(step)
+        try:
+            return read_arrays(
+                self.directory / str(step) / "state", like, partial=partial
+            )
+        except CorruptArraysError as error:
+            raise self._corrupt(step, str(error)) from error
+
+    def _check_saved(self, step: int) -> None:
+        self.wait()
+        if step not in self.all_steps():
+            raise FileNotFoundError(
+                f"No checkpoint of step {step} in {self.directory}; there are "
+                f"{self.all_steps() or 'none'}."
+            )
+
+    def _corrupt(self, step: int, reason: str) -> ValueError:
+        earlier = [other for other in self.all_steps() if other < step]
+        advice = f"go on from step {earlier[-1]}" if earlier else "start over"
+        return ValueError(
+            f"Cannot restore step {step}: {reason} Remove "
+            f"{self.directory / str(step)} to {advice}."
+        )
+
+
+def _preservation(max_to_keep: int, keep_steps: Sequence[int]) -> Any:
+    return keep.AnyPreservationPolicy(
+        [
+            keep.LatestN(max_to_keep),
+            keep.BestN(
+                get_metric_fn=lambda metrics: -_val_loss(metrics),
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            ),
+            keep.CustomSteps(keep_steps),
+        ]
+    )
+
+
+def _val_loss(metrics: Mapping[str, float]) -> float:
+    return metrics[BEST_BY]

@@ -1,0 +1,157 @@
+"""How an export comes to be: all of its folder, or nothing under its name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from etils import epath
+from jax.experimental import multihost_utils
+
+from salt_jax.model.config import DTYPES, TransformerConfig
+from salt_jax.storage.array_files import absolute, fingerprint, write_arrays
+from salt_jax.storage.export import FORMAT_VERSION, Export, sha256
+
+
+def write_export(
+    path: epath.PathLike,
+    params: Any,
+    *,
+    model: TransformerConfig,
+    vocabulary: epath.PathLike,
+    provenance: Mapping[str, Any],
+    dtype: str,
+    seq_len: int,
+) -> Export:
+    """Writes `params` and what is needed to use them as the new folder `path`.
+
+    Args:
+      path: Where; nothing may be there.
+      params: Unboxed parameters, on any mesh. All processes take part.
+      model: The shape that `params` has.
+      vocabulary: The vocabulary file, which is copied.
+      provenance: Where the parameters came from, as JSON: workdir, step, fingerprints.
+      dtype: Of the arrays to write: "bfloat16" or "float32".
+      seq_len: The tokens of a sequence that the model has learnt to read.
+
+    Raises:
+      FileNotFoundError: there is no vocabulary file.
+      ValueError: `dtype` is neither, or something is at `path`.
+    """
+    vocabulary = epath.Path(vocabulary)
+    check_new(path, dtype)
+    if not vocabulary.exists():
+        raise FileNotFoundError(f"No vocabulary at {vocabulary}.")
+    params = jax.tree.map(lambda x: x.astype(dtype), params)
+
+    def write_params(path: epath.Path) -> str:
+        write_arrays(path, params)
+        return fingerprint(params)
+
+    return new_export(
+        path,
+        write_params,
+        model=model,
+        vocabulary=(f"vocabulary{vocabulary.suffix}", vocabulary.read_bytes()),
+        provenance=provenance,
+        dtype=dtype,
+        seq_len=seq_len,
+    )
+
+
+def new_export(
+    path: epath.PathLike,
+    write_params: Callable[[epath.Path], str],
+    *,
+    model: TransformerConfig,
+    vocabulary: tuple[str, bytes],
+    provenance: Mapping[str, Any],
+    dtype: str,
+    seq_len: int,
+    files: Mapping[str, str] | None = None,
+) -> Export:
+    """Writes what `write_params` writes, and what is needed to use it, as `path`.
+
+    Args:
+      path: Where; nothing may be there.
+      write_params: Writes the arrays as the folder that it is given, and returns their
+        fingerprint. All processes take part.
+      model: The shape that the arrays have.
+      vocabulary: The name of the vocabulary file and its contents.
+      provenance: As for `write_export`.
+      dtype: That the arrays have.
+      seq_len: As for `write_export`.
+      files: Other texts to write, by name.
+
+    Raises:
+      ValueError: `dtype` is not offered, or something is at `path`.
+    """
+    path = absolute(path)
+    check_new(path, dtype)
+    unfinished = path.parent / f"{path.name}.unfinished"
+    if jax.process_index() == 0:
+        unfinished.rmtree(missing_ok=True)
+        unfinished.mkdir(parents=True)
+    name, content = vocabulary
+    about = {
+        "format_version": FORMAT_VERSION,
+        "dtype": dtype,
+        "fingerprint": write_params(unfinished / "params"),
+        "vocabulary_fingerprint": sha256(content),
+        "vocabulary_file": name,
+        "seq_len": seq_len,
+        "provenance": dict(provenance),
+    }
+    if jax.process_index() == 0:
+        (unfinished / name).write_bytes(content)
+        _write_json(unfinished / "model.json", dataclasses.asdict(model))
+        readme = _readme(path.name, model, about)
+        for file, text in {**(files or {}), "README.md": readme}.items():
+            (unfinished / file).write_text(text)
+        _write_json(unfinished / "export.json", about)
+        unfinished.rename(path)
+    multihost_utils.sync_global_devices(f"exported {path}")
+    return Export.open(path)
+
+
+def check_new(path: epath.PathLike, dtype: str) -> None:
+    """Checks that an export in `dtype` can be written to `path`.
+
+    Raises:
+      ValueError: `dtype` is not offered, or something is there.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}.")
+    if absolute(path).exists():
+        raise ValueError(f"Not exporting to {path}: something is there. Remove it.")
+
+
+def _write_json(path: epath.Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def _readme(name: str, model: TransformerConfig, about: Mapping[str, Any]) -> str:
+    """Returns the README.md of the export `name`, whose export.json is `about`."""
+    origin = "\n".join(
+        f"- {key}: {about['provenance'][key]}" for key in about["provenance"]
+    )
+    return f"""# {name}
+
+The parameters of a decoder language model, exported by salt_jax: {model.num_layers}
+layers, {model.embed_dim} wide, a vocabulary of {model.vocab_size}, as {about["dtype"]}.
+
+Where they came from:
+
+{origin or "- (nothing was recorded)"}
+
+What is here: `params/` (Orbax arrays), `model.json` (the shape of the model),
+`{about["vocabulary_file"]}` (its vocabulary), `export.json` (versions and
+fingerprints). Name this folder in an experiment as its teacher or scorer, or read it
+with `salt_jax.export.Export.open`.
+
+SHA-256 of the vocabulary: {about["vocabulary_fingerprint"]}
+Fingerprint of the parameters: {about["fingerprint"]}
+"""

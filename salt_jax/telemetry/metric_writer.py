@@ -1,0 +1,88 @@
+"""Where what is measured in a run is written, and read again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from etils import epath
+from tensorboardX import SummaryWriter
+
+from salt_jax.loss.weighted_mean import WeightedMean
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class MetricWriter:
+    """Writes each record to `metrics.jsonl` and to TensorBoard events.
+
+    A run that goes on from a checkpoint repeats the steps after it, so opening
+    drops the records of steps later than `from_step`. Only process 0 writes.
+    """
+
+    def __init__(self, workdir: epath.PathLike, *, from_step: int):
+        self._jsonl = epath.Path(workdir) / METRICS_FILE
+        self._events = None
+        if jax.process_index() != 0:
+            return
+        if self._jsonl.exists():
+            kept = [r for r in read_metrics(workdir) if r["step"] <= from_step]
+            partial = self._jsonl.with_name(f"{METRICS_FILE}.partial")
+            partial.write_text("".join(map(_as_line, kept)))
+            partial.replace(self._jsonl)
+        self._events = SummaryWriter(
+            str(epath.Path(workdir) / "events"), purge_step=from_step + 1
+        )
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Records `values` as what was measured after `step` updates."""
+        if self._events is None:
+            return
+        record = {"step": step} | {
+            name: _plain(value) for name, value in values.items()
+        }
+        with self._jsonl.open("a") as file:
+            file.write(_as_line(record))
+        for name, value in record.items():
+            if isinstance(value, float):
+                self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flushes the event file."""
+        if self._events is not None:
+            self._events.close()
+
+
+def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
+    """Returns the records that a `MetricWriter` wrote in `workdir`, in order.
+
+    The last line is left out if it is not whole: that of a process that was killed.
+
+    Raises:
+      FileNotFoundError: there are none.
+      ValueError: another line is not a record.
+    """
+    path = epath.Path(workdir) / METRICS_FILE
+    if not path.exists():
+        raise FileNotFoundError(f"No metrics at {path}: was the run ever started?")
+    lines = path.read_text().splitlines()
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise ValueError(f"{path}:{number} is not JSON; remove it.") from error
+    return records
+
+
+def _as_line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, WeightedMean):
+        value = value.mean()
+    return value if isinstance(value, (str, int)) else float(value)

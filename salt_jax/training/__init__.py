@@ -1,0 +1,1 @@
+"""A run of updates: its program, its step, its records, its resumption."""

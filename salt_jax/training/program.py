@@ -1,0 +1,249 @@
+"""What an experiment is compiled into: its models, its state, its updates."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from absl import logging
+
+from salt_jax.batch import Batch
+from salt_jax.config import Distillation, Experiment, Stage
+from salt_jax.data.vocabulary import Vocabulary
+from salt_jax.mesh.memory import available_per_device, check_fits
+from salt_jax.mesh.partitioning import Partitioning, bytes_per_device
+from salt_jax.model.attention_choice import AttentionChoice
+from salt_jax.model.quantized import abstract_held, reading_model
+from salt_jax.model.transformer import Params, Transformer, init_params
+from salt_jax.optim.schedules import Constant
+from salt_jax.storage.export import Export
+from salt_jax.training.train_step import Metrics, TrainState, Update
+
+CompiledUpdate = Callable[
+    [TrainState, Params | None, Batch], tuple[TrainState, Metrics]
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """An experiment on a mesh."""
+
+    experiment: Experiment
+    partitioning: Partitioning
+
+    @classmethod
+    def on(
+        cls, experiment: Experiment, devices: Sequence[jax.Device] | None = None
+    ) -> Program:
+        """Returns the program of `experiment` on `devices`, by default on all.
+
+        Raises:
+          ValueError: the batch, its microbatches or an array do not divide over the
+            mesh, or the devices cannot run an attention that is named.
+        """
+        mesh = experiment.mesh.build(devices)
+        program = cls(experiment, Partitioning(mesh=mesh, rules=experiment.rules))
+        rows = program.partitioning.size("batch") * experiment.num_microbatches
+        if experiment.batch_size % rows:
+            raise ValueError(
+                f"batch_size={experiment.batch_size} does not divide into {rows} parts:"
+                f" {program.partitioning.size('batch')} batch shards of the mesh "
+                f"{dict(mesh.shape)} x {experiment.num_microbatches} microbatches."
+            )
+        program._choose_attention()
+        return program
+
+    def _choose_attention(self) -> None:
+        models = {"student": self.student}
+        for stage in self.experiment.stages:
+            if stage.distillation is not None:
+                name = f"teacher of {stage.name!r}"
+                models[name] = self.teacher(stage.distillation)
+        for name, model in models.items():
+            choice = AttentionChoice.of(
+                model.config, model.partitioning, self.experiment.seq_len
+            )
+            choice.log(name)
+
+    @functools.cached_property
+    def student(self) -> Transformer:
+        """The model that is trained."""
+        return Transformer(self.experiment.model, self.partitioning)
+
+    @functools.cached_property
+    def optimizer(self) -> optax.GradientTransformation:
+        """How gradients become updates."""
+        return self.experiment.optimizer.build()
+
+    def teacher(self, distillation: Distillation) -> Transformer:
+        """Returns the teacher's model, on its own rules."""
+        rules = distillation.teacher_rules
+        partitioning = dataclasses.replace(self.partitioning, rules=rules)
+        # A teacher has no backward pass to compute anything again for.
+        shape = dataclasses.replace(distillation.teacher, remat="none")
+        return Transformer(shape, partitioning)
+
+    def _reading_teacher(self, distillation: Distillation) -> Transformer:
+        return reading_model(self.teacher(distillation), distillation.teacher_dtype)
+
+    @functools.cached_property
+    def abstract_state(self) -> TrainState:
+        """The state as shapes and shardings; nothing is allocated."""
+        return self.partitioning.abstract(self._init_state, jax.random.key(0))
+
+    def fresh_state(self) -> TrainState:
+        """Returns the state at step 0, born on its shards; raises as `load_teacher`."""
+        initial = self._open_initial()
+        key = jax.random.key(self.experiment.seed)
+        state = self.partitioning.materialize(self._init_state, key)
+        if initial is None:
+            return state
+        _delete(state.params)
+        return state.replace(params=initial.load(self.abstract_state.params))
+
+    def _open_initial(self) -> Export | None:
+        if (path := self.experiment.initial_export) is None:
+            return None
+        export = Export.open(path)
+        export.check_model(self.experiment.model)
+        vocabulary = Vocabulary.open(self.experiment.stages[0].data.vocabulary)
+        export.check_vocabulary(vocabulary.fingerprint, vocabulary.path)
+        return export
+
+    def load_teacher(self, stage: Stage) -> Params | None:
+        """Returns the teacher's parameters from its export; None if there is none.
+
+        Raises:
+          FileNotFoundError: there is no export.
+          ValueError: it holds another model or vocabulary, or is corrupt.
+        """
+        if stage.distillation is None:
+            return None
+        export = self.open_teacher(stage)
+        logging.info("Loading the teacher from %s.", stage.distillation.teacher_export)
+        return export.load(self.abstract_teacher(stage.distillation))
+
+    def open_teacher(self, stage: Stage) -> Export:
+        """Returns the teacher's export, checked against the stage, but not loaded."""
+        assert stage.distillation is not None
+        export = Export.open(stage.distillation.teacher_export)
+        export.check_model(stage.distillation.teacher)
+        vocabulary = Vocabulary.open(stage.data.vocabulary)
+        export.check_vocabulary(vocabulary.fingerprint, vocabulary.path)
+        return export
+
+    def stages_from(self, step: int) -> list[Stage]:
+        """Returns the stages that are not over at `step`."""
+        return [stage for stage in self.experiment.stages if stage.end_step > step]
+
+    def check_memory(self) -> None:
+        """Refuses an experiment that is too large, before anything is allocated.
+
+        Raises:
+          ValueError: its parameters, gradients, moments and teacher alone exceed what
+            a device has.
+        """
+        state = self.abstract_state
+        teachers = [
+            bytes_per_device(self.abstract_teacher(stage.distillation))
+            for stage in self.experiment.stages
+            if stage.distillation is not None
+        ]
+        parts = {
+            "parameters": bytes_per_device(state.params),
+            "gradients": bytes_per_device(state.params),
+            "optimizer": bytes_per_device(state.opt_state),
+            "teacher": max(teachers, default=0),
+        }
+        device = self.partitioning.mesh.local_devices[0]
+        check_fits(parts, available_per_device(device))
+
+    def update(self, stage: Stage) -> Update:
+        """Returns what `stage` does at every step."""
+        distillation = stage.distillation
+        return Update(
+            student=self.student,
+            optimizer=self.optimizer,
+            teacher=self._reading_teacher(distillation) if distillation else None,
+            kd_weight=distillation.kd_weight if distillation else Constant(value=0.0),
+            temperature=distillation.temperature if distillation else 1.0,
+            chunk_tokens=self.experiment.loss_chunk_tokens,
+            num_microbatches=self.experiment.num_microbatches,
+        )
+
+    def compile(self, stage: Stage) -> CompiledUpdate:
+        """Compiles the update of `stage` from shapes alone."""
+        return self.lower(stage).compile()
+
+    def lower(self, stage: Stage) -> jax.stages.Lowered:
+        """Returns the update of `stage`, ready to be compiled."""
+        shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
+        step = self.update(stage)
+
+        def update(
+            state: TrainState, teacher_params: Params | None, batch: Batch
+        ) -> tuple[TrainState, Metrics]:
+            return step(state, teacher_params, batch)
+
+        update.__name__ = f"update_{stage.name}"  # What a trace calls it.
+        jitted = jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
+        teacher = (
+            self.abstract_teacher(stage.distillation) if stage.distillation else None
+        )
+        rows, length = self.experiment.batch_size, self.experiment.seq_len
+        batch = abstract_batch(
+            self.partitioning, rows, length, has_prefix=stage.data.has_prefix
+        )
+        return jitted.lower(self.abstract_state, teacher, batch)
+
+    def lower_init(self) -> jax.stages.Lowered:
+        """Returns what makes the state at step 0, ready to be compiled."""
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        key = key.update(sharding=self.partitioning.sharding())
+        return self.partitioning.jit_init(self._init_state, key).lower(key)
+
+    def compile_from(self, step: int) -> Iterator[tuple[Stage, CompiledUpdate]]:
+        """Compiles every stage that is left at `step`, all before the first is yielded.
+
+        So a later stage that cannot be compiled, or does not fit, is known before
+        anything is trained, and a transition does not wait for the compiler.
+        """
+        stages = self.stages_from(step)
+        logging.info("Compiling %s.", " and ".join(repr(s.name) for s in stages))
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            compiled = list(pool.map(self.compile, stages))
+        yield from zip(stages, compiled, strict=True)
+
+    def abstract_teacher(self, distillation: Distillation) -> Params:
+        """Returns the teacher's parameters as shapes and shardings."""
+        return abstract_held(self.teacher(distillation), distillation.teacher_dtype)
+
+    def _init_state(self, key: jax.Array) -> TrainState:
+        params = init_params(self.student, key)
+        step = jnp.zeros((), jnp.int32)
+        return TrainState(step, params, self.optimizer.init(params))
+
+
+def abstract_batch(
+    partitioning: Partitioning, rows: int, length: int, *, has_prefix: bool = False
+) -> Batch:
+    """Returns a batch on the mesh as shapes and shardings."""
+    sharding = partitioning.sharding("batch", "length")
+
+    def field(dtype: Any) -> Any:
+        return jax.ShapeDtypeStruct((rows, length), dtype, sharding=sharding)
+
+    int_BL, float_BL = field(jnp.int32), field(jnp.float32)
+    prefix_BL = field(jnp.bool_) if has_prefix else None
+    return Batch(int_BL, int_BL, float_BL, int_BL, int_BL, prefix_BL)
+
+
+def _delete(arrays: Any) -> None:
+    for leaf in jax.tree.leaves(arrays):
+        leaf.delete()

@@ -1,0 +1,155 @@
+"""Compiled steps in files, so that a run need not wait for the compiler.
+
+A file is a pickle, and runs what it holds when it is read: read only folders that you,
+or someone you trust, have written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+import pickle
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from absl import logging
+from etils import epath
+from jax.experimental import serialize_executable
+
+import salt_jax
+from salt_jax import config
+from salt_jax.config import Stage
+from salt_jax.telemetry import versions
+from salt_jax.training.program import CompiledUpdate, Program
+
+_ABOUT = "compiled.json"
+
+
+def save_compiled(
+    directory: epath.PathLike,
+    program: Program,
+    compiled: Mapping[str, jax.stages.Compiled],
+) -> None:
+    """Writes the compiled step of each stage, by the names of the stages."""
+    directory = epath.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, step in compiled.items():
+        contents = serialize_executable.serialize(step)
+        _file(directory, name).write_bytes(pickle.dumps(contents))
+    about = facts(program) | {"stages": list(compiled)}
+    (directory / _ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+
+
+def load_compiled(
+    directory: epath.PathLike, program: Program, stages: Sequence[Stage]
+) -> list[tuple[Stage, CompiledUpdate]]:
+    """Returns the steps of `stages`, as they were saved for this very program.
+
+    Raises:
+      FileNotFoundError: a step is not there.
+      ValueError: they were compiled from or for something else.
+    """
+    directory = epath.Path(directory)
+    if not (directory / _ABOUT).is_file():
+        raise FileNotFoundError(f"No compiled steps in {directory}: no {_ABOUT}.")
+    _check(directory, json.loads((directory / _ABOUT).read_text()), program, stages)
+    devices = list(program.partitioning.mesh.devices.flat)
+    logging.info("Loading the compiled steps from %s.", directory)
+    return [(stage, _load(_file(directory, stage.name), devices)) for stage in stages]
+
+
+def _load(path: epath.Path, devices: Sequence[jax.Device]) -> CompiledUpdate:
+    payload, in_tree, out_tree = pickle.loads(path.read_bytes())
+    return serialize_executable.deserialize_and_load(
+        payload,
+        in_tree,
+        out_tree,
+        backend=devices[0].client,
+        execution_devices=devices,
+    )
+
+
+def facts(program: Program) -> dict[str, Any]:
+    """Returns what decides a compiled step, as JSON types."""
+    experiment, mesh = program.experiment, program.partitioning.mesh
+    devices = list(mesh.devices.flat)
+    return {
+        "experiment": {
+            name: value
+            for name, value in config.as_json(experiment).items()
+            if name not in config.OPERATIONAL_FIELDS
+        },
+        "mesh": dict(mesh.shape),
+        "rules": config.as_json(experiment.rules),
+        "chips": f"{len(devices)} x {devices[0].device_kind}",
+        "places": _places(devices),
+        "slices": len({getattr(device, "slice_index", 0) for device in devices}),
+        "versions": versions.of_packages() | {"libtpu": _libtpu(devices)},
+        "code": _code(),
+    }
+
+
+def _check(
+    directory: epath.Path,
+    found: Mapping[str, Any],
+    program: Program,
+    stages: Sequence[Stage],
+) -> None:
+    expected = json.loads(json.dumps(facts(program)))
+    before = {name: found.get(name) for name in expected}
+    changed = config.changed_fields(before, expected)
+    if changed:
+        raise ValueError(
+            f"The compiled steps in {directory} are of another run: "
+            f"{_described(changed, found, expected)}. Compile again, or leave out "
+            "--compiled."
+        )
+    missing = [s.name for s in stages if s.name not in found.get("stages", ())]
+    if missing:
+        raise FileNotFoundError(
+            f"No compiled step of {', '.join(missing)} in {directory}; there are "
+            f"{', '.join(found.get('stages', ()))}."
+        )
+
+
+def _described(
+    names: Sequence[str], found: Mapping[str, Any], expected: Mapping[str, Any]
+) -> str:
+    return "; ".join(
+        f"{name} is {_at(found, name)}, and here {_at(expected, name)}"
+        for name in names
+    )
+
+
+def _at(tree: Any, name: str) -> Any:
+    for key in name.split("."):
+        if isinstance(tree, list):
+            tree = dict(enumerate(tree)).get(int(key))
+        else:
+            tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def _file(directory: epath.Path, stage_name: str) -> epath.Path:
+    return directory / f"{stage_name}.executable"
+
+
+def _places(devices: Sequence[jax.Device]) -> str:
+    """Returns a digest of where each device is, and of which process."""
+    places = [(getattr(d, "coords", None), d.process_index) for d in devices]
+    return hashlib.sha256(repr(places).encode()).hexdigest()[:16]
+
+
+def _libtpu(devices: Sequence[jax.Device]) -> str:
+    return versions.of("libtpu") if devices[0].platform == "tpu" else "not used"
+
+
+def _code() -> str:
+    """Returns a digest of this package's source."""
+    root = pathlib.Path(salt_jax.__path__[0])
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,441 @@
+import logging
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from salt_jax.mesh.partitioning import MeshShape, Partitioning
+from salt_jax.optim.optimizer import Adafactor, AdamW
+from salt_jax.optim.schedules import Constant
+from salt_jax.storage.checkpoint import Checkpointer
+
+RATE = Constant(value=0.1)
+ADAMW = AdamW(learning_rate=RATE).build()
+ADAFACTOR = Adafactor(learning_rate=RATE, min_dim_size_to_factor=4).build()
+ON_2X4 = Partitioning(mesh=MeshShape(data=2, model=4).build())
+ON_8X1 = Partitioning(mesh=MeshShape(data=8, model=1).build())
+ON_ONE = Partitioning(mesh=MeshShape().build(jax.devices()[:1]))
+
+
+@flax.struct.dataclass
+class State:
+    step: jax.Array
+    params: Any
+    opt_state: Any
+
+
+def make_state(fill, optimizer=ADAMW, embed_dim=16):
+    """Returns a boxed state with `fill` in every array."""
+
+    def box(axes, *shape):
+        return nn.Partitioned(jnp.full(shape, fill, jnp.float32), axes)
+
+    params = {
+        "embedding_VD": box(("vocab", "vocab_embed"), 8, embed_dim),
+        "layers": {"gate": box(("layers", "embed", "mlp"), 2, embed_dim, 8)},
+    }
+    opt_state = jax.tree.map(
+        lambda x: jnp.full_like(x, int(fill)), optimizer.init(params)
+    )
+    return State(jnp.int32(fill), params, opt_state)
+
+
+def made(fill, partitioning=ON_2X4, optimizer=ADAMW):
+    return partitioning.materialize(lambda: make_state(fill, optimizer))
+
+
+def like(partitioning=ON_2X4, **options):
+    return partitioning.abstract(lambda: make_state(0, **options))
+
+
+def opened(path, **options):
+    return Checkpointer(path, **{"every": 1, "max_to_keep": 2} | options)
+
+
+def filled(path, *steps, **options):
+    """Writes checkpoints with their step in every array."""
+    with opened(path, **options) as checkpoints:
+        for step in steps:
+            checkpoints.save(step, made(step), {"step": step})
+    return path
+
+
+def assert_same_state(found, expected):
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+
+
+def arrays_of(step_path):
+    """Returns the files that hold the arrays of a checkpoint, the largest first."""
+    files = [path for path in (step_path / "state").rglob("*") if path.is_file()]
+    data = [path for path in files if path.parent.name == "d"]
+    return sorted(data, key=lambda path: -path.stat().st_size)
+
+
+@pytest.mark.parametrize("optimizer", [ADAMW, ADAFACTOR], ids=["adamw", "adafactor"])
+@pytest.mark.parametrize("target", [ON_2X4, ON_8X1, ON_ONE], ids=["2x4", "8x1", "1"])
+def test_a_state_saved_on_one_mesh_is_restored_on_any(tmp_path, optimizer, target):
+    state = made(7, optimizer=optimizer)
+    wanted = like(target, optimizer=optimizer)
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(7, state, {})
+        checkpoints.wait()
+        found = checkpoints.restore_latest(wanted)
+    assert_same_state(found, state)
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert (x.sharding, x.dtype) == (y.sharding, y.dtype)
+
+
+def test_an_empty_directory_has_no_latest_state(tmp_path):
+    with opened(tmp_path / "new") as checkpoints:
+        assert checkpoints.restore_latest(like()) is None
+        assert (checkpoints.latest_step(), checkpoints.best_step()) == (None, None)
+
+
+def test_a_save_happens_when_due_and_at_the_steps_to_keep(tmp_path):
+    with opened(tmp_path, every=4, max_to_keep=9, keep_steps=(3, 6)) as checkpoints:
+        saved = [
+            step for step in range(1, 10) if checkpoints.save(step, made(step), {})
+        ]
+        assert saved == checkpoints.all_steps() == [3, 4, 6, 8]
+
+
+def test_the_latest_the_best_and_the_steps_to_keep_are_kept(tmp_path):
+    losses = {1: 3.0, 2: 1.0, 3: 2.0, 4: 1.5, 5: 1.6, 6: None, 7: 1.7}
+    with opened(tmp_path, keep_steps=(3,)) as checkpoints:
+        for step, loss in losses.items():
+            metrics = None if loss is None else {"val_loss": loss}
+            checkpoints.save(step, made(step), {}, metrics)
+    with opened(tmp_path, keep_steps=(3,)) as checkpoints:
+        assert checkpoints.all_steps() == [2, 3, 6, 7]
+        assert (checkpoints.best_step(), checkpoints.latest_step()) == (2, 7)
+        assert_same_state(checkpoints.restore(2, like()), made(2))
+
+
+def test_meta_is_what_was_saved(tmp_path):
+    meta = {"experiment": "abc", "stage": "distill", "versions": {"jax": "0.10"}}
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(3, made(3), meta)
+    with opened(tmp_path) as checkpoints:
+        assert checkpoints.read_meta(3) == meta
+
+
+def test_a_state_may_be_donated_as_soon_as_its_save_returns(tmp_path):
+    overwrite = jax.jit(
+        lambda state: jax.tree.map(jnp.zeros_like, state), donate_argnums=0
+    )
+    big = State(jnp.int32(5), {"w": jnp.full((1000, 1000), 5.0)}, ())
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), big
+    )
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(5, big, {})
+        jax.block_until_ready(overwrite(big))
+        checkpoints.wait()
+        found = checkpoints.restore(5, abstract)
+    np.testing.assert_array_equal(found.params["w"], np.full((1000, 1000), 5.0))
+
+
+def test_save_now_saves_what_is_not_due_and_is_on_disk_when_it_returns(tmp_path):
+    with opened(tmp_path, every=100) as checkpoints:
+        checkpoints.save_now(7, made(7), {})
+        assert (tmp_path / "7" / "state").is_dir()
+        checkpoints.save_now(7, made(8), {})
+        assert_same_state(checkpoints.restore(7, like()), made(7))
+
+
+def test_params_are_restored_without_reading_the_optimizer_state(tmp_path):
+    filled(tmp_path, 4)
+    with Checkpointer.reading(tmp_path) as checkpoints:
+        found = checkpoints.restore_params(4, like(ON_8X1).params)
+    assert_same_state(found, made(4).params)
+    assert (
+        found["embedding_VD"].sharding == like(ON_8X1).params["embedding_VD"].sharding
+    )
+
+
+def test_a_reader_leaves_a_save_in_progress_alone(tmp_path):
+    filled(tmp_path, 4)
+    unfinished = tmp_path / "5.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    with Checkpointer.reading(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() == 4
+    assert unfinished.is_dir()
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(6, made(6), {})
+    assert not unfinished.exists()
+
+
+def test_nothing_is_logged_by_orbax_and_logging_is_as_before(tmp_path, caplog):
+    filters = list(logging.getLogger("absl").filters)
+    with caplog.at_level(logging.DEBUG):
+        filled(tmp_path, 4, 5)
+        with opened(tmp_path) as checkpoints:
+            checkpoints.restore_latest(like())
+    assert [record for record in caplog.records if "orbax" in record.pathname] == []
+    assert logging.getLogger("absl").filters == filters
+
+
+# ---- Trouble -------------------------------------------------------------------------
+
+CHILD = """
+    import os, pathlib, resource, signal, sys
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+    import jax, jax.numpy as jnp
+    from salt_jax.checkpoint import Checkpointer
+
+    def state(fill, size):
+        return {"params": {"w": jnp.full((size,), fill)}}
+
+    checkpoints = Checkpointer(sys.argv[1], every=1, max_to_keep=1)
+    checkpoints.__enter__()
+    checkpoints.save_now(1, state(1.0, 1000), {"step": 1})
+"""
+
+
+def run_child(path, body):
+    """Runs `body` in a process that has saved step 1 of its own in `path`."""
+    code = textwrap.dedent(CHILD) + textwrap.dedent(body)
+    return subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=pathlib.Path(__file__).parents[2],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
+
+
+def assert_step_1_is_whole(path):
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    wanted = {"params": {"w": jax.ShapeDtypeStruct((1000,), jnp.float32, sharding=one)}}
+    with opened(path) as checkpoints:
+        assert checkpoints.latest_step() == 1
+        found = checkpoints.restore_latest(wanted)
+        assert checkpoints.read_meta(1) == {"step": 1}
+    np.testing.assert_array_equal(found["params"]["w"], np.ones(1000, np.float32))
+    deadline = time.monotonic() + 30
+    while [entry.name for entry in path.iterdir()] != ["1"]:
+        assert time.monotonic() < deadline, "what was left is not removed"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(tmp_path):
+    # No file may grow past a limit: what a full disk does to the arrays' files.
+    child = run_child(
+        tmp_path,
+        """
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        noise = jax.random.normal(jax.random.key(0), (400_000,))
+        try:
+            checkpoints.save(2, {"params": {"w": noise}}, {})
+            checkpoints.save(3, state(3.0, 1000), {})
+        except OSError as error:
+            print(error)
+            print(checkpoints.latest_step())
+        checkpoints.__exit__(None)
+        """,
+    )
+    message, latest = child.stdout.splitlines()
+    assert message.startswith(f"Saving the checkpoint of step 2 in {tmp_path} failed; ")
+    assert "the last good one is of step 1 (" in message
+    assert (latest, child.returncode, child.stderr) == ("1", 0, "")
+    assert_step_1_is_whole(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_process_killed_while_saving_leaves_the_last_good_checkpoint(tmp_path):
+    child = run_child(
+        tmp_path,
+        """
+        from orbax.checkpoint._src.path import atomicity
+        die = lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL)
+        # The last thing that a save does: rename the finished folder.
+        atomicity.AtomicRenameTemporaryPath.finalize = die
+        checkpoints.save(2, state(2.0, 1000), {})
+        checkpoints.wait()
+        """,
+    )
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    assert any(entry.name.startswith("2.orbax") for entry in tmp_path.iterdir())
+    assert_step_1_is_whole(tmp_path)
+
+
+def test_a_failed_save_is_an_error_of_the_next_call_and_only_of_that(
+    tmp_path, monkeypatch
+):
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save_now(1, made(1), {})
+        with monkeypatch.context() as patch:
+            _fail_to_write(patch)
+            checkpoints.save(2, made(2), {})
+            with pytest.raises(
+                OSError, match=r"step 2 .* failed; .* of step 1 \(.*full"
+            ):
+                checkpoints.wait()
+        assert checkpoints.all_steps() == [1]
+        checkpoints.save(3, made(3), {})
+    with opened(tmp_path) as checkpoints:
+        assert checkpoints.all_steps() == [1, 3]
+
+
+def test_leaving_the_block_reports_a_failed_save(tmp_path, monkeypatch):
+    with pytest.raises(OSError, match=r"step 2 .* failed"), opened(tmp_path) as saved:
+        _fail_to_write(monkeypatch)
+        saved.save(2, made(2), {})
+
+
+def test_what_ended_a_run_is_not_hidden_by_a_failed_save(tmp_path, monkeypatch, caplog):
+    with pytest.raises(KeyboardInterrupt), opened(tmp_path) as checkpoints:
+        _fail_to_write(monkeypatch)
+        checkpoints.save(2, made(2), {})
+        raise KeyboardInterrupt
+    assert "step 2" in caplog.text
+
+
+def _fail_to_write(monkeypatch):
+    from orbax.checkpoint._src.path import atomicity
+
+    async def fail(self, *args, **kwargs):
+        raise OSError(28, "No space left: the disk is full")
+
+    monkeypatch.setattr(atomicity.AtomicRenameTemporaryPath, "finalize", fail)
+
+
+# ---- Refusals ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", ["truncated", "removed"])
+def test_a_corrupt_checkpoint_is_refused_by_name_with_what_to_do(tmp_path, damage):
+    filled(tmp_path, 1, 2)
+    for file in arrays_of(tmp_path / "2"):
+        if damage == "removed":
+            file.unlink()
+        else:
+            file.write_bytes(file.read_bytes()[:10])
+    with (
+        opened(tmp_path) as checkpoints,
+        pytest.raises(
+            ValueError, match=r"step 2: .*corrupt.*go on from step 1\.$"
+        ) as e,
+    ):
+        checkpoints.restore_latest(like())
+    assert "\n" not in str(e.value)
+    assert str(tmp_path / "2") in str(e.value)
+
+
+def test_a_checkpoint_without_its_state_or_meta_is_refused(tmp_path):
+    filled(tmp_path, 1)
+    (tmp_path / "1" / "meta" / "metadata").write_text("{")
+    for file in sorted((tmp_path / "1" / "state").rglob("*"), reverse=True):
+        file.unlink() if file.is_file() else file.rmdir()
+    with opened(tmp_path) as checkpoints:
+        with pytest.raises(ValueError, match=r"restore step 1: .*start over\.$"):
+            checkpoints.restore_latest(like())
+        with pytest.raises(ValueError, match=r"restore step 1: .*start over\.$"):
+            checkpoints.read_meta(1)
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_the_array_that_differs(tmp_path):
+    filled(tmp_path, 1)
+    with (
+        opened(tmp_path) as checkpoints,
+        pytest.raises(
+            ValueError, match=r"holds float32\[8, 16\] as .*embed.*\[8, 32\]"
+        ),
+    ):
+        checkpoints.restore_latest(like(embed_dim=32))
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path):
+    filled(tmp_path, 1)
+    with (
+        opened(tmp_path) as checkpoints,
+        pytest.raises(ValueError, match="another model or optimizer"),
+    ):
+        checkpoints.restore_latest(like(optimizer=ADAFACTOR))
+
+
+def test_a_checkpoint_with_more_than_the_state_is_refused(tmp_path):
+    filled(tmp_path, 1)
+    wanted = like()
+    wanted = wanted.replace(params={"layers": wanted.params["layers"]})
+    with (
+        opened(tmp_path) as checkpoints,
+        pytest.raises(ValueError, match="where nothing is expected"),
+    ):
+        checkpoints.restore(1, wanted)
+
+
+def test_a_checkpoint_of_another_dtype_is_refused(tmp_path):
+    filled(tmp_path, 1)
+    narrow = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16, sharding=x.sharding),
+        like().params,
+    )
+    with (
+        opened(tmp_path) as checkpoints,
+        pytest.raises(ValueError, match=r"float32.* where bfloat16"),
+    ):
+        checkpoints.restore_params(1, narrow)
+
+
+def test_a_step_that_was_not_saved_is_refused_with_those_that_were(tmp_path):
+    filled(tmp_path, 1, 2)
+    with opened(tmp_path) as checkpoints:
+        for read in (
+            lambda: checkpoints.restore(5, like()),
+            lambda: checkpoints.restore_params(5, like().params),
+            lambda: checkpoints.read_meta(5),
+        ):
+            with pytest.raises(FileNotFoundError, match=r"of step 5 .*\[1, 2\]"):
+                read()
+
+
+def test_a_step_before_the_latest_is_not_saved_over(tmp_path):
+    filled(tmp_path, 1, 2)
+    with (
+        opened(tmp_path) as checkpoints,
+        pytest.raises(ValueError, match=r"Not saving step 1 .* step 2 is there"),
+    ):
+        checkpoints.save(1, made(9), {})
+
+
+def test_reading_where_nothing_was_saved_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="was the run ever started"):
+        Checkpointer.reading(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"every": 0}, r"every must be positive, got 0"),
+        ({"max_to_keep": 0}, r"max_to_keep must be positive, got 0"),
+        ({"keep_steps": (5, 0)}, r"keep_steps must be positive, got \[5, 0\]"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        opened(tmp_path, **options)
+
+
+@pytest.mark.parametrize("metrics", [{"loss": 1.0}, {"val_loss": float("nan")}])
+def test_metrics_that_rank_nothing_are_refused(tmp_path, metrics):
+    with (
+        opened(tmp_path) as checkpoints,
+        pytest.raises(ValueError, match="val_loss of step 1 is"),
+    ):
+        checkpoints.save(1, made(1), {}, metrics)

@@ -1,0 +1,139 @@
+import dataclasses
+import shutil
+
+import jax
+import pytest
+
+from salt_jax import config
+from salt_jax.data.preparing.prepare import Preparation, prepare
+from salt_jax.data.reading.mixture import PileMixture
+from salt_jax.data.reading.pile import Pile
+from salt_jax.train import train
+from salt_jax.training import resumption
+from tests import runs
+
+
+class StoppedError(Exception):
+    """Ends a run in its middle."""
+
+
+def stop():
+    raise StoppedError
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A run that was broken off in its first stage, its files and its folder."""
+    files, workdir = tmp_path / "files", tmp_path / "run"
+    runs.make_files(files)
+    with pytest.raises(StoppedError):
+        train(runs.experiment(files), workdir, open_batches=runs.open_then(3, stop))
+    return files, workdir
+
+
+def prepare_again(files, **changes):
+    """Puts other sequences where those of the run were."""
+    shutil.rmtree(files / "data")
+    preparation = Preparation(
+        corpus=str(files / "corpus"),
+        vocabulary=runs.VOCABULARY,
+        output=str(files / "data"),
+        seq_len=runs.SEQ_LEN,
+    )
+    prepare(dataclasses.replace(preparation, **changes))
+
+
+@pytest.mark.slow
+def test_the_same_data_prepared_again_is_the_same_data(begun):
+    files, workdir = begun
+    prepare_again(files)
+    assert int(train(runs.experiment(files), workdir).step) == runs.TOTAL_STEPS
+
+
+@pytest.mark.slow
+def test_other_data_at_the_same_path_is_refused_until_it_is_accepted(begun):
+    files, workdir = begun
+    prepare_again(files, seed=1)
+    experiment = runs.experiment(files)
+    message = r"data\.distill, data\.standard: not what the run was started with"
+    with pytest.raises(ValueError, match=message):
+        train(experiment, workdir)
+    names = ["data.distill", "data.standard"]
+    state = train(experiment, workdir, accepted_changes=names)
+    assert int(state.step) == runs.TOTAL_STEPS
+
+
+@pytest.mark.slow
+def test_another_teacher_at_the_same_path_is_refused(begun):
+    files, workdir = begun
+    shutil.rmtree(files / "teacher")
+    runs.make_teacher(files / "teacher", seed=2)
+    with pytest.raises(ValueError, match=r"teacher\.distill: not what"):
+        train(runs.experiment(files), workdir)
+
+
+@pytest.fixture(scope="module")
+def piles(tmp_path_factory):
+    """The same corpus prepared twice, in two orders."""
+    folder = tmp_path_factory.mktemp("piles")
+    runs.make_corpus(folder / "corpus")
+    for seed in (0, 1):
+        prepare(
+            Preparation(
+                corpus=str(folder / "corpus"),
+                vocabulary=runs.VOCABULARY,
+                output=str(folder / f"data-{seed}"),
+                seq_len=runs.SEQ_LEN,
+                seed=seed,
+            )
+        )
+    return [Pile(path=f"{folder}/data-{i}", vocabulary=runs.VOCABULARY) for i in (0, 1)]
+
+
+@dataclasses.dataclass(frozen=True)
+class First:
+    """Keeps the first sequences."""
+
+    count: int
+
+    def select(self, dataset):
+        return jax.numpy.arange(self.count)
+
+
+def fingerprint(data):
+    return data.open_rows(seq_len=runs.SEQ_LEN, seed=0).fingerprint()
+
+
+def test_data_is_known_by_its_sequences_and_what_is_selected_of_them(piles):
+    one, other = piles
+    some = dataclasses.replace(one, selection=First(8))
+    fewer = dataclasses.replace(one, selection=First(7))
+    both = PileMixture(parts=(one, other), weights=(1, 1))
+    swapped = PileMixture(parts=(other, one), weights=(1, 1))
+    found = [fingerprint(data) for data in (one, other, some, fewer, both, swapped)]
+    assert len(set(found)) == 6
+    assert fingerprint(dataclasses.replace(some)) == found[2]
+
+
+def test_a_checkpoint_that_says_nothing_of_inputs_is_gone_on_with():
+    resumption.check_inputs({"data.distill": "a"}, {}, [])
+    resumption.check_inputs({"data.distill": "a"}, {"inputs": {}}, [])
+
+
+def test_a_run_begun_before_models_had_some_part_goes_on_without_it(tmp_path):
+    experiment = runs.experiment(tmp_path)
+    before = config.as_json(experiment)
+    for model in (before["model"], before["stages"][0]["distillation"]["teacher"]):
+        del model["qk_norm"], model["sliding_window"]
+    meta = {"experiment": before}
+    resumption.check_experiment(experiment, meta, [])
+    other = dataclasses.replace(
+        experiment, model=dataclasses.replace(experiment.model, qk_norm=True)
+    )
+    with pytest.raises(ValueError, match=r"other values of model\.qk_norm:"):
+        resumption.check_experiment(other, meta, [])
+    wider = dataclasses.replace(
+        experiment, model=dataclasses.replace(experiment.model, norm_eps=1e-5)
+    )
+    with pytest.raises(ValueError, match=r"other values of model\.norm_eps:"):
+        resumption.check_experiment(wider, meta, [])

@@ -1,0 +1,173 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from salt_jax.model.transformer import Transformer, init_params
+from salt_jax.optim.optimizer import Adafactor, AdamW
+from salt_jax.optim.schedules import Constant, Step
+from salt_jax.training.train_step import TrainState, Update
+from tests.examples import SMALL, on_mesh, packed_batch, partitioning, small_model
+
+TEACHER = dataclasses.replace(SMALL, num_layers=1, embed_dim=16)
+OPTIMIZERS = {
+    "adamw": AdamW(learning_rate=Constant(value=0.01), clip_norm=1.0),
+    "adafactor": Adafactor(learning_rate=Constant(value=0.01), clip_norm=1.0),
+}
+
+
+def stage(mesh=None, *, optimizer="adamw", with_teacher=True, **changes):
+    """An update, its first state and the teacher's parameters."""
+    mesh = mesh or partitioning()
+    student = Transformer(SMALL, mesh)
+    teacher, teacher_params = None, None
+    if with_teacher:
+        teacher, teacher_params = small_model(mesh, num_layers=1, embed_dim=16)
+    optimizer = OPTIMIZERS[optimizer].build()
+    update = Update(
+        student=student,
+        optimizer=optimizer,
+        teacher=teacher,
+        **{"chunk_tokens": 16, "kd_weight": Constant(value=0.5)} | changes,
+    )
+
+    def init(key):
+        params = init_params(student, key)
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+    state = mesh.materialize(init, jax.random.key(0))
+    return update, state, teacher_params
+
+
+def two_steps(update, state, teacher_params, batch):
+    step = jax.jit(update)
+    state, first = step(state, teacher_params, batch)
+    state, second = step(state, teacher_params, batch)
+    return state, first, second
+
+
+def assert_close(actual, expected, **tolerances):
+    tolerances = {"rtol": 1e-4, "atol": 2e-6} | tolerances
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, **tolerances), actual, expected
+    )
+
+
+@pytest.fixture(scope="module", params=OPTIMIZERS)
+def on_one_device(request):
+    return request.param, two_steps(
+        *stage(optimizer=request.param), packed_batch(rows=8)
+    )
+
+
+@pytest.mark.slow
+def test_a_mesh_of_eight_updates_as_a_mesh_of_one(on_one_device):
+    optimizer, expected = on_one_device
+    mesh = partitioning(8, model=2, replica=2)
+    batch = on_mesh(packed_batch(rows=8), mesh)
+    actual = two_steps(*stage(mesh, optimizer=optimizer), batch)
+    # Adam divides by the root of a squared gradient, which amplifies rounding where
+    # a gradient is nearly zero.
+    assert_close(actual, expected, atol=2e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_microbatches", [2, 8])
+def test_microbatches_add_up_to_the_batch(num_microbatches):
+    # Rows of unequal weight are what tells a mean of means.
+    batch = packed_batch(rows=8)
+    weights_BL = batch.weights_BL.at[0, 1:].set(0.0).at[5].set(0.0)
+    batch = batch.replace(weights_BL=weights_BL)
+    whole = two_steps(*stage(), batch)
+    split = two_steps(*stage(num_microbatches=num_microbatches), batch)
+    assert_close(split, whole, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_microbatches_add_up_on_a_mesh():
+    mesh = partitioning(8, model=2)
+    batch = on_mesh(packed_batch(rows=8), mesh)
+    whole = two_steps(*stage(mesh), batch)
+    split = two_steps(*stage(mesh, num_microbatches=2), batch)
+    assert_close(split, whole, atol=2e-5)
+
+
+def test_the_schedule_counts_steps_not_microbatches():
+    schedule = Step(value=0.5, end_step=1)
+    arguments = stage(kd_weight=schedule, num_microbatches=4)
+    state, first, second = two_steps(*arguments, packed_batch(rows=8))
+    assert int(state.step) == 2
+    assert (float(first["kd_weight"]), float(second["kd_weight"])) == (0.5, 0.0)
+
+
+@pytest.mark.slow
+def test_at_weight_zero_a_teacher_changes_nothing():
+    batch = packed_batch(rows=8)
+    taught = two_steps(*stage(kd_weight=Constant(value=0.0)), batch)[0]
+    alone = two_steps(*stage(with_teacher=False), batch)[0]
+    assert_close(taught, alone, atol=2e-5)
+
+
+def test_a_teacher_changes_the_update():
+    batch = packed_batch(rows=8)
+    taught = two_steps(*stage(), batch)[0].params
+    alone = two_steps(*stage(with_teacher=False), batch)[0].params
+    difference = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), taught, alone)
+    assert max(jax.tree.leaves(difference)) > 1e-3
+
+
+def test_the_loss_that_is_minimised_is_the_blend():
+    _, first, _ = two_steps(
+        *stage(kd_weight=Constant(value=0.25)), packed_batch(rows=8)
+    )
+    means = {k: float(first[k].mean()) for k in ("loss", "ce", "kd")}
+    expected = 0.75 * means["ce"] + 0.25 * means["kd"]
+    assert means["loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_updates_lower_the_loss():
+    update, state, teacher_params = stage()
+    batch, step = packed_batch(rows=8), jax.jit(update)
+    losses = []
+    for _ in range(10):
+        state, metrics = step(state, teacher_params, batch)
+        losses.append(float(metrics["loss"].mean()))
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_the_gradient_norm_is_of_the_mean_loss():
+    update, state, teacher_params = stage()
+    batch = packed_batch(rows=8)
+    doubled = jax.tree.map(lambda x: jnp.concatenate([x, x]), batch)
+    once = jax.jit(update)(state, teacher_params, batch)[1]["grad_norm"]
+    twice = jax.jit(update)(state, teacher_params, doubled)[1]["grad_norm"]
+    assert float(twice) == pytest.approx(float(once), rel=1e-5)
+
+
+def test_a_batch_without_targets_changes_no_number_to_nan():
+    update, state, teacher_params = stage()
+    batch = packed_batch(rows=8)
+    empty = batch.replace(weights_BL=jnp.zeros_like(batch.weights_BL))
+    state, metrics = jax.jit(update)(state, teacher_params, empty)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((state, metrics)))
+
+
+def test_stage_two_has_no_teacher_in_its_metrics():
+    update, state, _ = stage(with_teacher=False)
+    metrics = jax.jit(update)(state, None, packed_batch(rows=8))[1]
+    assert set(metrics) == {"loss", "ce", "grad_norm", "update_norm"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_state_keeps_its_shardings(optimizer):
+    mesh = partitioning(8, model=2)
+    update, state, teacher_params = stage(mesh, optimizer=optimizer)
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    step = jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
+    after, _ = step(state, teacher_params, on_mesh(packed_batch(rows=8), mesh))
+    assert jax.tree.map(lambda x: x.sharding, after) == shardings
+    embedding = after.params["params"]["embedding_VD"].sharding
+    assert embedding.spec == jax.sharding.PartitionSpec(("model", "data"), None)
