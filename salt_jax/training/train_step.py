@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -20,27 +19,31 @@ from salt_jax.loss.losses import chunked_salt_loss
 from salt_jax.model.transformer import Params, Transformer
 from salt_jax.optim.schedules import Constant, Schedule
 
-# Of each name a `WeightedMean`, or a scalar of the whole step.
-Metrics = dict[str, Any]
+Metrics = dict[str, Any]  # By name: a `WeightedMean`, or a scalar of the whole step.
+Sums = tuple[Params, Metrics]  # Gradients and metrics, summed over tokens.
 REPLICA = "replica"  # The mesh axis across slices.
 
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything an update reads and replaces; exactly what a checkpoint holds."""
+    """What an update reads and replaces, and what a checkpoint holds."""
 
     step: jax.Array  # Updates made so far.
     params: Params
     opt_state: optax.OptState
 
 
-# Gradients and metrics of a batch, both summed over its tokens.
-SumsOver = Callable[["Update", Batch], tuple[Params, Metrics]]
+class _Shared(NamedTuple):
+    """What all microbatches of a step share."""
+
+    params: Params  # The student's.
+    teacher_params: Params | None
+    kd_weight: jax.Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Update:
-    """What one stage does at every step: its models, its blend, its optimizer."""
+    """The update of one stage: its models, its blended loss, its optimizer."""
 
     student: Transformer
     optimizer: optax.GradientTransformation
@@ -54,16 +57,9 @@ class Update:
         self, state: TrainState, teacher_params: Params | None, batch: Batch
     ) -> tuple[TrainState, Metrics]:
         """Returns the next state, and metrics of the parameters it started from."""
-        kd_weight = self.kd_weight(state.step)
-
-        def sums_over(update: Update, batch: Batch) -> tuple[Params, Metrics]:
-            total_loss = functools.partial(
-                update._total_loss, teacher_params, batch, kd_weight
-            )
-            return jax.grad(total_loss, has_aux=True)(state.params)
-
-        grads, metrics = self._add_up_replicas(sums_over, batch)
-        # The one division, by the weight of the whole global batch: microbatches and
+        shared = _Shared(state.params, teacher_params, self.kd_weight(state.step))
+        grads, metrics = self._sums_over_replicas(shared, batch)
+        # The only division, by the weight of the whole global batch: microbatches and
         # devices with fewer targets count for less.
         weight = jnp.maximum(metrics["loss"].weight, 1.0)
         grads = jax.tree.map(lambda sums: sums / weight, grads)
@@ -77,19 +73,72 @@ class Update:
             "update_norm": optax.tree.norm(updates),
         }
         if self.teacher is not None:
-            metrics |= {"kd_weight": kd_weight}
+            metrics |= {"kd_weight": shared.kd_weight}
         return TrainState(state.step + 1, params, opt_state), metrics
 
+    def _sums_over_replicas(self, shared: _Shared, batch: Batch) -> Sums:
+        """Adds up the sums of the replicas, each over rows of its own.
+
+        Gradients cross the replicas once a step, all together, because the network
+        between slices is slow. The compiler alone would add them layer by layer, and
+        again for each microbatch.
+        """
+        partitioning = self.student.partitioning
+        replicas = 1
+        if REPLICA in partitioning.mesh_axes("batch"):
+            replicas = partitioning.mesh.shape[REPLICA]
+        if replicas == 1:
+            return self._sums_over_microbatches(shared, batch)
+        inner = self._of_one_replica()
+        rows = jax.tree.map(lambda x: x.reshape(replicas, -1, *x.shape[1:]), batch)
+        sums = jax.vmap(
+            lambda batch: inner._sums_over_microbatches(shared, batch),
+            spmd_axis_name=REPLICA,
+        )(rows)
+        return jax.tree.map(lambda x: jnp.sum(x, axis=0), sums)
+
+    def _of_one_replica(self) -> Update:
+        """Returns this update for a batch that is not split over replicas."""
+
+        def of_one_replica(model: Transformer) -> Transformer:
+            return model.clone(partitioning=model.partitioning.of_one_replica())
+
+        teacher = None if self.teacher is None else of_one_replica(self.teacher)
+        student = of_one_replica(self.student)
+        return dataclasses.replace(self, student=student, teacher=teacher)
+
+    def _sums_over_microbatches(self, shared: _Shared, batch: Batch) -> Sums:
+        """Adds up the sums of the microbatches of `batch`, one after another."""
+        if self.num_microbatches == 1:
+            return self._sums(shared, batch)
+
+        def add(sums: Sums, microbatch: Batch) -> tuple[Sums, None]:
+            return jax.tree.map(jnp.add, sums, self._sums(shared, microbatch)), None
+
+        microbatches = jax.tree.map(self._split, batch)
+        first = jax.tree.map(lambda x: x[0], microbatches)
+        zeros = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype),
+            jax.eval_shape(lambda batch: self._sums(shared, batch), first),
+        )
+        return jax.lax.scan(add, zeros, microbatches)[0]
+
+    def _split(self, x_BL: jax.Array) -> jax.Array:
+        """Deals rows to the microbatches in turn, so that no row changes its device."""
+        rows = x_BL.reshape(-1, self.num_microbatches, *x_BL.shape[1:])
+        return jnp.swapaxes(rows, 0, 1)
+
+    def _sums(self, shared: _Shared, batch: Batch) -> Sums:
+        """Returns the gradients and metrics of `batch`, summed over its tokens."""
+        total_loss = functools.partial(self._total_loss, shared, batch)
+        return jax.grad(total_loss, has_aux=True)(shared.params)
+
     def _total_loss(
-        self,
-        teacher_params: Params | None,
-        batch: Batch,
-        kd_weight: jax.Array,
-        params: Params,
+        self, shared: _Shared, batch: Batch, params: Params
     ) -> tuple[jax.Array, Metrics]:
         """Returns the weighted sum of the loss over `batch`, and the metrics."""
         student: Any = self.student.apply(params, batch)
-        teacher = self._consult_teacher(teacher_params, batch)
+        teacher = self._consult_teacher(shared.teacher_params, batch)
         with jax.named_scope("loss"):
             metrics = chunked_salt_loss(
                 student,
@@ -98,7 +147,7 @@ class Update:
                 batch.weights_BL,
                 partitioning=self.student.partitioning,
                 chunk_tokens=self.chunk_tokens,
-                kd_weight=kd_weight,
+                kd_weight=shared.kd_weight,
                 temperature=self.temperature,
             )
         return metrics["loss"].total, metrics
@@ -108,54 +157,3 @@ class Update:
             return None
         with jax.named_scope("teacher"):
             return jax.lax.stop_gradient(self.teacher.apply(teacher_params, batch))
-
-    def _add_up_replicas(self, sums_over: SumsOver, batch: Batch) -> Any:
-        """Adds up `sums_over` the replicas, each of which has rows of its own.
-
-        The sum is taken once a step, of all gradients together: replicas are on slices
-        with a slow network between them. Left to the compiler it is taken layer by
-        layer, and again for each microbatch.
-        """
-        partitioning = self.student.partitioning
-        replicas = 1
-        if REPLICA in partitioning.mesh_axes("batch"):
-            replicas = partitioning.mesh.shape[REPLICA]
-        if replicas == 1:
-            return self._accumulate(sums_over, batch)
-        inner = self._of_one_replica()
-        rows = jax.tree.map(lambda x: x.reshape(replicas, -1, *x.shape[1:]), batch)
-        sums = jax.vmap(
-            lambda batch: inner._accumulate(sums_over, batch), spmd_axis_name=REPLICA
-        )(rows)
-        return jax.tree.map(lambda x: jnp.sum(x, axis=0), sums)
-
-    def _of_one_replica(self) -> Update:
-        """Returns this update of a batch that is not split over replicas."""
-
-        def of_one_replica(model: Transformer) -> Transformer:
-            return model.clone(partitioning=model.partitioning.of_one_replica())
-
-        teacher = None if self.teacher is None else of_one_replica(self.teacher)
-        student = of_one_replica(self.student)
-        return dataclasses.replace(self, student=student, teacher=teacher)
-
-    def _accumulate(self, sums_over: SumsOver, batch: Batch) -> Any:
-        """Adds up `sums_over` the microbatches of `batch`."""
-        if self.num_microbatches == 1:
-            return sums_over(self, batch)
-
-        def add(sums: Any, microbatch: Batch) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, sums, sums_over(self, microbatch)), None
-
-        microbatches = jax.tree.map(self._split, batch)
-        first = jax.tree.map(lambda x: x[0], microbatches)
-        zeros = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype),
-            jax.eval_shape(lambda batch: sums_over(self, batch), first),
-        )
-        return jax.lax.scan(add, zeros, microbatches)[0]
-
-    def _split(self, x_BL: jax.Array) -> jax.Array:
-        """Deals rows to microbatches in turn, so that no row changes its device."""
-        rows = x_BL.reshape(-1, self.num_microbatches, *x_BL.shape[1:])
-        return jnp.swapaxes(rows, 0, 1)
