@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from salt_jax.data.reading.answers import Answers
-from salt_jax.data.reading.pile import Pile, StageData
+from salt_jax.data.reading.prepared_text import PreparedText, StageData
 from salt_jax.mesh.partitioning import AxisRules, MeshShape
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.quantized import HELD_DTYPES
@@ -61,7 +61,7 @@ class Answering:
 class Validation:
     """The held-out loss that is measured while training, and answers to questions."""
 
-    data: Pile | Answers
+    data: PreparedText | Answers
     every: int  # Steps; it is measured after the last one too.
     num_sequences: int  # Rows: the first ones of `data`, the same ones every time.
     answering: Answering | None = None  # Needs `data` to be Answers.
@@ -171,7 +171,7 @@ class Scoring:
 
     scorer: TransformerConfig
     scorer_export: str
-    data: Pile
+    data: PreparedText
     seq_len: int
     output: str
     ks: Sequence[int] = (1, 10, 50, 100)

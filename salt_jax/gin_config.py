@@ -27,7 +27,7 @@ _IMPORTS = (
     "from salt_jax.data.reading import answers",
     "from salt_jax.data.reading import mixture",
     "from salt_jax.data.reading import objectives",
-    "from salt_jax.data.reading import pile",
+    "from salt_jax.data.reading import prepared_text",
     "from salt_jax.data.reading import seqio_data",
     "from salt_jax.data.preparing import prepare",
     "from salt_jax.data.selecting import ranking",

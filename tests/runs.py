@@ -17,7 +17,7 @@ import zstandard
 from salt_jax.config import Distillation, Experiment, Stage, Validation
 from salt_jax.data.preparing.prepare import Preparation, prepare
 from salt_jax.data.reading.loader import open_batches
-from salt_jax.data.reading.pile import Pile
+from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.mesh.partitioning import MeshShape, Partitioning
 from salt_jax.model.config import TransformerConfig
@@ -102,7 +102,7 @@ def make_teacher(path, model=TEACHER, vocabulary=VOCABULARY, *, seed=1):
 
 def experiment(folder, **changes):
     """Both stages on the files that `make_files` wrote in `folder`."""
-    data = Pile(path=f"{folder}/data", vocabulary=VOCABULARY)
+    data = PreparedText(path=f"{folder}/data", vocabulary=VOCABULARY)
     distillation = Distillation(
         teacher=TEACHER,
         teacher_export=f"{folder}/teacher",

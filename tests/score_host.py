@@ -15,7 +15,7 @@ import jax
 
 from salt_jax.config import Scoring
 from salt_jax.data.prepared.dataset import PreparedDataset
-from salt_jax.data.reading.pile import Pile
+from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.mesh.partitioning import MeshShape
 from salt_jax.score import score
 from tests import runs
@@ -27,7 +27,7 @@ def scoring(files, output):
     return Scoring(
         scorer=runs.TEACHER,
         scorer_export=f"{files}/teacher",
-        data=Pile(path=f"{files}/data", vocabulary=runs.VOCABULARY),
+        data=PreparedText(path=f"{files}/data", vocabulary=runs.VOCABULARY),
         seq_len=runs.SEQ_LEN,
         output=str(output),
         ks=(10, 700),

@@ -8,7 +8,7 @@ import pytest
 
 from salt_jax.config import Scoring
 from salt_jax.data.prepared.dataset import PreparedDataset
-from salt_jax.data.reading.pile import Pile
+from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.reading.rows import causal_batch
 from salt_jax.data.scoring.score_bill import read_bill
 from salt_jax.data.scoring.score_columns import QUANTILES, main_domains
@@ -37,7 +37,7 @@ def scoring(files, output, **changes):
     fields = dict(
         scorer=runs.TEACHER,
         scorer_export=str(files / "teacher"),
-        data=Pile(path=str(files / "data"), vocabulary=runs.VOCABULARY),
+        data=PreparedText(path=str(files / "data"), vocabulary=runs.VOCABULARY),
         seq_len=runs.SEQ_LEN,
         output=str(output),
         ks=KS,

@@ -10,7 +10,7 @@ from array_record.python import array_record_module
 from salt_jax.data.corpora.document import Fields
 from salt_jax.data.prepared import sequences
 from salt_jax.data.prepared.manifest import DomainCounts, Manifest, Settings, Shard
-from salt_jax.data.reading.pile import Pile
+from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.vocabulary import Vocabulary
 
 VOCABULARY = "embedded:tokenizer/spm_4k.model"
@@ -41,7 +41,7 @@ def write_stand_in(folder, num_shards, seq_len=SEQ_LEN):
     )
     manifest = _manifest(shards, seq_len)
     (train / "manifest.json").write_text(manifest.to_json())
-    return Pile(path=str(folder), vocabulary=VOCABULARY)
+    return PreparedText(path=str(folder), vocabulary=VOCABULARY)
 
 
 def _write_shard(path, seq_len):

@@ -16,7 +16,7 @@ from salt_jax.batch import Batch
 from salt_jax.data.prepared.dataset import PreparedDataset
 from salt_jax.data.prepared.sequences import Sequences
 from salt_jax.data.reading.answers import Answers
-from salt_jax.data.reading.pile import Pile
+from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.reading.rows import causal_batch
 from salt_jax.evaluation.eval_step import ReadTokens, token_reader
 from salt_jax.loss.losses import TokenStatistics
@@ -156,7 +156,7 @@ class HeldOut:
         return total / count
 
 
-def _in_order(data: Pile | Answers, seq_len: int) -> tuple[ReadRows, int]:
+def _in_order(data: PreparedText | Answers, seq_len: int) -> tuple[ReadRows, int]:
     """Returns how the rows of held-out data are read, and how many there are."""
     if isinstance(data, Answers):
         rows = data.open_rows(seq_len=seq_len, seed=0)

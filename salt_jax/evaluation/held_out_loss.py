@@ -13,7 +13,7 @@ from etils import epath
 
 from salt_jax.config import Experiment
 from salt_jax.data.prepared.dataset import PreparedDataset
-from salt_jax.data.reading.pile import Pile
+from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.evaluation.held_out import TokensRead, reading_of
 from salt_jax.model.transformer import Params
@@ -104,11 +104,11 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _prepared(experiment: Experiment) -> Pile:
+def _prepared(experiment: Experiment) -> PreparedText:
     """Returns the data whose splits are evaluated: that of the validation, if any."""
     validation = experiment.validation
     data = validation.data if validation else experiment.stages[-1].data
-    if not isinstance(data, Pile):
+    if not isinstance(data, PreparedText):
         raise ValueError(
             f"Only prepared text can be evaluated, and the last stage reads "
             f"{type(data).__name__}: give the experiment a validation."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from salt_jax.data.prepared.dataset import PreparedDataset
-from salt_jax.data.reading.pile import Pile
+from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.generation.generator import Generator
 from salt_jax.generation.sampling import Sampling
@@ -17,7 +17,9 @@ _PROMPT_TOKENS, _MOST_WRITTEN = 48, 80
 _DOMAINS = 4
 
 
-def samples(program: Program, params: Params, data: Pile) -> list[dict[str, str]]:
+def samples(
+    program: Program, params: Params, data: PreparedText
+) -> list[dict[str, str]]:
     """Returns how the student goes on with the first document of each of some domains.
 
     Returns:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from etils import epath
 
 from salt_jax.config import Experiment
-from salt_jax.data.reading.pile import Pile
+from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.selecting.selection import Selection
 from salt_jax.report.selection_numbers import Selected
 from salt_jax.report.selection_page import selection_page
@@ -51,7 +51,7 @@ def report_selections(experiment: Experiment, output: epath.PathLike) -> list[st
 def _selected(experiment: Experiment) -> Iterator[Selected]:
     for stage in experiment.stages:
         data = stage.data
-        if isinstance(data, Pile) and isinstance(data.selection, Selection):
+        if isinstance(data, PreparedText) and isinstance(data.selection, Selection):
             dataset = data.open(seq_len=experiment.seq_len)
             yield Selected(
                 experiment=experiment,

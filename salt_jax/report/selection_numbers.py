@@ -13,7 +13,7 @@ import numpy as np
 
 from salt_jax import config
 from salt_jax.config import Experiment, Stage
-from salt_jax.data.reading.pile import Pile
+from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.scoring.score_bill import read_bill
 from salt_jax.data.scoring.score_columns import QUANTILES
 from salt_jax.data.scoring.scores import Scores
@@ -33,7 +33,7 @@ class Selected:
 
     experiment: Experiment
     stage: Stage
-    data: Pile
+    data: PreparedText
     selection: Selection
     choice: Choice
 

@@ -27,7 +27,7 @@ from salt_jax.data.prepared.readers import ShardReader
 from salt_jax.data.preparing.prepare import Preparation, prepare
 from salt_jax.data.reading.loader import Loader, open_batches
 from salt_jax.data.reading.objectives import CausalLM, Mixture, PrefixLM, SpanCorruption
-from salt_jax.data.reading.pile import Pile
+from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.scoring.score_columns import salt_scores
 from salt_jax.mesh.partitioning import MeshShape, Partitioning
 from tests import plain_seqio
@@ -64,7 +64,7 @@ def seconds(work: Callable[[], object]) -> float:
     return min(times)
 
 
-def open_loader(data: Pile, seq_len: int) -> Loader:
+def open_loader(data: PreparedText, seq_len: int) -> Loader:
     """Opens `data` for one device."""
     mesh = Partitioning(mesh=MeshShape().build(jax.devices()[:1]))
     return Loader(
@@ -72,7 +72,7 @@ def open_loader(data: Pile, seq_len: int) -> Loader:
     )
 
 
-def prepared(folder: str, seq_len: int, **changes: int) -> Pile:
+def prepared(folder: str, seq_len: int, **changes: int) -> PreparedText:
     """Prepares the embedded corpus."""
     output = f"{folder}/{seq_len}{''.join(changes)}"
     prepare(
@@ -85,7 +85,7 @@ def prepared(folder: str, seq_len: int, **changes: int) -> Pile:
         ),
         progress=lambda line: None,
     )
-    return Pile(path=output, vocabulary=VOCABULARY)
+    return PreparedText(path=output, vocabulary=VOCABULARY)
 
 
 def tokens_per_second(make: Callable[[int], object], seq_len: int) -> float:
@@ -96,7 +96,7 @@ def tokens_per_second(make: Callable[[int], object], seq_len: int) -> float:
         return len(indices) * count / seconds(lambda: list(pool.map(make, indices)))
 
 
-def print_rates(data: Pile, seq_len: int) -> float:
+def print_rates(data: PreparedText, seq_len: int) -> float:
     """Prints how fast batches are made; returns it for plain text on the host."""
     for name, objective, aim in (("UL2", UL2, "1.5 M"), ("text", CausalLM(), "5 M")):
         loader = open_loader(dataclasses.replace(data, objective=objective), seq_len)
@@ -107,7 +107,7 @@ def print_rates(data: Pile, seq_len: int) -> float:
     return rate
 
 
-def print_openings(name: str, data: Pile, seq_len: int) -> None:
+def print_openings(name: str, data: PreparedText, seq_len: int) -> None:
     """Prints how long it takes to open data and to make one batch, wherever it is."""
     for index in (0, 10**6, 10**9):
         begin = time.perf_counter()
@@ -149,7 +149,7 @@ def slow_read(reader: ShardReader, places: Sequence[int]) -> list[bytes]:
     return read_shard(reader, places)
 
 
-def print_stall(name: str, data: Pile, seq_len: int) -> None:
+def print_stall(name: str, data: PreparedText, seq_len: int) -> None:
     """Prints the share of time that steps wait for batches, made ahead or not."""
     loader = open_loader(data, seq_len)
     begin, stall = time.perf_counter(), 0.0

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from salt_jax.batch import Batch
-from salt_jax.data.reading.pile import Pile
+from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.reading.rows import causal_batch
 from salt_jax.mesh.partitioning import MeshShape, Partitioning, bytes_per_device
 from salt_jax.model.quantized import abstract_held
@@ -86,7 +86,7 @@ def cross_entropy(logits_BLV: jax.Array, targets_BL: jax.Array) -> jax.Array:
 def main(options: argparse.Namespace) -> None:
     """Prints the table."""
     export = Export.open(options.export)
-    data = Pile(
+    data = PreparedText(
         path=options.data, vocabulary=str(export.vocabulary_path), split=options.split
     )
     dataset = data.open(seq_len=options.seq_len)

@@ -8,7 +8,7 @@ import pytest
 import zstandard
 
 from salt_jax.data.preparing.prepare import Preparation, prepare
-from salt_jax.data.reading.pile import Pile
+from salt_jax.data.reading.prepared_text import PreparedText
 
 VOCABULARY = "embedded:tokenizer/spm_4k.model"
 SEQ_LEN = 16
@@ -86,5 +86,5 @@ def train(prepared):
 
 
 @pytest.fixture(scope="session")
-def pile(preparation, prepared):
-    return Pile(path=preparation.output, vocabulary=VOCABULARY)
+def prepared_text(preparation, prepared):
+    return PreparedText(path=preparation.output, vocabulary=VOCABULARY)

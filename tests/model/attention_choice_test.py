@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from salt_jax.config import Scoring
-from salt_jax.data.reading.pile import Pile
+from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.model import attention_choice
 from salt_jax.model.attention_choice import AttentionChoice
 from salt_jax.score import score
@@ -117,7 +117,7 @@ def test_a_teacher_that_the_devices_cannot_run_is_refused(tmp_path):
 
 
 def test_a_scorer_that_the_devices_cannot_run_is_refused_before_anything_is_read():
-    nothing = Pile(path="none", vocabulary="none")
+    nothing = PreparedText(path="none", vocabulary="none")
     scoring = Scoring(
         scorer=SPLASH, scorer_export="none", data=nothing, seq_len=LENGTH, output="none"
     )

@@ -7,7 +7,7 @@ import pytest
 
 from salt_jax.config import Experiment, Stage
 from salt_jax.data.preparing.prepare import Preparation, prepare
-from salt_jax.data.reading.pile import Pile
+from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.scoring.score_bill import BillWriter
 from salt_jax.data.selecting.near_duplicates import NearDuplicates
 from salt_jax.data.selecting.ranking import HighestScores, Learnability
@@ -75,7 +75,7 @@ def experiment(dataset, *selections):
     """A stage of 2 steps of 4 sequences for each selection, and one without."""
     stages = []
     for i, selection in enumerate([*selections, None]):
-        data = Pile(
+        data = PreparedText(
             path=str(dataset.path.parent),
             vocabulary=runs.VOCABULARY,
             selection=selection,

@@ -6,8 +6,8 @@ import pytest
 
 from salt_jax import config
 from salt_jax.data.preparing.prepare import Preparation, prepare
-from salt_jax.data.reading.mixture import PileMixture
-from salt_jax.data.reading.pile import Pile
+from salt_jax.data.reading.mixture import PreparedMixture
+from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.train import train
 from salt_jax.training import resumption
 from tests import runs
@@ -73,9 +73,9 @@ def test_another_teacher_at_the_same_path_is_refused(begun):
 
 
 @pytest.fixture(scope="module")
-def piles(tmp_path_factory):
+def prepared_texts(tmp_path_factory):
     """The same corpus prepared twice, in two orders."""
-    folder = tmp_path_factory.mktemp("piles")
+    folder = tmp_path_factory.mktemp("prepared_texts")
     runs.make_corpus(folder / "corpus")
     for seed in (0, 1):
         prepare(
@@ -87,7 +87,10 @@ def piles(tmp_path_factory):
                 seed=seed,
             )
         )
-    return [Pile(path=f"{folder}/data-{i}", vocabulary=runs.VOCABULARY) for i in (0, 1)]
+    return [
+        PreparedText(path=f"{folder}/data-{i}", vocabulary=runs.VOCABULARY)
+        for i in (0, 1)
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,12 +107,12 @@ def fingerprint(data):
     return data.open_rows(seq_len=runs.SEQ_LEN, seed=0).fingerprint()
 
 
-def test_data_is_known_by_its_sequences_and_what_is_selected_of_them(piles):
-    one, other = piles
+def test_data_is_known_by_its_sequences_and_what_is_selected_of_them(prepared_texts):
+    one, other = prepared_texts
     some = dataclasses.replace(one, selection=First(8))
     fewer = dataclasses.replace(one, selection=First(7))
-    both = PileMixture(parts=(one, other), weights=(1, 1))
-    swapped = PileMixture(parts=(other, one), weights=(1, 1))
+    both = PreparedMixture(parts=(one, other), weights=(1, 1))
+    swapped = PreparedMixture(parts=(other, one), weights=(1, 1))
     found = [fingerprint(data) for data in (one, other, some, fewer, both, swapped)]
     assert len(set(found)) == 6
     assert fingerprint(dataclasses.replace(some)) == found[2]

@@ -10,7 +10,7 @@ import pytest
 from salt_jax.data.preparing.prepare import Preparation, prepare
 from salt_jax.data.reading.loader import Loader
 from salt_jax.data.reading.objectives import CausalLM, Mixture, PrefixLM, SpanCorruption
-from salt_jax.data.reading.pile import Pile
+from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.evaluation.held_out import HeldOut
 from salt_jax.telemetry.metric_writer import read_metrics
 from salt_jax.train import train
@@ -49,7 +49,7 @@ def sized(model):
 
 @pytest.fixture(scope="module")
 def experiment(files):
-    causal = Pile(path=str(files / "data"), vocabulary=VOCABULARY)
+    causal = PreparedText(path=str(files / "data"), vocabulary=VOCABULARY)
     plain = runs.experiment(files)
     first, second = plain.stages
     distillation = dataclasses.replace(first.distillation, teacher=sized(runs.TEACHER))

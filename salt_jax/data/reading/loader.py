@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from salt_jax.batch import Batch
-from salt_jax.data.reading.pile import StageData
+from salt_jax.data.reading.prepared_text import StageData
 from salt_jax.data.reading.rows import Rows
 from salt_jax.mesh.partitioning import Partitioning
 

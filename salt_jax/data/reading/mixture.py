@@ -7,16 +7,16 @@ What a row is, is computed from its number alone. In a Gin file:
     from __gin__ import dynamic_registration
     from salt_jax import config
     from salt_jax.data.reading import mixture
-    from salt_jax.data.reading import pile
+    from salt_jax.data.reading import prepared_text
 
-    config.Stage.data = @mixture.PileMixture()
+    config.Stage.data = @mixture.PreparedMixture()
 
-    mixture.PileMixture:
-      parts = (@books/pile.Pile(), @code/pile.Pile())
+    mixture.PreparedMixture:
+      parts = (@books/prepared_text.PreparedText(), @code/prepared_text.PreparedText())
       weights = (0.7, 0.3)
 
-    books/pile.Pile.path = '/data/books'
-    code/pile.Pile.path = '/data/code'
+    books/prepared_text.PreparedText.path = '/data/books'
+    code/prepared_text.PreparedText.path = '/data/code'
 
 Dimensions: N rows, P parts, L length.
 """
@@ -34,7 +34,7 @@ import numpy as np
 
 from salt_jax.batch import Batch
 from salt_jax.data import permutation
-from salt_jax.data.reading.pile import StageData
+from salt_jax.data.reading.prepared_text import StageData
 from salt_jax.data.reading.rows import Rows
 from salt_jax.data.vocabulary import Vocabulary
 
@@ -45,7 +45,7 @@ _PATTERN = 0  # What a seed is for, beside the parts, which are counted from 1.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PileMixture:
+class PreparedMixture:
     """What a stage reads, made of several prepared sets; each has its own epochs."""
 
     parts: Sequence[StageData]

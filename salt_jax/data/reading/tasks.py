@@ -5,13 +5,13 @@ that want a name. Examples have the features that SeqIO's converters make for la
 models, and "id"; they are packed already, so nothing is to be converted:
 
     from salt_jax.data.reading import tasks
-    from salt_jax.data.reading.pile import Pile
+    from salt_jax.data.reading.prepared_text import PreparedText
 
-    pile = Pile(path="/data/pile/prepared", vocabulary="/data/vocabulary/256k.model")
-    tasks.register("salt_pile", pile, seq_len=1280)
+    text = PreparedText(path="/data/prepared", vocabulary="/data/256k.model")
+    tasks.register("salt_text", text, seq_len=1280)
 
     seqio.get_dataset(
-        "salt_pile",
+        "salt_text",
         task_feature_lengths={"decoder_target_tokens": 1280},
         feature_converter=seqio.PassThroughFeatureConverter(),
         dataset_split="train",
@@ -31,7 +31,7 @@ from salt_jax.data import permutation
 from salt_jax.data.corpora.seqio_vocabulary import seqio_vocabulary
 from salt_jax.data.prepared.dataset import PreparedDataset
 from salt_jax.data.reading.objectives import CausalLM
-from salt_jax.data.reading.pile import Pile, selected_ids
+from salt_jax.data.reading.prepared_text import PreparedText, selected_ids
 from salt_jax.data.reading.rows import causal_batch
 from salt_jax.data.scoring.scores import Scores
 from salt_jax.data.vocabulary import Vocabulary
@@ -134,17 +134,17 @@ def keep_by_score(dataset: tf.data.Dataset, *, threshold: float) -> tf.data.Data
 
 
 def prepared_task(
-    pile: Pile,
+    text: PreparedText,
     *,
     seq_len: int,
-    name: str = "salt_pile",
+    name: str = "salt_text",
     scored: ScoreFeature | None = None,
     preprocessors: Sequence[Preprocessor] = (),
 ) -> seqio.Task:
-    """Returns the sequences of `pile`, whole or selected, as a SeqIO task.
+    """Returns the sequences of `text`, whole or selected, as a SeqIO task.
 
     Args:
-      pile: The data; examples are what its selection keeps.
+      text: The data; examples are what its selection keeps.
       seq_len: As the data was prepared.
       name: Of the task, in messages.
       scored: Adds a feature "score"; examples are then of the scored sequences only.
@@ -154,13 +154,13 @@ def prepared_task(
       FileNotFoundError: the data, its vocabulary or its scores are missing.
       ValueError: they do not go together, or the objective is not the causal one.
     """
-    if pile.objective != CausalLM():
+    if text.objective != CausalLM():
         raise ValueError(
-            f"A task gives whole sequences, and {pile.objective} would change them: "
-            "give it a Pile without an objective."
+            f"A task gives whole sequences, and {text.objective} would change them: "
+            "give it a PreparedText without an objective."
         )
-    dataset = pile.open(seq_len=seq_len)
-    selection = pile.selection
+    dataset = text.open(seq_len=seq_len)
+    selection = text.selection
     ids = np.arange(len(dataset))
     if selection is not None:
         ids = selected_ids(selection, dataset)
@@ -168,7 +168,7 @@ def prepared_task(
     if scored is not None:
         scores = Scores.open(scored.scores, dataset).column(scored.score)
         ids = ids[ids < len(scores)]
-    vocabulary = seqio_vocabulary(Vocabulary.open(pile.vocabulary))
+    vocabulary = seqio_vocabulary(Vocabulary.open(text.vocabulary))
     return seqio.Task(
         name,
         source=PreparedSource(dataset, ids, scores),
@@ -180,8 +180,8 @@ def prepared_task(
     )
 
 
-def register(name: str, pile: Pile, *, seq_len: int) -> seqio.Task:
-    """Adds the task of `pile` to SeqIO's registry, for tools that want a name."""
-    task = prepared_task(pile, seq_len=seq_len, name=name)
+def register(name: str, text: PreparedText, *, seq_len: int) -> seqio.Task:
+    """Adds the task of `text` to SeqIO's registry, for tools that want a name."""
+    task = prepared_task(text, seq_len=seq_len, name=name)
     seqio.TaskRegistry.add_provider(name, task)
     return task

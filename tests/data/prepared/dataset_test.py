@@ -13,7 +13,7 @@ from etils import epath
 from salt_jax.data.prepared import readers
 from salt_jax.data.prepared.dataset import PreparedDataset
 from salt_jax.data.preparing.prepare import prepare
-from salt_jax.data.reading.pile import Pile
+from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.vocabulary import Vocabulary
 
 
@@ -280,18 +280,18 @@ def test_a_manifest_that_lacks_a_shard_is_refused(folder):
         PreparedDataset.open(folder)
 
 
-def test_a_pile_opens_its_split(preparation, pile, prepared):
-    validation = dataclasses.replace(pile, split="val")
+def test_a_prepared_text_opens_its_split(preparation, prepared_text, prepared):
+    validation = dataclasses.replace(prepared_text, split="val")
     dataset = validation.open(seq_len=preparation.seq_len)
     assert dataset.fingerprint == prepared["val"].fingerprint
 
 
 @pytest.mark.parametrize("seq_len", [8, 15, 17, 32])
-def test_another_sequence_length_is_refused_with_both(seq_len, pile):
+def test_another_sequence_length_is_refused_with_both(seq_len, prepared_text):
     with pytest.raises(
         ValueError, match=rf"seq_len=16, not {seq_len};.* again with seq_len={seq_len}"
     ):
-        pile.open(seq_len=seq_len)
+        prepared_text.open(seq_len=seq_len)
 
 
 def test_another_vocabulary_is_refused_with_both_fingerprints(
@@ -302,10 +302,10 @@ def test_another_vocabulary_is_refused_with_both_fingerprints(
     other = tmp_path / "other.model"
     # An unknown field, which a reader of the format skips.
     other.write_bytes(original.path.read_bytes() + b"\xc2\x3e\x01x")
-    pile = Pile(path=own_preparation.output, vocabulary=str(other))
+    prepared_text = PreparedText(path=own_preparation.output, vocabulary=str(other))
     expected = (
         rf"{original.fingerprint[:12]}, and .*other\.model is "
         rf"{Vocabulary.open(other).fingerprint[:12]}"
     )
     with pytest.raises(ValueError, match=expected):
-        pile.open(seq_len=own_preparation.seq_len)
+        prepared_text.open(seq_len=own_preparation.seq_len)

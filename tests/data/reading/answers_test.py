@@ -8,7 +8,7 @@ import pytest
 
 from salt_jax.config import Answering, Validation
 from salt_jax.data.reading.answers import Answers
-from salt_jax.data.reading.pile import Pile
+from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.vocabulary import Vocabulary
 
 VOCABULARY = "embedded:tokenizer/spm_4k.model"
@@ -163,10 +163,10 @@ def test_a_split_without_questions_is_refused(folder):
 
 
 def test_only_questions_can_be_asked():
-    pile = Pile(path="/data", vocabulary=VOCABULARY)
+    prepared_text = PreparedText(path="/data", vocabulary=VOCABULARY)
     answering = Answering(max_new_tokens=8, num_questions=4)
-    with pytest.raises(ValueError, match="data to be Answers, got a Pile"):
-        Validation(data=pile, every=1, num_sequences=1, answering=answering)
+    with pytest.raises(ValueError, match="data to be Answers, got a PreparedText"):
+        Validation(data=prepared_text, every=1, num_sequences=1, answering=answering)
 
 
 def test_rows_are_the_questions_of_the_split(folder):

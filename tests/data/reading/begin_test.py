@@ -13,7 +13,7 @@ from salt_jax.data.preparing.prepare import prepare
 from salt_jax.data.preparing.verify import verify
 from salt_jax.data.reading import tasks
 from salt_jax.data.reading.objectives import Mixture, PrefixLM
-from salt_jax.data.reading.pile import Pile
+from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.reading.seqio_data import SeqioData
 from salt_jax.data.vocabulary import Vocabulary
 from tests import small_tokenizers, stage_tasks
@@ -38,7 +38,7 @@ def imported(preparation, path, tmp_path_factory):
     own = dataclasses.replace(preparation, vocabulary=path, output=output)
     prepare(own)
     verify(own)
-    return Pile(path=output, vocabulary=path)
+    return PreparedText(path=output, vocabulary=path)
 
 
 def assert_begins(batch):
@@ -93,7 +93,7 @@ def test_data_that_was_prepared_to_begin_otherwise_is_refused(
     record = json.loads(file.read_text())
     assert record.pop("begin_id") == BEGIN
     file.write_text(json.dumps(record))
-    data = Pile(path=own_preparation.output, vocabulary=path)
+    data = PreparedText(path=own_preparation.output, vocabulary=path)
     with pytest.raises(
         ValueError, match="began with the token 0, and with .* with 2: "
     ):

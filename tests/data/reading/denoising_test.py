@@ -18,7 +18,7 @@ from salt_jax.data.reading.objectives import (
     SpanCorruption,
 )
 from salt_jax.data.reading.pieces import pieces_of
-from salt_jax.data.reading.pile import Pile
+from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.reading.rows import SequenceRows, SequenceStream
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.mesh.partitioning import MeshShape, Partitioning
@@ -61,13 +61,15 @@ def ul2(tmp_path_factory):
             seq_len=SEQ_LEN,
         )
     )
-    return Pile(
+    return PreparedText(
         path=str(folder / "prepared"), vocabulary=VOCABULARY, objective=SHORT_UL2
     )
 
 
-def open_rows(pile, seed=3, **changes):
-    return dataclasses.replace(pile, **changes).open_rows(seq_len=SEQ_LEN, seed=seed)
+def open_rows(prepared_text, seed=3, **changes):
+    return dataclasses.replace(prepared_text, **changes).open_rows(
+        seq_len=SEQ_LEN, seed=seed
+    )
 
 
 def epoch_of(rows, epoch=0):
@@ -228,9 +230,9 @@ def test_a_batch_is_a_function_of_its_index_for_any_number_of_hosts(
     assert_same(joined, loader.host_batch(index))
 
 
-def make_loader(pile):
+def make_loader(prepared_text):
     return Loader(
-        pile,
+        prepared_text,
         batch_size=BATCH_SIZE,
         seq_len=SEQ_LEN,
         seed=3,
@@ -422,8 +424,10 @@ def test_a_denoiser_that_does_not_fit_is_refused_by_name(objective, message, ul2
     assert "\n" not in str(refusal.value)
 
 
-def test_a_vocabulary_without_sentinels_is_refused_before_anything_is_read(pile):
-    dataset = pile.open(seq_len=16)
+def test_a_vocabulary_without_sentinels_is_refused_before_anything_is_read(
+    prepared_text,
+):
+    dataset = prepared_text.open(seq_len=16)
     with pytest.raises(ValueError, match=r"needs 3 sentinels.*no piece '<extra_id_0>'"):
         DenoisedRows(
             dataset,
@@ -432,7 +436,7 @@ def test_a_vocabulary_without_sentinels_is_refused_before_anything_is_read(pile)
             mixture=Mixture(
                 denoisers=(SpanCorruption(rate=0.5, mean_length=1.5),), weights=(1,)
             ),
-            vocabulary=Vocabulary.open(pile.vocabulary),
+            vocabulary=Vocabulary.open(prepared_text.vocabulary),
         )
 
 

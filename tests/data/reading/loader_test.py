@@ -10,7 +10,7 @@ import pytest
 from salt_jax.data.prepared import readers
 from salt_jax.data.preparing.prepare import prepare
 from salt_jax.data.reading.loader import Loader, describe_epochs, open_batches
-from salt_jax.data.reading.pile import Pile
+from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.reading.rows import causal_batch
 from salt_jax.mesh.partitioning import AxisRules, MeshShape, Partitioning
 from tests.examples import batch_ids
@@ -37,10 +37,10 @@ def partitioning():
 
 
 @pytest.fixture
-def make_loader(pile, partitioning):
+def make_loader(prepared_text, partitioning):
     def make(**changes):
         arguments = {
-            "data": pile,
+            "data": prepared_text,
             "batch_size": BATCH_SIZE,
             "seq_len": SEQ_LEN,
             "seed": 3,
@@ -152,8 +152,8 @@ def test_rows_hold_the_sequences_of_their_ids(make_loader):
     np.testing.assert_array_equal(loader.host_batch(11).targets_BL, expected)
 
 
-def test_a_batch_may_be_larger_than_an_epoch(make_loader, pile):
-    few = dataclasses.replace(pile, selection=Chosen((5, 9, 60)))
+def test_a_batch_may_be_larger_than_an_epoch(make_loader, prepared_text):
+    few = dataclasses.replace(prepared_text, selection=Chosen((5, 9, 60)))
     loader = make_loader(data=few)
     ids = batch_ids(loader, 0)
     counts = np.unique(ids, return_counts=True)
@@ -162,10 +162,12 @@ def test_a_batch_may_be_larger_than_an_epoch(make_loader, pile):
 
 
 def test_with_a_selection_only_its_sequences_are_read_each_once_an_epoch(
-    make_loader, pile
+    make_loader, prepared_text
 ):
     chosen = tuple(range(3, 99, 4))
-    loader = make_loader(data=dataclasses.replace(pile, selection=Chosen(chosen)))
+    loader = make_loader(
+        data=dataclasses.replace(prepared_text, selection=Chosen(chosen))
+    )
     assert loader.rows.rows_per_epoch == len(chosen) == 3 * BATCH_SIZE
     for epoch in range(2):
         ids = [batch_ids(loader, 3 * epoch + index) for index in range(3)]
@@ -180,8 +182,8 @@ def test_a_batch_that_does_not_divide_over_the_mesh_is_refused(batch_size, make_
         make_loader(batch_size=batch_size)
 
 
-def test_data_that_is_missing_is_refused(make_loader, tmp_path, pile):
-    missing = Pile(path=str(tmp_path), vocabulary=pile.vocabulary)
+def test_data_that_is_missing_is_refused(make_loader, tmp_path, prepared_text):
+    missing = PreparedText(path=str(tmp_path), vocabulary=prepared_text.vocabulary)
     with pytest.raises(FileNotFoundError, match=r"No prepared data at .*train"):
         make_loader(data=missing)
 
@@ -335,7 +337,7 @@ def slow(monkeypatch):
 def many_shards(preparation, tmp_path_factory):
     output = str(tmp_path_factory.mktemp("many"))
     prepare(dataclasses.replace(preparation, output=output, sequences_per_shard=3))
-    return Pile(path=output, vocabulary=preparation.vocabulary)
+    return PreparedText(path=output, vocabulary=preparation.vocabulary)
 
 
 @pytest.mark.parametrize("kind", [ValueError, OSError])
@@ -374,7 +376,9 @@ def test_a_shard_that_disappears_stops_the_run_with_its_name_and_the_step(
 ):
     monkeypatch.setattr(readers, "RETRY_SECONDS", (0.0, 0.0))
     prepare(own_preparation)
-    data = Pile(path=own_preparation.output, vocabulary=own_preparation.vocabulary)
+    data = PreparedText(
+        path=own_preparation.output, vocabulary=own_preparation.vocabulary
+    )
     loader = make_loader(data=data)
     next(pathlib.Path(data.path).glob("train/*-00003-of-*")).unlink()
     ids = [batch_ids(loader, index) for index in range(9)]

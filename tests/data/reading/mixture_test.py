@@ -7,9 +7,9 @@ import pytest
 from salt_jax import gin_config
 from salt_jax.data.preparing.prepare import prepare
 from salt_jax.data.reading.loader import Loader
-from salt_jax.data.reading.mixture import MixedOrder, PileMixture, apportioned
+from salt_jax.data.reading.mixture import MixedOrder, PreparedMixture, apportioned
 from salt_jax.data.reading.objectives import PrefixLM
-from salt_jax.data.reading.pile import Pile
+from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.mesh.partitioning import MeshShape, Partitioning
 
@@ -25,13 +25,13 @@ def parts(preparation, tmp_path_factory):
     for domain in ("Github", "Jargon File", "KJV Bible"):
         output = str(tmp_path_factory.mktemp("part"))
         prepare(dataclasses.replace(preparation, output=output, domains=(domain,)))
-        outputs[domain] = Pile(path=output, vocabulary=preparation.vocabulary)
+        outputs[domain] = PreparedText(path=output, vocabulary=preparation.vocabulary)
     return tuple(outputs.values())
 
 
 @pytest.fixture
 def mixture(parts):
-    return PileMixture(parts=parts, weights=WEIGHTS)
+    return PreparedMixture(parts=parts, weights=WEIGHTS)
 
 
 def open_rows(mixture, seed=5):
@@ -116,7 +116,7 @@ def test_rows_are_those_of_the_parts_in_the_order_of_their_numbers(mixture):
 
 
 def test_parts_have_orders_of_their_own(mixture, parts):
-    twice = PileMixture(parts=(parts[0], parts[0]), weights=(1, 1))
+    twice = PreparedMixture(parts=(parts[0], parts[0]), weights=(1, 1))
     one, other = (part.ids(np.arange(20)) for part in open_rows(twice).parts)
     assert not np.array_equal(one, other)
     again = open_rows(mixture, seed=6).parts[0].ids(np.arange(20))
@@ -157,7 +157,7 @@ def test_a_batch_is_the_same_for_any_number_of_hosts(num_hosts, mixture):
 
 def test_with_a_prefix_in_one_part_the_others_have_an_empty_one(parts):
     prefixed = dataclasses.replace(parts[0], objective=PrefixLM())
-    mixture = PileMixture(parts=(prefixed, parts[1]), weights=(1, 1))
+    mixture = PreparedMixture(parts=(prefixed, parts[1]), weights=(1, 1))
     assert mixture.has_prefix
     rows = open_rows(mixture)
     batch = rows.read(np.arange(40))
@@ -175,18 +175,18 @@ def test_without_a_prefix_in_any_part_there_is_none(mixture):
 @pytest.mark.parametrize("weights", [(1, 1), (), (1, 1, 1, 1)])
 def test_a_mixture_has_as_many_weights_as_parts(weights, parts):
     with pytest.raises(ValueError, match=f"got 3 parts and {len(weights)} weights"):
-        PileMixture(parts=parts, weights=weights)
+        PreparedMixture(parts=parts, weights=weights)
 
 
 def test_a_mixture_of_no_parts_is_refused():
     with pytest.raises(ValueError, match="got 0 parts and 0 weights"):
-        PileMixture(parts=(), weights=())
+        PreparedMixture(parts=(), weights=())
 
 
 @pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf")])
 def test_weights_that_are_not_positive_are_refused(weight, parts):
     with pytest.raises(ValueError, match=r"positive, got .*leave a part out"):
-        PileMixture(parts=parts, weights=(1, weight, 1))
+        PreparedMixture(parts=parts, weights=(1, weight, 1))
 
 
 def test_parts_of_different_vocabularies_are_refused_with_both(parts, tmp_path):
@@ -194,7 +194,7 @@ def test_parts_of_different_vocabularies_are_refused_with_both(parts, tmp_path):
     other = tmp_path / "other.model"
     other.write_bytes(original.path.read_bytes() + b"\xc2\x3e\x01x")
     changed = dataclasses.replace(parts[1], vocabulary=str(other))
-    mixture = PileMixture(parts=(parts[0], changed), weights=(1, 1))
+    mixture = PreparedMixture(parts=(parts[0], changed), weights=(1, 1))
     with pytest.raises(
         ValueError, match=rf"{original.fingerprint[:12]}, .*other\.model"
     ):
@@ -205,7 +205,7 @@ def test_the_same_vocabulary_may_be_in_two_places(parts, tmp_path):
     copy = tmp_path / "copy.model"
     copy.write_bytes(Vocabulary.open(parts[0].vocabulary).path.read_bytes())
     moved = dataclasses.replace(parts[1], vocabulary=str(copy))
-    mixture = PileMixture(parts=(parts[0], moved), weights=(1, 1))
+    mixture = PreparedMixture(parts=(parts[0], moved), weights=(1, 1))
     assert open_rows(mixture).read(np.arange(2)).tokens_BL.shape == (2, SEQ_LEN)
 
 
@@ -213,16 +213,16 @@ DOMAINS = """
 from __gin__ import dynamic_registration
 from salt_jax import config
 from salt_jax.data.reading import mixture
-from salt_jax.data.reading import pile
+from salt_jax.data.reading import prepared_text
 
-standard/config.Stage.data = @mixture.PileMixture()
+standard/config.Stage.data = @mixture.PreparedMixture()
 
-mixture.PileMixture:
-  parts = (@books/pile.Pile(), @code/pile.Pile())
+mixture.PreparedMixture:
+  parts = (@books/prepared_text.PreparedText(), @code/prepared_text.PreparedText())
   weights = (0.7, 0.3)
 
-books/pile.Pile.path = '/data/books'
-code/pile.Pile.path = '/data/code'
+books/prepared_text.PreparedText.path = '/data/books'
+code/prepared_text.PreparedText.path = '/data/code'
 """
 
 
@@ -234,10 +234,10 @@ def test_gin_builds_a_mixture(tmp_path):
     finally:
         gin.clear_config()
     vocabulary = "embedded:tokenizer/spm_4k.model"
-    assert data == PileMixture(
+    assert data == PreparedMixture(
         parts=(
-            Pile(path="/data/books", vocabulary=vocabulary),
-            Pile(path="/data/code", vocabulary=vocabulary),
+            PreparedText(path="/data/books", vocabulary=vocabulary),
+            PreparedText(path="/data/code", vocabulary=vocabulary),
         ),
         weights=(0.7, 0.3),
     )

@@ -34,10 +34,10 @@ def scores(train, values, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def selected(pile, scores):
+def selected(prepared_text, scores):
     ranking = HighestScores(score="median_k10_zeros")
     selection = Selection(scores=scores, ranking=ranking, keep_fraction=0.3)
-    return dataclasses.replace(pile, selection=selection)
+    return dataclasses.replace(prepared_text, selection=selection)
 
 
 def examples_of(task, **arguments):
@@ -49,10 +49,10 @@ def ids_of(examples):
     return [int(example["id"]) for example in examples]
 
 
-def loader_of(pile):
+def loader_of(prepared_text):
     mesh = MeshShape(data=1, model=8).build()
     return Loader(
-        pile,
+        prepared_text,
         batch_size=5,
         seq_len=SEQ_LEN,
         seed=0,
@@ -67,11 +67,13 @@ def test_a_task_keeps_what_the_loader_selects(selected):
     assert ids == sorted(read)
 
 
-def test_keeping_by_score_keeps_what_the_loader_selects(pile, scores, values, selected):
+def test_keeping_by_score_keeps_what_the_loader_selects(
+    prepared_text, scores, values, selected
+):
     kept = loader_of(selected).rows.rows_per_epoch
     threshold = float(np.sort(values)[-kept])
     task = tasks.prepared_task(
-        pile,
+        prepared_text,
         seq_len=SEQ_LEN,
         scored=tasks.ScoreFeature(scores=scores),
         preprocessors=[functools.partial(tasks.keep_by_score, threshold=threshold)],
@@ -99,9 +101,9 @@ def test_an_example_is_the_row_that_the_loader_reads(selected):
             np.testing.assert_array_equal(example[feature], getattr(batch, field)[row])
 
 
-def test_seqio_reads_the_task_as_it_is(pile, train):
+def test_seqio_reads_the_task_as_it_is(prepared_text, train):
     dataset = seqio.get_dataset(
-        tasks.prepared_task(pile, seq_len=SEQ_LEN),
+        tasks.prepared_task(prepared_text, seq_len=SEQ_LEN),
         task_feature_lengths={"decoder_target_tokens": SEQ_LEN},
         feature_converter=seqio.PassThroughFeatureConverter(),
         dataset_split="train",
@@ -114,8 +116,8 @@ def test_seqio_reads_the_task_as_it_is(pile, train):
     assert ids[: len(train)] != list(range(len(train)))
 
 
-def test_seqios_readers_share_the_examples_out(pile, train):
-    task = tasks.prepared_task(pile, seq_len=SEQ_LEN)
+def test_seqios_readers_share_the_examples_out(prepared_text, train):
+    task = tasks.prepared_task(prepared_text, seq_len=SEQ_LEN)
     parts = [
         ids_of(examples_of(task, shard_info=seqio.ShardInfo(index, 3)))
         for index in range(3)
@@ -123,28 +125,28 @@ def test_seqios_readers_share_the_examples_out(pile, train):
     assert sorted(itertools.chain(*parts)) == list(range(len(train)))
 
 
-def test_seqio_has_the_same_vocabulary(pile):
-    ours = Vocabulary.open(pile.vocabulary)
+def test_seqio_has_the_same_vocabulary(prepared_text):
+    ours = Vocabulary.open(prepared_text.vocabulary)
     theirs = tasks.seqio_vocabulary(ours)
     text = "lo! \u2603\n\n the king"
     assert theirs.encode(text) == ours.encode(text)
     assert (theirs.pad_id, theirs.eos_id) == (ours.pad_id, ours.eos_id)
 
 
-def test_a_task_has_a_name_only_after_it_is_registered(pile):
-    assert "our_pile" not in seqio.TaskRegistry.names()
-    tasks.register("our_pile", pile, seq_len=SEQ_LEN)
+def test_a_task_has_a_name_only_after_it_is_registered(prepared_text):
+    assert "our_text" not in seqio.TaskRegistry.names()
+    tasks.register("our_text", prepared_text, seq_len=SEQ_LEN)
     try:
-        assert seqio.TaskRegistry.get("our_pile").splits == ("train",)
+        assert seqio.TaskRegistry.get("our_text").splits == ("train",)
     finally:
-        seqio.TaskRegistry.remove("our_pile")
+        seqio.TaskRegistry.remove("our_text")
 
 
-def test_a_registered_task_is_read_by_its_name(pile, train):
-    tasks.register("our_pile", pile, seq_len=SEQ_LEN)
+def test_a_registered_task_is_read_by_its_name(prepared_text, train):
+    tasks.register("our_text", prepared_text, seq_len=SEQ_LEN)
     try:
         dataset = seqio.get_dataset(
-            "our_pile",
+            "our_text",
             task_feature_lengths={"decoder_target_tokens": SEQ_LEN},
             feature_converter=seqio.PassThroughFeatureConverter(),
             dataset_split="train",
@@ -152,23 +154,23 @@ def test_a_registered_task_is_read_by_its_name(pile, train):
         )
         examples = list(dataset.as_numpy_iterator())
     finally:
-        seqio.TaskRegistry.remove("our_pile")
+        seqio.TaskRegistry.remove("our_text")
     tokens = np.stack([x["decoder_target_tokens"] for x in examples])
     np.testing.assert_array_equal(tokens, train.read(np.arange(len(train))).tokens)
 
 
-def test_another_split_is_refused(pile):
-    source = tasks.prepared_task(pile, seq_len=SEQ_LEN).source
+def test_another_split_is_refused(prepared_text):
+    source = tasks.prepared_task(prepared_text, seq_len=SEQ_LEN).source
     with pytest.raises(ValueError, match="not 'val'"):
         source.get_dataset("val")
 
 
-def test_another_sequence_length_is_refused(pile):
+def test_another_sequence_length_is_refused(prepared_text):
     with pytest.raises(ValueError, match="prepared with seq_len=16, not 32"):
-        tasks.prepared_task(pile, seq_len=32)
+        tasks.prepared_task(prepared_text, seq_len=32)
 
 
-def test_an_objective_that_a_task_would_leave_out_is_refused(pile):
-    prefixed = dataclasses.replace(pile, objective=PrefixLM())
+def test_an_objective_that_a_task_would_leave_out_is_refused(prepared_text):
+    prefixed = dataclasses.replace(prepared_text, objective=PrefixLM())
     with pytest.raises(ValueError, match=r"PrefixLM.* would change them"):
         tasks.prepared_task(prefixed, seq_len=SEQ_LEN)

@@ -283,10 +283,10 @@ def test_a_ranking_without_a_number_for_each_is_refused_by_name(numbers, select)
 
 
 @each_ranking
-def test_a_loader_reads_only_what_is_selected(ranking, scores, pile, train):
+def test_a_loader_reads_only_what_is_selected(ranking, scores, prepared_text, train):
     selection = Selection(scores=scores, ranking=ranking, keep_fraction=0.5)
     loader = Loader(
-        dataclasses.replace(pile, selection=selection),
+        dataclasses.replace(prepared_text, selection=selection),
         batch_size=4,
         seq_len=16,
         seed=0,

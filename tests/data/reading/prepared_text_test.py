@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from salt_jax.data.reading.pile import selected_ids
+from salt_jax.data.reading.prepared_text import selected_ids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Chosen:
     ],
 )
 def test_a_selection_of_other_than_increasing_ids_is_refused_by_name(
-    ids, message, pile
+    ids, message, prepared_text
 ):
-    data = dataclasses.replace(pile, selection=Chosen(ids))
+    data = dataclasses.replace(prepared_text, selection=Chosen(ids))
     with pytest.raises(ValueError, match=f"The selection Chosen {message}"):
         data.open_rows(seq_len=16, seed=0)
 

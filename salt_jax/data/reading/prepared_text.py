@@ -38,7 +38,7 @@ class Selection(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Pile:
+class PreparedText:
     """What an experiment reads: a prepared split, whole or selected."""
 
     path: str  # Where `prepare` put its splits.
