@@ -13,7 +13,7 @@ from etils import epath
 # SentencePiece writes a space so, and decodes it as one wherever it is from.
 SPACE = "\u2581"
 # Longer texts are encoded in pieces: time and memory grow faster than the length.
-_PIECE_CHARACTERS = 1 << 16
+PIECE_CHARACTERS = 1 << 16
 # What normalisers and dummy prefixes change: of width, of accents, of space.
 PROBES = (
     "a",
@@ -46,7 +46,8 @@ class SentencePieceCodec:
             raise ValueError(f"{path} is not a SentencePiece model.") from error
         if processor.eos_id() < 0:
             raise ValueError(
-                f"The vocabulary {path} has no eos token: train it with --eos_id."
+                f"The vocabulary {path} has no eos token, which ends each document: "
+                "train one that has, for example with the command vocabulary."
             )
         return cls(processor)
 
@@ -80,13 +81,13 @@ class SentencePieceCodec:
         """Returns the tokens of `text` as int32 [N]."""
         if not self.is_lossless:
             return self.processor.encode(text, return_type="numpy")
-        if len(text) <= _PIECE_CHARACTERS and SPACE not in text:
+        if len(text) <= PIECE_CHARACTERS and SPACE not in text:
             return self.processor.encode(text, return_type="numpy")
         pieces = [np.zeros(0, np.int32)]
         for index, part in enumerate(text.split(SPACE)):
             if index:
                 pieces.append(np.array(self._bytes_of(SPACE), np.int32))
-            for piece in _pieces(part):
+            for piece in in_pieces(part):
                 pieces.append(self.processor.encode(piece, return_type="numpy"))
         return np.concatenate(pieces)
 
@@ -137,11 +138,11 @@ class SentencePieceCodec:
         return [self.processor.piece_to_id(f"<0x{x:02X}>") for x in text.encode()]
 
 
-def _pieces(text: str) -> Iterator[str]:
+def in_pieces(text: str) -> Iterator[str]:
     """Yields `text` in pieces, each but the first beginning with a space if it can."""
     begin = 0
-    while len(text) - begin > _PIECE_CHARACTERS:
-        window = text[begin : begin + _PIECE_CHARACTERS]
+    while len(text) - begin > PIECE_CHARACTERS:
+        window = text[begin : begin + PIECE_CHARACTERS]
         length = len(window.rpartition(" ")[0].rstrip(" ")) or len(window)
         yield window[:length]
         begin += length

@@ -157,8 +157,8 @@ class Vocabulary:
         token = self.codec.find(name)
         if token is None:
             raise ValueError(
-                f"The vocabulary {self.path} has no piece {name!r}; add it with "
-                "Vocabulary.add_control_pieces, or train one with --control_symbols."
+                f"The vocabulary {self.path} has no piece {name!r}: add it with the "
+                "command vocabulary, options --from, --sentinels and --mode_tokens."
             )
         return token
 

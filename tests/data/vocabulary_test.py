@@ -94,7 +94,7 @@ def test_a_model_without_padding_pads_with_what_begins_a_text(tmp_path):
 
 
 def test_a_model_that_does_not_end_texts_is_refused_by_name(tmp_path):
-    with pytest.raises(ValueError, match=r"small\.model has no eos token: .*--eos_id"):
+    with pytest.raises(ValueError, match=r"small\.model has no eos token"):
         train_model(tmp_path, eos_id=-1)
 
 
@@ -190,7 +190,7 @@ def test_a_long_name_of_a_control_piece_is_kept(vocabulary, tmp_path):
 
 
 def test_a_piece_that_the_vocabulary_lacks_is_refused_by_name(vocabulary):
-    with pytest.raises(ValueError, match=r"has no piece '<extra_id_0>'; add it with"):
+    with pytest.raises(ValueError, match=r"has no piece .<extra_id_0>.*--sentinels"):
         vocabulary.piece_id("<extra_id_0>")
 
 
