@@ -1,7 +1,8 @@
 """Packaging of salt_jax.
 
-Each lower bound is the release that the tests were last run with, or an earlier
-one of the same minor version; each upper bound is the next release that may break.
+The tests run on two sets of versions: Python 3.11 with the last JAX for it, 0.10.2, and
+Python 3.13 with the current one, 0.12.0.1. Each lower bound is a tested release, or an
+earlier one of the same minor version; each upper bound is the next that may break.
 """
 
 import setuptools
@@ -9,6 +10,7 @@ import setuptools
 # The protobuf code of sentencepiece 0.2.3 needs protobuf 7, which Beam forbids.
 BEAM = ["apache-beam>=2.77,<3", "sentencepiece<=0.2.2"]
 EVAL = ["lm_eval>=0.4.13,<0.5", "rouge-score>=0.1.2,<0.2"]
+PLOTS = ["matplotlib>=3.11,<4"]
 
 setuptools.setup(
     name="salt_jax",
@@ -25,8 +27,7 @@ setuptools.setup(
         "flax>=0.12.8,<0.13",
         "gin-config>=0.5,<0.6",
         "importlib_resources>=7.1,<8",  # tensorflow-datasets does not declare it.
-        "jax>=0.10.2,<0.11",
-        "matplotlib>=3.11,<4",
+        "jax>=0.10.2,<0.13",  # Requires Python 3.12 from 0.11 on.
         "numpy>=2.4,<3",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
@@ -45,16 +46,18 @@ setuptools.setup(
         "cuda12": ["jax[cuda12]"],
         "beam": BEAM,
         "eval": EVAL,
+        "plots": PLOTS,
         "dev": [
             *BEAM,
             *EVAL,
-            # What reads the models that are exported, and has to find them equal.
+            *PLOTS,
+            "jax[tpu]",  # libtpu compiles for TPUs on a machine without one.
+            # Read exported models, to compare with.
             "accelerate>=1.15,<2",
             "safetensors>=0.8,<0.9",
             "torch>=2.13,<2.14",
             "transformers>=5.23,<6",
             "hypothesis>=6.170,<7",
-            "libtpu==0.0.42.*",  # As jax[tpu] has it; compiles for TPUs without one.
             "mypy>=2.4,<3",
             "pre-commit>=4.7,<5",
             "pytest>=9.2,<10",

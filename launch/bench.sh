@@ -17,7 +17,7 @@ if [[ ${1:-} == --peers ]]; then
   wanted=$({ cat "$requirements" && pwd; } | sha256sum)
   if [[ $(cat .venv-peers/installed 2>/dev/null) != "$wanted" ]]; then
     echo "Installing into .venv-peers: a few minutes, once."
-    .venv/bin/python -m venv --clear .venv-peers
+    "$VENV/bin/python" -m venv --clear .venv-peers
     .venv-peers/bin/python -m pip install -qq -r "$requirements"
     echo "$wanted" > .venv-peers/installed
   fi

@@ -1,14 +1,22 @@
-# Sourced by the other scripts: .venv, made once and again when setup.py changes.
+# Sourced by the other scripts. Makes a virtual environment, again when setup.py changes.
 #
-# EXTRA=eval is enough to train and to evaluate; by default it is dev, which has the
-# tools of the tests too: PyTorch, Apache Beam, the TPUs' compiler.
-# PYTHON=/path/to/python names the interpreter; by default the first that fits.
+# Variables, all optional:
+#   PYTHON     interpreter: a path, or a version such as 3.13, found on PATH or in pyenv.
+#              Default: the first Python 3.11 to 3.13 found.
+#   VENV       directory of the environment. Default: .venv
+#   EXTRA      extras of setup.py to install. Default: dev, which the tests need.
+#   INSTALLER  uv (default, fetched from PyPI if it is not on PATH) or pip.
+VENV=${VENV:-.venv}
 
 find_python() {
-  for python in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
-    "$python" -c 'import sys, ensurepip
+  local name python
+  for name in ${PYTHON:-python3 3.13 3.12 3.11}; do
+    [[ $name == 3.[0-9]* ]] && name=python$name
+    for python in "$name" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/*/bin/"$name"; do
+      "$python" -c 'import sys, ensurepip
 sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
-      2>/dev/null && command -v "$python" && return
+        2>/dev/null && command -v "$python" && return
+    done
   done
   echo "Found no Python 3.11 to 3.13 with venv and ensurepip (tried" \
     "${PYTHON:-python3, python3.13, python3.12, python3.11}): install one, on Debian" \
@@ -16,19 +24,40 @@ sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
   return 2
 }
 
-# The folder counts too: an editable install knows where it was made.
+# Installs this checkout with the extras named by $1 into $VENV.
+install() {
+  local uv
+  if [[ ${INSTALLER:-uv} == uv ]]; then
+    if uv=$(command -v uv) || { "$VENV/bin/python" -m pip install -qq "uv>=0.9,<1" &&
+      uv=$VENV/bin/uv; }; then
+      "$uv" pip install --quiet --python "$VENV/bin/python" --editable ".[$1]"
+      return
+    fi
+    echo "uv is not on PATH and pip could not fetch it: installing with pip."
+  fi
+  "$VENV/bin/python" -m pip install -qq --use-pep517 --editable ".[$1]"
+}
+
+# Whether $VENV has these extras, from this setup.py, in this directory (an editable
+# install records its path) and, if PYTHON is given, with that interpreter.
+is_installed() {
+  local has wanted=$1 python
+  { read -r has && read -r python; } 2>/dev/null < "$VENV/installed" || return
+  [[ $has == "dev $wanted" || $has == "${EXTRA:-dev} $wanted" ]] || return
+  [[ -z ${PYTHON:-} || $python == "$(find_python)" ]]
+}
+
 wanted=$({ cat setup.py && pwd; } | sha256sum)
-installed=$(cat .venv/installed 2>/dev/null || true)
-if [[ $installed != "dev $wanted" && $installed != "${EXTRA:-dev} $wanted" ]]; then
-  echo "Installing into .venv: a few minutes, and only when setup.py changes."
+if ! is_installed "$wanted"; then
+  echo "Installing into $VENV: a few minutes, and only when setup.py changes."
   python=$(find_python) || exit
-  "$python" -m venv --clear .venv
-  .venv/bin/python -m pip install -qq --use-pep517 --editable ".[${EXTRA:-dev}]"
-  echo "${EXTRA:-dev} $wanted" > .venv/installed
+  "$python" -m venv --clear "$VENV"
+  install "${EXTRA:-dev}"
+  printf '%s\n' "${EXTRA:-dev} $wanted" "$python" > "$VENV/installed"
 fi
-export PATH="$PWD/.venv/bin:$PATH"
+export PATH="$PWD/$VENV/bin:$PATH"
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/xla}"
-# JAX with the TPUs' compiler, which tests use, looks for a TPU and is loud without one.
+# With libtpu installed, JAX searches for a TPU and warns when there is none.
 if ! compgen -G '/dev/accel*' > /dev/null && ! compgen -G '/dev/vfio/[0-9]*' > /dev/null &&
   ! compgen -G '/dev/nvidia*' > /dev/null && [[ ! -e /dev/kfd ]]; then
   export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"

@@ -11,36 +11,54 @@ LAUNCH = pathlib.Path(__file__).parents[1] / "launch"
 # Makes a virtual environment whose python notes what it was asked, and may fail.
 STAND_IN = """#!/bin/bash
 if [[ $1 == -m ]]; then
-  mkdir -p .venv/bin
-  printf '#!/bin/bash\\necho "$*" >> asked; test ! -e pip_fails\\n' > .venv/bin/python
-  chmod +x .venv/bin/python
+  mkdir -p "$4"/bin
+  printf '#!/bin/bash\\necho "$*" >> asked; test ! -e pip_fails\\n' > "$4"/bin/python
+  chmod +x "$4"/bin/python
 fi
 """
+UV = """#!/bin/bash
+echo "uv $*" >> asked
+"""
+
+
+def script(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
 
 
 @pytest.fixture
 def root(tmp_path):
     shutil.copytree(LAUNCH, tmp_path / "launch")
     (tmp_path / "setup.py").write_text("version = 1")
-    (tmp_path / "stand_in").write_text(STAND_IN)
-    (tmp_path / "stand_in").chmod(0o755)
+    script(tmp_path / "stand_in", STAND_IN)
     return tmp_path
 
 
-def set_up(root, python="./stand_in", extra="EXTRA="):
+def set_up(root, python="./stand_in", path="", **variables):
     """Sources env.sh as the scripts do, and says what came of it."""
-    script = f"set -euo pipefail; {extra}; source launch/env.sh; echo ready"
     return subprocess.run(
-        ["bash", "-c", script],
+        ["bash", "-c", "set -euo pipefail; source launch/env.sh; echo ready"],
         cwd=root,
-        env={"PATH": "/usr/bin:/bin", "PYTHON": python},
+        env={
+            "PATH": f"{path}:/usr/bin:/bin",
+            "PYTHON": python,
+            "HOME": str(root),
+            "INSTALLER": "pip",
+        }
+        | variables,
         capture_output=True,
         text=True,
     )
 
 
+def asked(root):
+    return (root / "asked").read_text()
+
+
 def installs(root):
-    return (root / "asked").read_text().count("pip install")
+    return asked(root).count("pip install")
 
 
 def test_a_second_set_up_installs_nothing(root):
@@ -57,13 +75,53 @@ def test_a_change_of_setup_py_installs_again(root):
 
 
 def test_what_the_tests_need_is_enough_for_the_demo_and_not_the_reverse(root):
-    set_up(root, extra="EXTRA=eval")
+    set_up(root, EXTRA="eval")
     assert installs(root) == 1
     set_up(root)
     assert installs(root) == 2
-    set_up(root, extra="EXTRA=eval")
+    set_up(root, EXTRA="eval")
     assert installs(root) == 2
-    assert "[eval]" in (root / "asked").read_text()
+    assert "[eval]" in asked(root)
+
+
+def test_uv_is_used_where_it_is_and_fetched_where_it_is_not(root):
+    script(root / "tools" / "uv", UV)
+    set_up(root, path=root / "tools", INSTALLER="uv")
+    assert asked(root).startswith("uv pip install") and "[dev]" in asked(root)
+    (root / "asked").unlink()
+    script(root / ".venv-uv" / "unused", "")
+    done = set_up(root, VENV=".venv-uv", INSTALLER="uv")
+    assert "-m pip install -qq uv" in asked(root)
+    assert done.returncode != 0  # The stand-in for pip brings no uv.
+
+
+def test_pip_installs_where_uv_cannot_be_fetched(root):
+    (root / "pip_fails").touch()
+    done = set_up(root, INSTALLER="uv")
+    assert "installing with pip" in done.stdout
+    assert installs(root) == 2 and "[dev]" in asked(root)
+
+
+def test_another_interpreter_installs_again(root):
+    set_up(root)
+    other = script(root / "other", STAND_IN)
+    set_up(root, python=str(other))
+    set_up(root, python=str(other))
+    assert installs(root) == 2
+
+
+def test_a_version_of_python_is_found_in_pyenv(root):
+    script(root / ".pyenv/versions/3.12.9/bin/python3.12", STAND_IN)
+    done = set_up(root, python="3.12")
+    assert done.stdout.endswith("ready\n")
+    assert "versions/3.12.9" in (root / ".venv/installed").read_text()
+
+
+def test_environments_of_two_versions_stand_side_by_side(root):
+    set_up(root, VENV=".venv-newest")
+    set_up(root)
+    assert set_up(root, VENV=".venv-newest").stdout == "ready\n"
+    assert installs(root) == 2
 
 
 def test_a_folder_that_moved_installs_again(root):

@@ -9,7 +9,7 @@ from absl import logging
 from etils import epath
 
 from salt_jax.compiling import search, table
-from salt_jax.compiling.compile import FULL_EFFORT, LEAST_EFFORT, compile_run
+from salt_jax.compiling.compile import FIT_CHECK_LEVEL, compile_run
 from salt_jax.compiling.topology import KNOWN, Topology, open_topology, prepare_process
 from salt_jax.config import Experiment, Scoring
 from salt_jax.training.saved_steps import save_compiled
@@ -19,19 +19,17 @@ def prepare(options: argparse.Namespace) -> None:
     """Readies the process; to be called before anything asks JAX for devices.
 
     Raises:
-      ValueError: no topology is given, or an effort that there is not.
+      ValueError: no topology is given, or options exclude each other.
     """
     if not options.topology:
         raise ValueError(f"compile needs --topology={KNOWN}.")
-    if options.effort is None:
-        options.effort = FULL_EFFORT if options.save else LEAST_EFFORT
-    if not -1.0 <= options.effort <= 1.0:
-        raise ValueError(f"--effort={options.effort} is not from -1 to 1.")
-    if options.save and options.effort != FULL_EFFORT:
+    if options.save and options.optimization_level not in (None, "train"):
         raise ValueError(
-            f"--save keeps steps that will be run, and --effort={options.effort} makes "
-            "slow ones: leave one of them out."
+            "--save keeps the programs that train runs, compiled at its level: leave "
+            f"out --optimization_level={options.optimization_level}."
         )
+    level = options.optimization_level or ("train" if options.save else FIT_CHECK_LEVEL)
+    options.optimization_level = None if level == "train" else level
     given = {
         "--save": options.save,
         "--json": options.json,
@@ -57,7 +55,9 @@ def run(
     if options.search is not None:
         return _search(job, topology, options, workdir)
     only = options.programs.split(",") if options.programs else ()
-    report = compile_run(job, topology, only, effort=options.effort)
+    report = compile_run(
+        job, topology, only, optimization_level=options.optimization_level
+    )
     if options.json:
         print(json.dumps(table.as_json(report), indent=2))
     else:

@@ -93,10 +93,9 @@ def add_of_compile(add: Callable[..., Any]) -> None:
     add("--programs", metavar="A,B", help="compile: only these")
     add("--json", action="store_true", help="compile: print JSON")
     add(
-        "--effort",
-        type=float,
-        metavar="-1..1",
-        help="compile: how hard to try; -1 by default, or 0, as train, with --save",
+        "--optimization_level",
+        choices=("O0", "O1", "O2", "O3", "train"),
+        help="compile: XLA's, or that of train; O0, the fastest check, by default",
     )
     add("--save", metavar="DIR", help="compile: keep the steps for train --compiled")
     add(

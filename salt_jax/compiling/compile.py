@@ -19,7 +19,7 @@ from salt_jax.compiling.topology import Topology
 from salt_jax.config import Experiment, Scoring
 from salt_jax.training.program import Program
 
-FULL_EFFORT, LEAST_EFFORT = 0.0, -1.0  # To run a program, and to see if it fits.
+FIT_CHECK_LEVEL = "O0"  # Compiles fastest, and needs about the same memory.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Report:
     topology: Topology
     mesh_shape: Mapping[str, int]
     inspected: Sequence[Inspected]
-    effort: float  # As in `compiling`.
+    optimization_level: str | None  # As in `compiling`.
     restore: RestoreLayout | None = None  # None: there are no checkpoints.
     program: Program | None = None  # None: nothing is trained.
 
@@ -49,12 +49,12 @@ def compile_run(
     topology: Topology,
     only: Sequence[str] = (),
     *,
-    effort: float = LEAST_EFFORT,
+    optimization_level: str | None = FIT_CHECK_LEVEL,
 ) -> Report:
     """Compiles the programs of `job`; of stages, those that `only` names if any.
 
-    Nothing of the run has to exist: no data, no export, no vocabulary. For `effort` see
-    `compiling`.
+    Nothing of the run has to exist: no data, no export, no vocabulary. For
+    `optimization_level` see `compiling`.
 
     Raises:
       ValueError: the job does not divide over the devices, or `only` names no program.
@@ -66,13 +66,13 @@ def compile_run(
         program = Program.on(on_slices(job, topology.num_slices), topology.devices)
         planned = programs.of_experiment(program)
         restore = restore_layout(program.abstract_state)
-    with compiling(effort):
+    with compiling(optimization_level):
         done = [inspect(one, topology.available) for one in _chosen(planned, only)]
     return Report(
         topology=topology,
         mesh_shape=dict(planned[0].mesh.shape),
         inspected=done,
-        effort=effort,
+        optimization_level=optimization_level,
         restore=restore,
         program=program,
     )
@@ -96,16 +96,16 @@ def on_slices(experiment: Experiment, num_slices: int) -> Experiment:
 
 
 @contextlib.contextmanager
-def compiling(effort: float) -> Iterator[None]:
-    """Compiles without the cache of earlier compilations, so that seconds are true.
+def compiling(optimization_level: str | None) -> Iterator[None]:
+    """Compiles without the persistent cache, so that compile times are real.
 
     Args:
-      effort: Of the compiler to make a fast program, from -1 to 1, where `train` has
-        0. At -1 what is compiled needs about the same memory, but is not to be run.
+      optimization_level: XLA's, "O0" to "O3"; None for the default, which `train` has.
+        A program compiled at "O0" needs about the same memory, but runs slowly.
     """
     changed = {
         "jax_enable_compilation_cache": False,
-        "jax_exec_time_optimization_effort": effort,
+        "jax_optimization_level": optimization_level or "UNKNOWN",
     }
     before = {name: getattr(jax.config, name) for name in changed}
     _configure(changed)

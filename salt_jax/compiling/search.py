@@ -13,7 +13,7 @@ from absl import logging
 from etils import epath
 
 from salt_jax import config
-from salt_jax.compiling.compile import LEAST_EFFORT, compiling, on_slices
+from salt_jax.compiling.compile import FIT_CHECK_LEVEL, compiling, on_slices
 from salt_jax.compiling.inspected import inspect
 from salt_jax.compiling.programs import Planned, of_stage
 from salt_jax.compiling.roofline import training_bill
@@ -200,7 +200,7 @@ def _compiled(choice: Choice, experiment: Experiment, topology: Topology) -> Fou
     program = Program.on(experiment, topology.devices)
     stages = [of_stage(program, stage) for stage in experiment.stages]
     planned = max(stages, key=_held)
-    with compiling(LEAST_EFFORT):
+    with compiling(FIT_CHECK_LEVEL):
         one = inspect(planned, topology.available)
     logging.info(
         "%s: %.2f of %.2f GiB.",

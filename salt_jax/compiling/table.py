@@ -8,7 +8,7 @@ from typing import Any
 
 from salt_jax.compiling.advice import advice
 from salt_jax.compiling.collectives import KINDS, total_bytes
-from salt_jax.compiling.compile import FULL_EFFORT, Report
+from salt_jax.compiling.compile import Report
 from salt_jax.compiling.inspected import Inspected
 from salt_jax.compiling.roofline import (
     FlopsBill,
@@ -66,7 +66,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "chips": len(report.topology.devices),
         "mesh": dict(report.mesh_shape),
         "usable_bytes_per_chip": report.topology.available,
-        "effort": report.effort,
+        "optimization_level": report.optimization_level,
         "fits": report.fits,
         "verdict": verdict(report),
         "programs": {
@@ -176,11 +176,11 @@ def _times(report: Report) -> list[tuple[str, _Cell]]:
 
 
 def _about_seconds(report: Report) -> str:
-    if report.effort == FULL_EFFORT:
+    if report.optimization_level is None:
         return "Compiled as train does, but without a cache."
     return (
-        f"Compiled without a cache, at effort {report.effort:g} where train has "
-        f"{FULL_EFFORT:g}: to see if it fits, not to be run."
+        f"Compiled without a cache at optimization level {report.optimization_level}, "
+        "below that of train: a check whether it fits."
     )
 
 

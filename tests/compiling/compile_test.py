@@ -133,35 +133,36 @@ def test_a_compiler_that_fails_for_another_reason_is_not_taken_for_a_full_chip()
 # ---- How hard the compiler tries --------------------------------------------
 
 
-def test_the_compiler_is_told_how_hard_to_try_and_has_no_cache_meanwhile():
-    def options():
-        config = jax.config
-        return (
-            config.jax_exec_time_optimization_effort,
-            config.jax_enable_compilation_cache,
-        )
+def options_of_the_compiler():
+    config = jax.config
+    return config.jax_optimization_level, config.jax_enable_compilation_cache
 
-    before = options()
-    with compiling(-0.5):
-        assert options() == (-0.5, False)
-    assert options() == before == (0.0, True)
+
+def test_a_level_holds_without_a_cache_while_compiling_and_no_longer():
+    before = options_of_the_compiler()
+    with compiling("O1"):
+        assert options_of_the_compiler() == ("O1", False)
+    with compiling(None):
+        assert options_of_the_compiler() == ("UNKNOWN", False)
+    assert options_of_the_compiler() == before == ("UNKNOWN", True)
 
 
 @pytest.mark.parametrize(
-    "arguments, effort",
-    [([], -1), (["--save=there"], 0), (["--effort=0.5"], 0.5),
-     (["--effort=-0.5"], -0.5)],
+    "arguments, level, said",
+    [([], "O0", "level O0"),
+     (["--save=there"], "UNKNOWN", "as train does"),
+     (["--optimization_level=train"], "UNKNOWN", "as train does"),
+     (["--optimization_level=O1"], "O1", "level O1")],
 )  # fmt: skip
-def test_what_is_saved_is_compiled_as_train_does_and_a_check_with_least_effort(
-    arguments, effort, named, tmp_path, monkeypatch, capsys
+def test_saved_steps_are_compiled_at_the_level_of_train_and_fit_checks_at_o0(
+    arguments, level, said, named, tmp_path, monkeypatch, capsys
 ):
     arguments = [x.replace("there", f"{tmp_path}/there") for x in arguments]
     used = []
     monkeypatch.setattr(compile_module, "inspect", lambda one, _: used.append(
-        jax.config.jax_exec_time_optimization_effort) or refused(one))  # fmt: skip
+        options_of_the_compiler()[0]) or refused(one))  # fmt: skip
     assert main(["compile", *named, "--topology=here", *arguments]) == 1
-    assert used == [effort] * 4
-    said = "as train does" if effort == 0 else f"at effort {effort} where train has 0"
+    assert used == [level] * 4
     assert said in capsys.readouterr().out
 
 
@@ -171,7 +172,7 @@ def refused(planned):
 
 @pytest.mark.parametrize(
     "arguments, said",
-    [(["--save=there", "--effort=-0.5"], "--save keeps steps that will be run"),
+    [(["--save=there", "--optimization_level=O1"], "--optimization_level=O1"),
      (["--save=there", "--programs=distill"], "--save keeps every stage"),
      (["--search", "--json"], "--search has no use for --json"),
      (["--search=0"], "try at least one way")],
@@ -295,7 +296,6 @@ def test_a_chip_is_one_device_with_the_memory_that_programs_may_use(
     [
         ([], "compile needs --topology=v4:AxBxC, v5e:AxB"),
         (["--topology=v7:2x2"], f"--topology=v7:2x2 {KNOWN}"),
-        (["--topology=here", "--effort=2"], "--effort=2.0 is not from -1 to 1."),
         (["--topology=here", "--programs=standard,sampling"],
          "--programs names sampling; there are distill, standard, init, evaluation."),
         (["--topology=here", "--gin.partitioning.MeshShape.model=3"],
