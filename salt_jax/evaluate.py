@@ -80,9 +80,7 @@ def _evaluated(
 def _load_export(
     experiment: Experiment, path: epath.PathLike, like: Any
 ) -> tuple[int, Params]:
-    export = Export.open(path)
-    export.check_model(experiment.model)
     vocabulary = Vocabulary.open(experiment.stages[-1].data.vocabulary)
-    export.check_vocabulary(vocabulary.fingerprint, vocabulary.path)
-    # One that was imported was trained elsewhere: its steps are not known.
+    export = Export.open_for(path, experiment.model, vocabulary)
+    # The steps of an imported model are unknown.
     return export.provenance.get("step", 0), export.load(like)

@@ -22,6 +22,7 @@ from salt_jax.data.prepared.dataset import PreparedDataset
 from salt_jax.data.scoring.score_bill import BillWriter
 from salt_jax.data.scoring.score_columns import score_columns
 from salt_jax.data.scoring.scores import Scores, ScoresWriter
+from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.evaluation.eval_step import token_reader
 from salt_jax.evaluation.held_out import OrderedReading, TokensRead
 from salt_jax.mesh.memory import available_per_device, check_fits
@@ -59,10 +60,8 @@ def score(scoring: Scoring) -> Scores:
     device = mesh.local_devices[0]
     check_fits({"scorer": bytes_per_device(like)}, available_per_device(device))
     dataset = scoring.data.open(seq_len=scoring.seq_len)
-    export = Export.open(scoring.scorer_export)
-    export.check_model(scoring.scorer)
-    fingerprint = dataset.manifest.settings.vocabulary_fingerprint
-    export.check_vocabulary(fingerprint, scoring.data.vocabulary)
+    vocabulary = Vocabulary.open(scoring.data.vocabulary)
+    export = Export.open_for(scoring.scorer_export, scoring.scorer, vocabulary)
     writer = ScoresWriter.open(
         scoring.output,
         dataset,

@@ -22,6 +22,7 @@ from typing import Any
 
 from etils import epath
 
+from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.quantized import as_exported, hold
 from salt_jax.storage.array_files import (
@@ -82,6 +83,21 @@ class Export:
         export._check_vocabulary_file()
         return export
 
+    @classmethod
+    def open_for(
+        cls, path: epath.PathLike, model: TransformerConfig, vocabulary: Vocabulary
+    ) -> Export:
+        """Opens the export at `path` as the parameters of `model` on `vocabulary`.
+
+        Raises:
+          FileNotFoundError: there is no export at `path`.
+          ValueError: as for `open`, or it is of another model or vocabulary.
+        """
+        export = cls.open(path)
+        export._check_model(model)
+        export._check_vocabulary(vocabulary)
+        return export
+
     @property
     def vocabulary_path(self) -> epath.Path:
         """The vocabulary file that the model was trained with."""
@@ -118,12 +134,7 @@ class Export:
                 f"{found[:12]}, not {self.fingerprint[:12]} as written. Export again."
             )
 
-    def check_model(self, wanted: TransformerConfig) -> None:
-        """Checks that the export has the shape that an experiment says it has.
-
-        Raises:
-          ValueError: it has not.
-        """
+    def _check_model(self, wanted: TransformerConfig) -> None:
         fields = wanted.differences(self.model)
         if fields:
             listed = ", ".join(
@@ -131,26 +142,17 @@ class Export:
                 for name in fields
             )
             raise ValueError(
-                f"The export at {self.path} is of another model than the experiment "
-                f"names: {listed}."
+                f"The export at {self.path} does not match the model of this "
+                f"experiment: {listed}."
             )
 
-    def check_vocabulary(self, fingerprint: str, file: epath.PathLike) -> None:
-        """Checks that this model and another read one vocabulary.
-
-        Args:
-          fingerprint: SHA-256 of the other's vocabulary file.
-          file: Where that file is.
-
-        Raises:
-          ValueError: they do not.
-        """
-        if fingerprint != self.vocabulary_fingerprint:
+    def _check_vocabulary(self, wanted: Vocabulary) -> None:
+        if wanted.fingerprint != self.vocabulary_fingerprint:
             raise ValueError(
                 f"The export at {self.path} was trained with the vocabulary "
                 f"{self.vocabulary_path} ({self.vocabulary_fingerprint[:12]}), and "
-                f"this experiment reads {file} ({fingerprint[:12]}). Use one "
-                "vocabulary file for both."
+                f"this experiment reads {wanted.path} ({wanted.fingerprint[:12]}). "
+                "Use one vocabulary file for both."
             )
 
     def _check_vocabulary_file(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -98,8 +98,13 @@ class Program:
         return self.partitioning.abstract(self._init_state, jax.random.key(0))
 
     def fresh_state(self) -> TrainState:
-        """Returns the state at step 0, born on its shards; raises as `load_teacher`."""
-        initial = self._open_initial()
+        """Returns the state at step 0, made on its shards.
+
+        Raises:
+          FileNotFoundError: there is no `initial_export`.
+          ValueError: it is of another model or vocabulary, or damaged.
+        """
+        initial = self._open_initial_export()
         key = jax.random.key(self.experiment.seed)
         state = self.partitioning.materialize(self._init_state, key)
         if initial is None:
@@ -107,36 +112,11 @@ class Program:
         _delete(state.params)
         return state.replace(params=initial.load(self.abstract_state.params))
 
-    def _open_initial(self) -> Export | None:
+    def _open_initial_export(self) -> Export | None:
         if (path := self.experiment.initial_export) is None:
             return None
-        export = Export.open(path)
-        export.check_model(self.experiment.model)
         vocabulary = Vocabulary.open(self.experiment.stages[0].data.vocabulary)
-        export.check_vocabulary(vocabulary.fingerprint, vocabulary.path)
-        return export
-
-    def load_teacher(self, stage: Stage) -> Params | None:
-        """Returns the teacher's parameters from its export; None if there is none.
-
-        Raises:
-          FileNotFoundError: there is no export.
-          ValueError: it holds another model or vocabulary, or is corrupt.
-        """
-        if stage.distillation is None:
-            return None
-        export = self.open_teacher(stage)
-        logging.info("Loading the teacher from %s.", stage.distillation.teacher_export)
-        return export.load(self.abstract_teacher(stage.distillation))
-
-    def open_teacher(self, stage: Stage) -> Export:
-        """Returns the teacher's export, checked against the stage, but not loaded."""
-        assert stage.distillation is not None
-        export = Export.open(stage.distillation.teacher_export)
-        export.check_model(stage.distillation.teacher)
-        vocabulary = Vocabulary.open(stage.data.vocabulary)
-        export.check_vocabulary(vocabulary.fingerprint, vocabulary.path)
-        return export
+        return Export.open_for(path, self.experiment.model, vocabulary)
 
     def stages_from(self, step: int) -> list[Stage]:
         """Returns the stages that are not over at `step`."""
@@ -208,17 +188,16 @@ class Program:
         key = key.update(sharding=self.partitioning.sharding())
         return self.partitioning.jit_init(self._init_state, key).lower(key)
 
-    def compile_from(self, step: int) -> Iterator[tuple[Stage, CompiledUpdate]]:
-        """Compiles every stage that is left at `step`, all before the first is yielded.
+    def compile_from(self, step: int) -> list[CompiledUpdate]:
+        """Compiles the update of every stage that is left at `step`, in order.
 
-        So a later stage that cannot be compiled, or does not fit, is known before
-        anything is trained, and a transition does not wait for the compiler.
+        Compiling them all before training shows at once if a later stage fails to
+        compile, and no transition waits for the compiler.
         """
         stages = self.stages_from(step)
         logging.info("Compiling %s.", " and ".join(repr(s.name) for s in stages))
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            compiled = list(pool.map(self.compile, stages))
-        yield from zip(stages, compiled, strict=True)
+            return list(pool.map(self.compile, stages))
 
     def abstract_teacher(self, distillation: Distillation) -> Params:
         """Returns the teacher's parameters as shapes and shardings."""

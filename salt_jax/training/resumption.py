@@ -1,4 +1,4 @@
-"""Whether a run that goes on is the run that was begun."""
+"""Checks that a resumed run matches the run it resumes."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ from typing import Any
 
 from salt_jax import config
 from salt_jax.config import Experiment
-from salt_jax.data.reading.loader import Loader
-from salt_jax.training.program import Program
 
 
 def check_experiment(
     experiment: Experiment, meta: Mapping[str, Any], accepted: Sequence[str]
 ) -> None:
-    """Refuses another experiment than that of the checkpoint that `meta` is of.
+    """Checks that the experiment is the one that the checkpoint was saved by.
 
     Args:
-      experiment: What is to go on.
-      meta: What was saved beside the checkpoint; empty if there is none.
-      accepted: Dotted names of what may differ.
+      experiment: The experiment to resume.
+      meta: The checkpoint's `meta`; empty if there is no checkpoint.
+      accepted: Dotted names of fields that may differ.
 
     Raises:
-      ValueError: something else differs that decides the numbers of a run.
+      ValueError: another field that affects the run's numbers differs.
     """
     if not meta:
         return
@@ -38,41 +36,21 @@ def check_experiment(
         )
 
 
-def inputs_of(program: Program, loaders: Mapping[str, Loader]) -> dict[str, str]:
-    """Returns the fingerprints of what stages read, and of their teachers.
-
-    Args:
-      program: The run's.
-      loaders: By the names of the stages that are left.
-
-    Returns:
-      Fingerprints by "data.STAGE" and "teacher.STAGE".
-    """
-    found = {}
-    for stage in program.experiment.stages:
-        if stage.name not in loaders:
-            continue
-        found[f"data.{stage.name}"] = loaders[stage.name].rows.fingerprint()
-        if stage.distillation is not None:
-            found[f"teacher.{stage.name}"] = program.open_teacher(stage).fingerprint
-    return found
-
-
 def check_inputs(
     inputs: Mapping[str, str], meta: Mapping[str, Any], accepted: Sequence[str]
 ) -> None:
-    """Refuses other data, or another teacher, than the run was started with.
+    """Checks that the data and the teachers are those that the run started with.
 
-    Paths may be the same and hold something else: what is prepared, scored or
-    exported again.
+    The same path may hold other contents: data can be prepared again, scores computed
+    again, a teacher exported again.
 
     Args:
-      inputs: As `inputs_of` returns them.
-      meta: What was saved beside the checkpoint; empty if there is none.
-      accepted: Names of `inputs` that may differ.
+      inputs: Fingerprints by name, as `StageInputs.fingerprints` returns them.
+      meta: The checkpoint's `meta`; empty if there is no checkpoint.
+      accepted: Names in `inputs` that may differ.
 
     Raises:
-      ValueError: others differ.
+      ValueError: another fingerprint differs.
     """
     before = meta.get("inputs", {})
     changed = sorted(
@@ -83,8 +61,8 @@ def check_inputs(
     if changed:
         name = changed[0]
         raise ValueError(
-            f"{', '.join(changed)}: not what the run was started with (it was "
-            f"{before[name][:12]} and is {inputs[name][:12]}), although the paths are "
-            "the same. Put back what was there, use another --workdir, or accept each "
-            f"with --accept_change={name}."
+            f"The contents of {', '.join(changed)} changed since the run was started "
+            f"({name} had the fingerprint {before[name][:12]} and has "
+            f"{inputs[name][:12]}). Restore the old contents, use another --workdir, "
+            f"or accept each with --accept_change={name}."
         )

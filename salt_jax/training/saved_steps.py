@@ -44,8 +44,8 @@ def save_compiled(
 
 def load_compiled(
     directory: epath.PathLike, program: Program, stages: Sequence[Stage]
-) -> list[tuple[Stage, CompiledUpdate]]:
-    """Returns the steps of `stages`, as they were saved for this very program.
+) -> list[CompiledUpdate]:
+    """Returns the saved update of each of `stages`, in order.
 
     Raises:
       FileNotFoundError: a step is not there.
@@ -57,7 +57,7 @@ def load_compiled(
     _check(directory, json.loads((directory / _ABOUT).read_text()), program, stages)
     devices = list(program.partitioning.mesh.devices.flat)
     logging.info("Loading the compiled steps from %s.", directory)
-    return [(stage, _load(_file(directory, stage.name), devices)) for stage in stages]
+    return [_load(_file(directory, stage.name), devices) for stage in stages]
 
 
 def _load(path: epath.Path, devices: Sequence[jax.Device]) -> CompiledUpdate:

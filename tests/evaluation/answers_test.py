@@ -18,6 +18,7 @@ from salt_jax.telemetry.metric_writer import read_metrics
 from salt_jax.train import train
 from salt_jax.training.preemption import PreemptedError
 from salt_jax.training.program import Program
+from salt_jax.training.stage_inputs import StageInputs
 from tests import runs
 from tests.evaluation import questions
 from tests.evaluation.questions import TOTAL_STEPS, experiment
@@ -158,6 +159,7 @@ def test_a_teacher_may_help_with_answers_too(folder, tmp_path):
         return salt_loss(student, teacher, batch.targets_BL, counts_BL, kd_weight=0.5)
 
     params = program.fresh_state().params
-    expected = dense_loss(params, program.load_teacher(stage), batch)
+    teacher_params = StageInputs.open(program, stage).load_teacher(program)
+    expected = dense_loss(params, teacher_params, batch)
     for name in ("loss", "ce", "kd", "teacher_ce"):
         assert first[name] == pytest.approx(float(expected[name].mean()), rel=1e-4)

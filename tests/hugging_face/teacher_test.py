@@ -13,6 +13,7 @@ from salt_jax import gin_config
 from salt_jax.data.reading.loader import Loader
 from salt_jax.main import main
 from salt_jax.training.program import Program
+from salt_jax.training.stage_inputs import StageInputs
 from tests import command_files
 
 _SPECIAL = ("<padding>", "<end>", "<begin>")
@@ -107,7 +108,7 @@ def test_its_soft_labels_are_those_that_transformers_computes(trained, llama):
     )
     batch = loader.host_batch(0)
     is_first_document = batch.segments_BL == 1
-    params = program.load_teacher(stage)
+    params = StageInputs.open(program, stage).load_teacher(program)
     read = program.teacher(stage.distillation).apply(params, loader.device_batch(0))
     ours_BLV = np.asarray(read.logits())
     theirs = transformers.AutoModelForCausalLM.from_pretrained(llama)

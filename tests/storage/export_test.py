@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from flax import linen as nn
 
+from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.mesh.partitioning import MeshShape, Partitioning
 from salt_jax.model.config import TransformerConfig
 from salt_jax.storage.array_files import fingerprint
@@ -261,14 +263,28 @@ def test_a_vocabulary_that_is_gone_is_refused(write):
         Export.open(path)
 
 
+def vocabulary_of(name, fingerprint):
+    return Vocabulary(path=epath.Path(name), fingerprint=fingerprint, codec=None)
+
+
+def test_an_export_is_opened_for_its_own_model_and_vocabulary(write):
+    path, own = write(), hashlib.sha256(VOCABULARY).hexdigest()
+    found = Export.open_for(path, MODEL, vocabulary_of("copy.model", own))
+    assert found == Export.open(path)
+
+
 def test_another_vocabulary_is_refused_with_both_fingerprints(write):
-    export = Export.open(write())
-    export.check_vocabulary(hashlib.sha256(VOCABULARY).hexdigest(), "same.model")
-    own = export.vocabulary_fingerprint[:12]
-    with pytest.raises(
-        ValueError, match=rf"{own}.* reads other\.model \(abcdef123456\)"
-    ):
-        export.check_vocabulary("abcdef1234567890", "other.model")
+    path, own = write(), hashlib.sha256(VOCABULARY).hexdigest()[:12]
+    other = vocabulary_of("other.model", "abcdef1234567890")
+    with pytest.raises(ValueError, match=rf"{own}.*other\.model \(abcdef123456\)"):
+        Export.open_for(path, MODEL, other)
+
+
+def test_another_model_is_refused_with_both_values(write):
+    wanted = dataclasses.replace(MODEL, num_layers=3)
+    own = vocabulary_of("copy.model", hashlib.sha256(VOCABULARY).hexdigest())
+    with pytest.raises(ValueError, match="num_layers=2, not 3"):
+        Export.open_for(write(), wanted, own)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "removed", "flipped"])

@@ -15,6 +15,7 @@ from salt_jax.evaluation.held_out import HeldOut
 from salt_jax.telemetry.metric_writer import read_metrics
 from salt_jax.train import train
 from salt_jax.training.program import Program
+from salt_jax.training.stage_inputs import StageInputs
 from tests import runs
 from tests.data.ul2 import VOCABULARY
 
@@ -112,7 +113,8 @@ def test_the_loss_of_a_step_counts_targets_only_and_sees_the_prefix(experiment, 
     program = Program.on(experiment)
     params = program.fresh_state().params
     teacher = program.teacher(experiment.stages[0].distillation)
-    teacher_params = program.load_teacher(experiment.stages[0])
+    inputs = StageInputs.open(program, experiment.stages[0])
+    teacher_params = inputs.load_teacher(program)
     student_ce = cross_entropy(program.student, params, batch)
     np.testing.assert_allclose(records[1]["ce"], student_ce, rtol=1e-5)
     teacher_ce = cross_entropy(teacher, teacher_params, batch)

@@ -1,0 +1,110 @@
+"""The training loop: the updates of a stage, and what is due between two of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from absl import logging
+
+from salt_jax import config
+from salt_jax.config import Stage
+from salt_jax.data.reading.loader import Loader
+from salt_jax.model.transformer import Params
+from salt_jax.storage.checkpoint import Checkpointer
+from salt_jax.telemetry import versions
+from salt_jax.telemetry.profiling import Tracer
+from salt_jax.training.preemption import PreemptedError, PreemptionGuard
+from salt_jax.training.program import CompiledUpdate, Program
+from salt_jax.training.recorder import Recorder
+from salt_jax.training.stage_inputs import StageInputs
+from salt_jax.training.train_step import TrainState
+
+OpenBatches = Callable[[Loader, int], Any]  # By the index of the first batch.
+Measure = Callable[[Params], dict[str, float]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loop:
+    """Applies updates, and validates, saves and stops between them."""
+
+    program: Program
+    fingerprints: Mapping[str, str]  # Of the data and teachers of all stages.
+    saved: Checkpointer
+    recorder: Recorder
+    tracer: Tracer
+    guard: PreemptionGuard
+    measure: Measure | None  # Measures held-out data; None without validation.
+    open_batches: OpenBatches
+
+    def run(
+        self, inputs: StageInputs, update: CompiledUpdate, state: TrainState
+    ) -> TrainState:
+        """Applies `update` until the stage of `inputs` ends; returns the last state.
+
+        Raises:
+          FloatingPointError: a loss was not finite.
+          PreemptedError: SIGTERM came, and the state was saved.
+        """
+        stage, begin_step = inputs.stage, int(state.step)
+        logging.info(
+            "Stage %r: steps %d to %d, %s.",
+            stage.name,
+            begin_step,
+            stage.end_step,
+            "with a teacher" if stage.distillation else "without a teacher",
+        )
+        with self.recorder.times.spending("restore"):
+            teacher = inputs.load_teacher(self.program)
+        with (
+            self.recorder.stepping(),
+            self.open_batches(inputs.loader, begin_step) as batches,
+        ):
+            for step in range(begin_step + 1, stage.end_step + 1):
+                with self.tracer.step(step):
+                    state, metrics = update(state, teacher, next(batches))
+                    self.recorder.after(step, stage, metrics, batches.stall_seconds)
+                self._between_steps(step, stage, state)
+        for leaf in jax.tree.leaves(teacher):
+            leaf.delete()
+        return state
+
+    def _between_steps(self, step: int, stage: Stage, state: TrainState) -> None:
+        """Validates, saves and stops if due after `step` updates."""
+        is_last = step == self.program.experiment.total_steps
+        stop = self.guard.requested()
+        measured = self._validate(step, state.params, is_last)
+        if is_last or stop or self.saved.is_due(step):
+            # Waits for the loss: a state with a bad one is not saved.
+            with self.recorder.pausing("save"):
+                save = self.saved.save_now if is_last or stop else self.saved.save
+                save(step, state, self._meta(stage), measured)
+        if stop and not is_last:
+            raise PreemptedError(f"Stopped at step {step}, and saved.")
+
+    def _validate(
+        self, step: int, params: Params, is_last: bool
+    ) -> dict[str, float] | None:
+        """Returns the held-out metrics of `params`; None if no validation is due."""
+        validation = self.program.experiment.validation
+        if self.measure is None or validation is None:
+            return None
+        if step % validation.every and not is_last:
+            return None
+        with self.recorder.pausing("validation"):
+            values = self.measure(params)
+        self.recorder.validated(step, values)
+        return values
+
+    def _meta(self, stage: Stage) -> dict[str, Any]:
+        """Returns what a checkpoint holds beside the state."""
+        return {
+            "experiment": config.as_json(self.program.experiment),
+            "experiment_fingerprint": config.fingerprint(self.program.experiment),
+            "stage": stage.name,
+            "inputs": dict(self.fingerprints),
+            "spent_seconds": self.recorder.times.totals(),
+            "versions": versions.of_packages(),
+        }
