@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from salt_jax.data.splitmix64 import GOLDEN_GAMMA, MASK_64, mix
+
 _ROUNDS = 6
-_MASK_64 = (1 << 64) - 1
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_GOLDEN = np.uint64(GOLDEN_GAMMA)
 
 
 def shuffled(positions: np.ndarray, *, size: int, seed: int) -> np.ndarray:
@@ -48,22 +49,15 @@ def shuffled(positions: np.ndarray, *, size: int, seed: int) -> np.ndarray:
 
 def _round_keys(seed: int, epochs: np.ndarray) -> np.ndarray:
     """Returns the key of each round for each of `epochs`, [_ROUNDS, N]."""
-    seed_key = _mix(np.array([seed & _MASK_64], np.uint64))
-    epoch_keys = _mix(seed_key ^ _mix(epochs + _GOLDEN))
+    seed_key = mix(np.array([seed & MASK_64], np.uint64))
+    epoch_keys = mix(seed_key ^ mix(epochs + _GOLDEN))
     rounds = np.arange(1, _ROUNDS + 1, dtype=np.uint64)[:, None]
-    return _mix(epoch_keys + rounds * _GOLDEN)
+    return mix(epoch_keys + rounds * _GOLDEN)
 
 
 def _feistel(numbers: np.ndarray, keys: np.ndarray, half_bits: np.uint64) -> np.ndarray:
     mask = (np.uint64(1) << half_bits) - np.uint64(1)
     left, right = numbers >> half_bits, numbers & mask
     for key in keys:
-        left, right = right, left ^ (_mix(right ^ key) & mask)
+        left, right = right, left ^ (mix(right ^ key) & mask)
     return (left << half_bits) | right
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """Scatters 64-bit numbers; the finaliser of SplitMix64."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))

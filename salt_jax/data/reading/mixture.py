@@ -34,6 +34,7 @@ import numpy as np
 
 from salt_jax.batch import Batch
 from salt_jax.data import permutation
+from salt_jax.data.apportionment import apportion
 from salt_jax.data.reading.prepared_text import StageData
 from salt_jax.data.reading.rows import Rows
 from salt_jax.data.vocabulary import Vocabulary
@@ -106,7 +107,8 @@ class MixedOrder:
     """Whose turn it is, for each row of an endless stream that parts take turns in."""
 
     def __init__(self, weights: Sequence[float], seed: int):
-        self.shares = np.array(weights, np.float64) / math.fsum(weights)
+        self._weights = np.array(weights, np.float64)
+        self.shares = self._weights / math.fsum(weights)
         # At least two rows of each part, so that a part which is ahead of its share
         # by less than one after a block is still behind it after the next.
         self.block_size = max(_MIN_BLOCK, math.ceil(2 / self.shares.min()))
@@ -135,27 +137,7 @@ class MixedOrder:
 
     def _rows_before(self, block: int) -> np.ndarray:
         """Returns how many rows each part has before a block begins, int64 [P]."""
-        return apportioned(int(block) * self.block_size, self.shares)
-
-
-def apportioned(total: int, shares: np.ndarray) -> np.ndarray:
-    """Returns whole numbers that add up to `total`, each less than 1 off its share.
-
-    What is left after rounding down goes to the largest remainders; of equal ones, to
-    the first.
-
-    Args:
-      total: What is shared, at least 0.
-      shares: float64 [P], adding up to 1.
-
-    Returns:
-      int64 [P].
-    """
-    quotas = total * shares
-    counts = np.floor(quotas).astype(np.int64)
-    left = total - int(counts.sum())
-    counts[np.argsort(counts - quotas, kind="stable")[:left]] += 1
-    return counts
+        return apportion(int(block) * self.block_size, self._weights)
 
 
 class _MixedRows:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from salt_jax.data import permutation
+from salt_jax.data.apportionment import apportion
 
 # The last row of a denoiser in a group is not full, which in a group of this size
 # costs at most a row in 256 for each denoiser. A larger group would mix less well.
@@ -140,14 +141,5 @@ class RowPlan:
         return RowTexts(kinds, firsts + begins, firsts + ends)
 
     def _group(self, size: int) -> _Group:
-        counts = _apportioned(size, self.weights)
+        counts = apportion(size, np.array(self.weights, np.int64))
         return _Group(counts, -(-counts * self.seq_len // np.array(self.capacities)))
-
-
-def _apportioned(total: int, weights: Sequence[int]) -> np.ndarray:
-    """Returns whole shares of `total`, the largest remainders rounded up, int64."""
-    scaled = total * np.array(weights, np.int64)
-    shares, remainders = np.divmod(scaled, sum(weights))
-    by_remainder = np.argsort(-remainders, kind="stable")
-    shares[by_remainder[: total - shares.sum()]] += 1
-    return shares

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from salt_jax.data.splitmix64 import GOLDEN_GAMMA, MASK_64, mix
+
 SHINGLE = 5  # Tokens.
 ORDERS_PER_BAND = 4
 NUM_BANDS = 2
 _ROWS_AT_A_TIME = 16  # So that the hashes of the rows stay in a core's own cache.
-_MASK = (1 << 64) - 1
 
 
 def sketches(tokens_NL: np.ndarray, is_token_NL: np.ndarray) -> np.ndarray:
@@ -61,7 +62,7 @@ def shingles(tokens_NL: np.ndarray, is_token_NL: np.ndarray) -> np.ndarray:
     sums_NS = numbers_NL[:, :num_shingles] * _FACTORS[0]
     for place in range(1, SHINGLE):
         sums_NS += numbers_NL[:, place : place + num_shingles] * _FACTORS[place]
-    hashes_NS = _mixed(sums_NS)
+    hashes_NS = mix(sums_NS, out=sums_NS)
     return np.where(is_token_NL[:, SHINGLE - 1 :], hashes_NS, hashes_NS[:, :1])
 
 
@@ -73,25 +74,15 @@ def _sketches(shingles_NS: np.ndarray) -> np.ndarray:
         for order in range(band * ORDERS_PER_BAND, (band + 1) * ORDERS_PER_BAND):
             # The hashes are mixed already: one-to-one and another order is enough.
             ordered_NS = (shingles_NS ^ _SEEDS[order]) * _MULTIPLIERS[order]
-            smallest = _mixed(smallest ^ ordered_NS.min(axis=1))
+            smallest = mix(smallest ^ ordered_NS.min(axis=1))
         found |= (smallest >> np.uint64(32)) << np.uint64(32 * band)
     return found
 
 
-def _mixed(x: np.ndarray) -> np.ndarray:
-    """Returns the finalizer of SplitMix64 of each number, in the array given."""
-    x ^= x >> np.uint64(30)
-    x *= np.uint64(0xBF58476D1CE4E5B9)
-    x ^= x >> np.uint64(27)
-    x *= np.uint64(0x94D049BB133111EB)
-    x ^= x >> np.uint64(31)
-    return x
-
-
 def _constants(count: int, *, seed: int) -> np.ndarray:
     """Returns fixed numbers that look random: SplitMix64 from `seed` on."""
-    steps = [(seed + (i + 1) * 0x9E3779B97F4A7C15) & _MASK for i in range(count)]
-    return _mixed(np.array(steps, np.uint64))
+    steps = [(seed + (i + 1) * GOLDEN_GAMMA) & MASK_64 for i in range(count)]
+    return mix(np.array(steps, np.uint64))
 
 
 # Changing any of these changes every sketch, and so the format of the scores.

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from salt_jax.data.apportionment import apportion
+
 _BLOCK = 1 << 22  # Sequences counted at a time.
 
 
@@ -27,19 +29,6 @@ def sum_by_group(
     return totals
 
 
-def shares(total: int, sizes: np.ndarray) -> np.ndarray:
-    """Returns how `total` is divided in proportion to `sizes`, int64 [D].
-
-    By largest remainder, of equal ones the first: each is its proportion rounded down
-    or up, so none is above its size unless `total` is above their sum.
-    """
-    sizes = sizes.astype(np.int64)
-    whole, rest = np.divmod(total * sizes, sizes.sum())
-    left = total - whole.sum()
-    whole[np.argsort(-rest, kind="stable")[:left]] += 1
-    return whole
-
-
 def highest_of_groups(
     worth: np.ndarray, groups: np.ndarray, may_be_kept: np.ndarray, count: int
 ) -> np.ndarray:
@@ -53,7 +42,7 @@ def highest_of_groups(
     """
     num_groups = int(groups.max()) + 1
     sizes = sum_by_group(groups, may_be_kept, num_groups=num_groups)
-    quotas = shares(count, sizes)
+    quotas = apportion(count, sizes.astype(np.int64))
     is_kept = np.zeros(len(worth), bool)
     for group in np.flatnonzero(quotas):
         members = may_be_kept & (groups == group)

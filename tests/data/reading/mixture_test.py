@@ -7,7 +7,7 @@ import pytest
 from salt_jax import gin_config
 from salt_jax.data.preparing.prepare import prepare
 from salt_jax.data.reading.loader import Loader
-from salt_jax.data.reading.mixture import MixedOrder, PreparedMixture, apportioned
+from salt_jax.data.reading.mixture import MixedOrder, PreparedMixture
 from salt_jax.data.reading.objectives import PrefixLM
 from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.vocabulary import Vocabulary
@@ -42,20 +42,6 @@ def assert_same(one, other):
     for field in dataclasses.fields(one):
         found, expected = getattr(one, field.name), getattr(other, field.name)
         np.testing.assert_array_equal(found, expected, err_msg=field.name)
-
-
-@pytest.mark.parametrize("weights", [WEIGHTS, UNEVEN, (1.0,), (1e-6, 1.0)])
-@pytest.mark.parametrize("total", [0, 1, 999, 10**10])
-def test_what_is_apportioned_adds_up_and_is_less_than_one_off(weights, total):
-    shares = np.array(weights) / sum(weights)
-    counts = apportioned(total, shares)
-    assert counts.sum() == total
-    assert np.abs(counts - total * shares).max() < 1.0
-
-
-def test_the_largest_remainders_get_what_is_left():
-    assert apportioned(10, np.array([0.58, 0.17, 0.25])).tolist() == [6, 2, 2]
-    assert apportioned(1, np.array([0.5, 0.5])).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("weights", [WEIGHTS, UNEVEN, (1.0,), (1e-4, 0.3, 0.7)])

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from salt_jax.data.reading.loader import Loader
-from salt_jax.data.selecting.quotas import shares
 from salt_jax.data.selecting.ranking import HighestScores, PerplexityBand, Random
 from salt_jax.data.selecting.selection import Selection, stage_warnings
 from salt_jax.mesh.partitioning import MeshShape, Partitioning
@@ -143,23 +142,6 @@ def test_random_keeps_of_each_domain_what_chance_would(train, tmp_path):
     # Without replacement the variance is below the binomial one.
     assert abs(sum(kept) - expected) < 4 * (expected * 0.7) ** 0.5
     assert len(set(kept)) > 1
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_shares_add_up_and_none_is_a_whole_one_from_its_proportion(seed):
-    rng = np.random.default_rng(seed)
-    for _ in range(200):
-        sizes = rng.integers(0, 30, rng.integers(1, 9)) + np.eye(1, 1, dtype=int)[0]
-        total = rng.integers(0, sizes.sum() + 1)
-        found = shares(total, sizes)
-        assert found.sum() == total
-        assert (found <= sizes).all()
-        assert (np.abs(found - total * sizes / sizes.sum()) < 1).all()
-
-
-def test_shares_of_a_corpus_of_full_size_are_exact():
-    sizes = np.array([150_000_000, 49_999_999, 1])
-    assert shares(100_000_000, sizes).tolist() == [75_000_000, 25_000_000, 0]
 
 
 # ---- What may not be meant --------------------------------------------------
