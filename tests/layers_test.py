@@ -30,14 +30,14 @@ TENSORFLOW = {
     "data.corpora.tfds_corpus",
     "data.reading.seqio_rows",
     "data.reading.seqio_source",
-    "data.reading.tasks",
+    "data.reading.seqio_tasks",
     "data.reading.tfds_records",
 }
 ONLY_IN = {
     "apache_beam": {"data.preparing.beam_prepare", "data.preparing.beam_split"},
     "datasets": {"few_shot.documents"},
     "gin": {"gin_config"},
-    "lm_eval": {"few_shot.asking", "few_shot.language_model", "few_shot.tasks"},
+    "lm_eval": {"few_shot.harness", "few_shot.language_model", "few_shot.tasks"},
     "matplotlib": {"report.figures", "report.selection_figures", "report.write"},
     "orbax": {"storage.array_files", "storage.checkpoint", "storage.export"},
     "pyarrow": {"data.corpora.parquet"},
@@ -170,5 +170,7 @@ def test_importing_everything_prints_nothing_starts_nothing_and_spares_tensorflo
 
 @pytest.mark.slow
 def test_importing_the_tasks_registers_none():
-    done = python(IMPORT_AND_LOOK.format(names=["data.reading.tasks"], more=NO_TASKS))
+    done = python(
+        IMPORT_AND_LOOK.format(names=["data.reading.seqio_tasks"], more=NO_TASKS)
+    )
     assert (done.returncode, done.stdout) == (0, ""), done.stderr

@@ -10,10 +10,10 @@ from salt_jax.config import Scoring
 from salt_jax.data.prepared.dataset import PreparedDataset
 from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.reading.rows import causal_batch
+from salt_jax.data.scoring.minhash import sketches
 from salt_jax.data.scoring.score_bill import read_bill
 from salt_jax.data.scoring.score_columns import QUANTILES, main_domains
 from salt_jax.data.scoring.scores import Scores
-from salt_jax.data.scoring.sketch import sketches
 from salt_jax.mesh.partitioning import MeshShape
 from salt_jax.model.flops import forward_flops
 from salt_jax.model.transformer import Transformer, abstract_params

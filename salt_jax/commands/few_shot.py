@@ -73,7 +73,7 @@ class _Asked:
 
     def ask(self, label: str, path: epath.PathLike) -> None:
         """Asks one model all tasks, and writes what it said."""
-        from salt_jax.few_shot import asking
+        from salt_jax.few_shot import harness
         from salt_jax.few_shot.language_model import SaltLM
 
         options = self._options
@@ -85,7 +85,7 @@ class _Asked:
         )
         lm = SaltLM(loaded, batch_size=options.batch_size, name=label)
         began = time.time()
-        results = asking.ask(
+        results = harness.ask(
             lm,
             self._tasks,
             limit=options.limit,
@@ -97,7 +97,7 @@ class _Asked:
             for task, samples in results["samples"].items()
         }
         if label == self._teacher:
-            self._split(lm, asking.right_likelihoods)
+            self._split(lm, harness.right_likelihoods)
         if jax.process_index() == 0:
             config = {
                 "model": "salt_jax",
@@ -107,7 +107,7 @@ class _Asked:
                 "limit": options.limit,
                 "num_fewshot": options.num_fewshot,
             }
-            asking.write_results(self._output, label, results, config)
+            harness.write_results(self._output, label, results, config)
         logging.info("Asked %s in %.0f s.", label, time.time() - began)
 
     def _split(self, lm: Any, right_likelihoods: Any) -> None:

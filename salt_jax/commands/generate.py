@@ -14,7 +14,7 @@ from etils import epath
 
 from salt_jax import gin_config
 from salt_jax.config import Experiment
-from salt_jax.generation.continuation import check_stop
+from salt_jax.generation.detokenization import check_stop
 from salt_jax.generation.generate import generate, stream
 from salt_jax.generation.sampling import Sampling
 from salt_jax.storage.loaded import LoadedModel

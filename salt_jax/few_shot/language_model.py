@@ -13,7 +13,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from salt_jax.few_shot.likelihoods import LikelihoodReader
-from salt_jax.few_shot.question_rows import Question
+from salt_jax.few_shot.shared_prefixes import LikelihoodRequest
 from salt_jax.generation.generator import Generator
 from salt_jax.generation.sampling import Sampling
 from salt_jax.storage.loaded import LoadedModel
@@ -84,7 +84,7 @@ class SaltLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Iterable[tuple[Any, list[int], list[int]]], **_: Any
     ) -> list[tuple[float, bool]]:
-        answers = self._read([Question(*tokens) for _, *tokens in requests])
+        answers = self._read([LikelihoodRequest(*tokens) for _, *tokens in requests])
         return [(answer.log_likelihood, answer.is_greedy) for answer in answers]
 
     def loglikelihood_rolling(
@@ -95,7 +95,7 @@ class SaltLM(TemplateLM):
         One that is too long is read in windows, each token once and as late in its
         window as possible.
         """
-        questions: list[Question] = []
+        questions: list[LikelihoodRequest] = []
         ends = [0]
         for request in requests:
             windows = get_rolling_token_windows(
@@ -104,7 +104,9 @@ class SaltLM(TemplateLM):
                 max_seq_len=self.max_length,
                 context_len=1,
             )
-            questions += [Question(*make_disjoint_window(window)) for window in windows]
+            questions += [
+                LikelihoodRequest(*make_disjoint_window(window)) for window in windows
+            ]
             ends.append(len(questions))
         nats = [answer.log_likelihood for answer in self._read(questions)]
         return [sum(nats[begin:end]) for begin, end in itertools.pairwise(ends)]

@@ -17,7 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from salt_jax.batch import Batch
-from salt_jax.few_shot.question_rows import Filled, Question, Row, rows_of
+from salt_jax.few_shot.shared_prefixes import (
+    LikelihoodRequest,
+    PrefixRow,
+    RowArrays,
+    rows_of,
+)
 from salt_jax.loss.losses import TokenStatistics, chunked_token_statistics
 from salt_jax.model.transformer import Params, Transformer
 from salt_jax.storage.loaded import LoadedModel
@@ -29,7 +34,7 @@ _CHUNK_TOKENS = 512
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class Likelihood:
     """A model's answer to a question."""
 
     log_likelihood: float  # Nats, of the whole continuation.
@@ -49,7 +54,7 @@ class LikelihoodReader:
         if self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size}: read at least one row.")
 
-    def __call__(self, questions: Sequence[Question]) -> list[Answer]:
+    def __call__(self, questions: Sequence[LikelihoodRequest]) -> list[Likelihood]:
         """Returns the answers, in the order of the questions.
 
         A context that is too long is cut on its left.
@@ -58,8 +63,8 @@ class LikelihoodReader:
           ValueError: a continuation has no tokens, or more than the model can read.
         """
         self._check(questions)
-        found: dict[int, Answer] = {}
-        pending: tuple[list[Row], TokenStatistics] | None = None
+        found: dict[int, Likelihood] = {}
+        pending: tuple[list[PrefixRow], TokenStatistics] | None = None
         label = f"read by {self.name}"
         with Progress(label, len(questions), stream=self.stream) as progress:
             for rows in self._batches(rows_of(questions, self.loaded.max_length)):
@@ -74,7 +79,7 @@ class LikelihoodReader:
             progress.update(len(found))
         return [found[number] for number in range(len(questions))]
 
-    def _check(self, questions: Sequence[Question]) -> None:
+    def _check(self, questions: Sequence[LikelihoodRequest]) -> None:
         limit = self.loaded.max_length
         for question in questions:
             if not 0 < len(question.continuation) <= limit:
@@ -84,7 +89,7 @@ class LikelihoodReader:
                     "give a greater --max_length, or leave the task out."
                 )
 
-    def _batches(self, rows: Sequence[Row]) -> Iterator[list[Row]]:
+    def _batches(self, rows: Sequence[PrefixRow]) -> Iterator[list[PrefixRow]]:
         for _, group in itertools.groupby(rows, lambda row: row.slots):
             alike = list(group)
             begin = 0
@@ -108,13 +113,13 @@ class LikelihoodReader:
         return -(-rows // shards) * shards
 
     def _read(
-        self, rows: Sequence[Row], questions: Sequence[Question]
+        self, rows: Sequence[PrefixRow], questions: Sequence[LikelihoodRequest]
     ) -> TokenStatistics:
         """Sends a batch to the devices; returns what they will make of its targets."""
         partitioning = self.loaded.model.partitioning
         length = self._length(max(len(row.tokens) for row in rows))
         pieces = partitioning.size("length")
-        filled = Filled.of(
+        filled = RowArrays.of(
             rows,
             questions,
             shape=(self._num_rows(length), length),
@@ -170,8 +175,10 @@ def _statistics(
 
 
 def _answers(
-    questions: Sequence[Question], rows: Sequence[Row], statistics: TokenStatistics
-) -> dict[int, Answer]:
+    questions: Sequence[LikelihoodRequest],
+    rows: Sequence[PrefixRow],
+    statistics: TokenStatistics,
+) -> dict[int, Likelihood]:
     """Returns the answers that a batch holds, by the number of the question."""
     ce_BS, rank_BS = np.asarray(statistics.ce_BL), np.asarray(statistics.rank_BL)
     found = {}
@@ -180,6 +187,8 @@ def _answers(
         for number, _ in row.asked:
             part = slice(slot, slot + len(questions[number].continuation))
             nats = ce_BS[b, part].sum(dtype=np.float64)
-            found[number] = Answer(-float(nats), bool((rank_BS[b, part] == 0).all()))
+            found[number] = Likelihood(
+                -float(nats), bool((rank_BS[b, part] == 0).all())
+            )
             slot = part.stop
     return found

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.generation.continuation import Continuation, check_stop
-from salt_jax.generation.decoding import Prompts, Recipe, programs
-from salt_jax.generation.reading import reading_model, reading_params
+from salt_jax.generation.decoding_batch import DecodingBatch, shape_for
+from salt_jax.generation.detokenization import Detokenizer, check_stop
+from salt_jax.generation.prefill_decode import DecodingConfig, Prompts, programs
 from salt_jax.generation.sampling import Sampling, check_seeds
-from salt_jax.generation.writing import Writing, shape_for
+from salt_jax.generation.unstacked import decoding_model, decoding_params
 from salt_jax.model.transformer import Params, Transformer
 
 # How many tokens are written before the host looks for stop strings, and before what
@@ -43,7 +43,7 @@ class Generator:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} is not positive.")
         self._model = model
-        self._reading = reading_model(model)
+        self._decoding_model = decoding_model(model)
         self._vocabulary = vocabulary
         self._max_length = max_length
         self._batch_size = batch_size
@@ -78,7 +78,7 @@ class Generator:
             have tokens that it does not know; an argument is out of range.
         """
         written = self._write(params, prompts, seeds, stop, sampling, max_new_tokens)
-        return [follows.tokens(tokens) for follows, tokens in written]
+        return [detokenizer.tokens(tokens) for detokenizer, tokens in written]
 
     def texts(
         self,
@@ -95,7 +95,7 @@ class Generator:
         Arguments and errors are those of a call.
         """
         written = self._write(params, prompts, seeds, stop, sampling, max_new_tokens)
-        return [follows.text(tokens) for follows, tokens in written]
+        return [detokenizer.text(tokens) for detokenizer, tokens in written]
 
     def stream(
         self,
@@ -127,22 +127,22 @@ class Generator:
         sampling: Sampling,
         max_new_tokens: int,
     ) -> Iterator[str]:
-        follows = Continuation(self._vocabulary, prompt, stop)
-        params = reading_params(self._model, params)
-        writing = self._begin(
+        detokenizer = Detokenizer(self._vocabulary, prompt, stop)
+        params = decoding_params(self._model, params)
+        writing = self._prefill(
             params, [prompt], [seed], sampling=sampling, max_new_tokens=max_new_tokens
         )
         shown = 0
         while True:
             (tokens,) = writing.texts
-            if writing.is_done or follows.is_stopped(tokens):
+            if writing.is_done or detokenizer.is_stopped(tokens):
                 break
-            settled = follows.settled_text(tokens)
+            settled = detokenizer.settled_text(tokens)
             if len(settled) > shown:
                 yield settled[shown:]
                 shown = len(settled)
-            writing.go_on(_STREAMED)
-        rest = follows.text(tokens)[shown:]
+            writing.decode(_STREAMED)
+        rest = detokenizer.text(tokens)[shown:]
         if rest:
             yield rest
 
@@ -154,18 +154,20 @@ class Generator:
         stop: Sequence[str],
         sampling: Sampling,
         max_new_tokens: int,
-    ) -> list[tuple[Continuation, list[int]]]:
+    ) -> list[tuple[Detokenizer, list[int]]]:
         """Returns each prompt's tokens, which may go too far, and how to read them."""
         seeds = range(len(prompts)) if seeds is None else seeds
         self._check(prompts, max_new_tokens, stop, seeds)
-        follows = [Continuation(self._vocabulary, prompt, stop) for prompt in prompts]
+        detokenizers = [
+            Detokenizer(self._vocabulary, prompt, stop) for prompt in prompts
+        ]
         texts: list[list[int]] = [[] for _ in prompts]
-        params = reading_params(self._model, params)
+        params = decoding_params(self._model, params)
         # The longest first: what does not fit the devices is known at once.
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
         for first in range(0, len(order), self._batch_size):
             places = order[first : first + self._batch_size]
-            writing = self._begin(
+            writing = self._prefill(
                 params,
                 [prompts[i] for i in places],
                 [seeds[i] for i in places],
@@ -174,15 +176,15 @@ class Generator:
                 rows=min(len(order), self._batch_size),
             )
             while not writing.is_done:
-                writing.go_on(_BETWEEN_STOPS if stop else max_new_tokens)
+                writing.decode(_BETWEEN_STOPS if stop else max_new_tokens)
                 for row, tokens in enumerate(writing.texts if stop else []):
-                    if follows[places[row]].is_stopped(tokens):
+                    if detokenizers[places[row]].is_stopped(tokens):
                         writing.finish(row)
             for place, tokens in zip(places, writing.texts, strict=True):
                 texts[place] = tokens
-        return list(zip(follows, texts, strict=True))
+        return list(zip(detokenizers, texts, strict=True))
 
-    def _begin(
+    def _prefill(
         self,
         params: Params,
         prompts: Sequence[Sequence[int]],
@@ -191,15 +193,15 @@ class Generator:
         sampling: Sampling,
         max_new_tokens: int,
         rows: int = 1,
-    ) -> Writing:
+    ) -> DecodingBatch:
         vocabulary = self._vocabulary
-        recipe = Recipe(
-            model=self._reading,
+        config = DecodingConfig(
+            model=self._decoding_model,
             sampling=dataclasses.replace(sampling, seed=0),
             num_tokens=vocabulary.size,
             end_ids=vocabulary.end_ids,
         )
-        shards = self._reading.partitioning.size("batch")
+        shards = self._decoding_model.partitioning.size("batch")
         columns = shape_for(len(max(prompts, key=len)) + 1, _FEWEST_COLUMNS)
         filled = Prompts.of(
             prompts,
@@ -208,8 +210,8 @@ class Generator:
             begin_id=vocabulary.begin_id,
             shape=(shards * shape_for(-(-rows // shards)), columns),
         )
-        return Writing(
-            programs(recipe),
+        return DecodingBatch(
+            programs(config),
             params,
             filled,
             num_texts=len(prompts),

@@ -17,7 +17,7 @@ from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.scoring.score_bill import read_bill
 from salt_jax.data.scoring.score_columns import QUANTILES
 from salt_jax.data.scoring.scores import Scores
-from salt_jax.data.selecting.selection import Choice, Selection, stage_warnings
+from salt_jax.data.selecting.selection import Selection, SelectionResult, stage_warnings
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.model.flops import step_flops
 
@@ -35,7 +35,7 @@ class Selected:
     stage: Stage
     data: PreparedText
     selection: Selection
-    choice: Choice
+    choice: SelectionResult
 
     def describe(self) -> dict[str, Any]:
         """Returns all there is to say, as JSON types."""
@@ -182,7 +182,7 @@ def histogram(values: np.ndarray, is_kept: np.ndarray) -> dict[str, list[float]]
     }
 
 
-def _num_tokens(choice: Choice) -> int:
+def _num_tokens(choice: SelectionResult) -> int:
     """Returns the tokens kept; only the last sequence of a split has padding."""
     manifest = choice.dataset.manifest
     total = int(choice.is_kept.sum()) * manifest.seq_len
@@ -191,7 +191,7 @@ def _num_tokens(choice: Choice) -> int:
     return total - (padding if has_last else 0)
 
 
-def _domains(choice: Choice) -> list[dict[str, Any]]:
+def _domains(choice: SelectionResult) -> list[dict[str, Any]]:
     """Returns what is kept of each domain, the largest first."""
     scored = choice.sum_by_domain(np.ones_like(choice.is_kept))
     kept = choice.sum_by_domain(choice.is_kept)

@@ -28,7 +28,7 @@ from etils import epath
 from lm_eval.models.huggingface import HFLM
 
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.few_shot.asking import ask
+from salt_jax.few_shot.harness import ask
 from salt_jax.few_shot.language_model import SaltLM
 from salt_jax.few_shot.tasks import SEED, load_tasks
 from salt_jax.hugging_face.exporting import export_to_hugging_face

@@ -91,9 +91,11 @@ def test_each_token_of_a_long_text_is_predicted_once(lm, asked, loaded):
 
 def _answers(lm, pairs):
     from salt_jax.few_shot.likelihoods import LikelihoodReader
-    from salt_jax.few_shot.question_rows import Question
+    from salt_jax.few_shot.shared_prefixes import LikelihoodRequest
 
-    return LikelihoodReader(lm._loaded, 1, "alone")([Question(*x) for x in pairs])
+    return LikelihoodReader(lm._loaded, 1, "alone")(
+        [LikelihoodRequest(*x) for x in pairs]
+    )
 
 
 def test_likelihoods_of_several_texts_are_not_mixed(lm):

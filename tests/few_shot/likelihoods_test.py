@@ -10,7 +10,7 @@ from salt_jax.batch import Batch
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.few_shot import likelihoods
 from salt_jax.few_shot.likelihoods import LikelihoodReader
-from salt_jax.few_shot.question_rows import Question
+from salt_jax.few_shot.shared_prefixes import LikelihoodRequest
 from salt_jax.storage.loaded import LoadedModel
 from tests import examples, runs
 
@@ -43,16 +43,16 @@ def some_questions():
 
     shared = tokens(7)
     return [
-        *(Question(tokens(rng.integers(1, 12)), tokens(2)) for _ in range(9)),
+        *(LikelihoodRequest(tokens(rng.integers(1, 12)), tokens(2)) for _ in range(9)),
         # The second is about a beginning of the first's tokens, the third is the same
         # question again, and the fourth differs in its last token alone.
-        Question(shared, [9, 8, 7]),
-        Question(shared, [9]),
-        Question(shared, [9]),
-        Question(shared, [9, 8, 6]),
-        Question(tokens(30), tokens(5)),  # The context is cut.
-        Question(tokens(3), tokens(MAX_LENGTH)),
-        Question([0], tokens(1)),
+        LikelihoodRequest(shared, [9, 8, 7]),
+        LikelihoodRequest(shared, [9]),
+        LikelihoodRequest(shared, [9]),
+        LikelihoodRequest(shared, [9, 8, 6]),
+        LikelihoodRequest(tokens(30), tokens(5)),  # The context is cut.
+        LikelihoodRequest(tokens(3), tokens(MAX_LENGTH)),
+        LikelihoodRequest([0], tokens(1)),
     ]
 
 
@@ -110,7 +110,7 @@ def test_what_a_model_would_write_is_greedy_and_nothing_else(alone):
     first = would_write(context)
     second = would_write([*context, first])
     other = (second + 1) % 64
-    questions = [Question(context, [first, x]) for x in (second, other)]
+    questions = [LikelihoodRequest(context, [first, x]) for x in (second, other)]
     answers = LikelihoodReader(alone, 2, "small")(questions)
     assert [answer.is_greedy for answer in answers] == [True, False]
 
@@ -137,7 +137,7 @@ def test_a_beginning_of_what_is_read_is_not_read_again(alone, monkeypatch):
     monkeypatch.setattr(likelihoods, "_statistics", watched)
     shared = [4, 5, 6]
     choices = [[9, 8, 7], [9, 8], [9], [30]]
-    LikelihoodReader(alone, 8, "small")([Question(shared, x) for x in choices])
+    LikelihoodReader(alone, 8, "small")([LikelihoodRequest(shared, x) for x in choices])
     assert read == [1]
 
 
@@ -146,7 +146,9 @@ def test_few_shapes_are_compiled_for_many_lengths(alone):
     long = dataclasses.replace(alone, max_length=300)
     rng = np.random.default_rng(1)
     questions = [
-        Question(rng.integers(3, 64, n).tolist(), rng.integers(3, 64, 4).tolist())
+        LikelihoodRequest(
+            rng.integers(3, 64, n).tolist(), rng.integers(3, 64, 4).tolist()
+        )
         for n in range(1, 290)
     ]
     before = likelihoods._statistics._cache_size()
@@ -165,7 +167,7 @@ def test_models_of_one_shape_share_their_programs(alone):
 @pytest.mark.parametrize("count", [0, MAX_LENGTH + 1])
 def test_a_continuation_that_cannot_be_read_is_refused(count, alone):
     with pytest.raises(ValueError, match=rf"small is asked .* of {count} tokens"):
-        LikelihoodReader(alone, 2, "small")([Question([0], [3] * count)])
+        LikelihoodReader(alone, 2, "small")([LikelihoodRequest([0], [3] * count)])
 
 
 def test_a_batch_without_rows_is_refused(alone):

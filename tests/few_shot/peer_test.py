@@ -6,7 +6,7 @@ import jax
 import pytest
 
 import salt_jax
-from salt_jax.few_shot.asking import ask
+from salt_jax.few_shot.harness import ask
 from salt_jax.few_shot.language_model import SaltLM
 from salt_jax.few_shot.tasks import load_tasks
 from salt_jax.storage.export import Export

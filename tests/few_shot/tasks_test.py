@@ -12,7 +12,7 @@ from lm_eval.api.task import ConfigurableTask
 
 from salt_jax.data import embedded
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.few_shot import asking
+from salt_jax.few_shot import harness
 from salt_jax.few_shot import tasks as tasks_module
 from salt_jax.few_shot.known_tasks import KNOWN
 from salt_jax.few_shot.measures import measures
@@ -177,9 +177,9 @@ def test_each_model_is_asked_from_the_same_seeds(monkeypatch):
     def shuffling(*_, **__):
         drawn.append((random.random(), np.random.random()))
 
-    monkeypatch.setattr(asking.lm_eval.evaluator, "evaluate", shuffling)
+    monkeypatch.setattr(harness.lm_eval.evaluator, "evaluate", shuffling)
     for _ in range(2):
-        asking.ask(None, Tasks({}, {}, {}), limit=None)
+        harness.ask(None, Tasks({}, {}, {}), limit=None)
     assert drawn[0] == drawn[1]
 
 

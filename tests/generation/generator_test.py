@@ -9,7 +9,7 @@ import pytest
 from salt_jax.batch import Batch
 from salt_jax.data.sentencepiece_vocabulary import SentencePieceCodec
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.generation import decoding
+from salt_jax.generation import prefill_decode
 from salt_jax.generation.generator import Generator
 from salt_jax.generation.sampling import Sampling
 from tests import runs
@@ -133,15 +133,15 @@ def called(monkeypatch):
     """What the second program was called with and gave, call by call."""
     calls = []
 
-    def programs(recipe):
-        begin, go_on = decoding.programs(recipe)
+    def programs(config):
+        prefill, decode = prefill_decode.programs(config)
 
         def recorded(*arguments):
-            done = go_on(*arguments)
-            calls.append((go_on, arguments, done))
+            done = decode(*arguments)
+            calls.append((decode, arguments, done))
             return done
 
-        return decoding.Programs(begin, recorded)
+        return prefill_decode.Programs(prefill, recorded)
 
     monkeypatch.setattr("salt_jax.generation.generator.programs", programs)
     return calls
@@ -154,7 +154,7 @@ def test_shapes_of_one_size_and_all_steps_are_compiled_once(called):
     write([[5], [6, 7]], max_new_tokens=13, sampling=own)
     write([[4] * 20, []], max_new_tokens=9, sampling=own, seeds=[9, 4])
     write([[5]], max_new_tokens=16, sampling=seeded, stop=["zzz"])
-    programs = {go_on for go_on, _, _ in called}
+    programs = {decode for decode, _, _ in called}
     assert len(called) >= 4 and [x._cache_size() for x in programs] == [1]
 
 

@@ -17,9 +17,9 @@ from etils import epath
 
 from salt_jax.data import embedded
 from salt_jax.data.corpora import jsonl
-from salt_jax.data.corpora.document import Block, Document, Fields, Part
+from salt_jax.data.corpora.document import Document, Fields, Part, RecordBlock
 
-__all__ = ["Block", "Document", "Fields", "Part", "fingerprint", "split_parts"]
+__all__ = ["Document", "Fields", "Part", "RecordBlock", "fingerprint", "split_parts"]
 
 _TFDS = "tfds:"
 _SEQIO = "seqio:"

@@ -1,6 +1,7 @@
 """What a corpus is made of: parts of blocks of records, each of them a document.
 
-A kind of corpus is a `Part` and its `Block`s; `corpus.split_parts` knows all kinds.
+Each kind of corpus implements `Part` and `RecordBlock`; `corpus.split_parts` lists the
+kinds.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Document:
     tokens: np.ndarray | None = dataclasses.field(default=None, compare=False)
 
 
-class Block(Protocol):
+class RecordBlock(Protocol):
     """Consecutive records of a part, not parsed yet: worker threads do that."""
 
     def documents(self) -> Iterator[tuple[int, Document | str]]:
@@ -45,7 +46,7 @@ class Part(Protocol):
     def fingerprint(self) -> str:
         """Returns the SHA-256, in hexadecimal, of what the part holds."""
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[RecordBlock]:
         """Yields all records in their order.
 
         Raises:

@@ -42,7 +42,7 @@ class ParquetFile(FilePart):
         with self._open() as file:
             self._columns(file.schema_arrow)
 
-    def blocks(self) -> Iterator[Rows]:
+    def blocks(self) -> Iterator[ParquetRows]:
         """Yields the rows in blocks; how large the file's row groups are is no matter.
 
         Raises:
@@ -54,7 +54,7 @@ class ParquetFile(FilePart):
                 _BLOCK_ROWS, columns=self._columns(file.schema_arrow), use_threads=False
             )
             for rows in batches:
-                yield Rows(number, rows, self.fields)
+                yield ParquetRows(number, rows, self.fields)
                 number += rows.num_rows
 
     @contextlib.contextmanager
@@ -110,7 +110,7 @@ class ParquetFile(FilePart):
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class ParquetRows:
     """Consecutive rows of a file."""
 
     first_number: int  # Of the first row in its file, from 1.

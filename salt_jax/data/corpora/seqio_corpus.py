@@ -79,7 +79,7 @@ class TaskShard:
         """Returns the examples, where their text or tokens are, and whose tokens."""
         task = get_tasks(self.task, self.module)[0]
         shard = seqio.ShardInfo(index=self.index, num_shards=self.num_shards)
-        with tf_examples.reading(self.name):
+        with tf_examples.translate_errors(self.name):
             # `Task.get_dataset` passes its seed to the source too, and not every
             # source takes one; without one, preprocessors would draw as they like.
             examples = task.source.get_dataset(
@@ -164,7 +164,7 @@ def task_shards(
                 f"The task {task.name!r} has no split {split!r}; it has "
                 f"{sorted(task.splits)}."
             )
-        with tf_examples.reading(f"seqio:{task.name}"):
+        with tf_examples.translate_errors(f"seqio:{task.name}"):
             num_shards = len(task.source.list_shards(split))
         if not num_shards:
             raise FileNotFoundError(

@@ -113,7 +113,7 @@ def in_blocks(
     paths = [fields.text]
     if is_text(examples.element_spec, fields.domain, name):
         paths.append(fields.domain)
-    with reading(name):
+    with translate_errors(name):
         iterator = examples.map(lambda x: _pick(x, paths)).as_numpy_iterator()
         number = 1
         while found := list(itertools.islice(iterator, _BLOCK_EXAMPLES)):
@@ -122,7 +122,7 @@ def in_blocks(
 
 
 @contextlib.contextmanager
-def reading(name: str) -> Iterator[None]:
+def translate_errors(name: str) -> Iterator[None]:
     """Says what could not be read when TensorFlow could not read it.
 
     Raises:

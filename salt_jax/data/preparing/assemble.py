@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from salt_jax.data.corpora.document import Part
 from salt_jax.data.prepared.manifest import DomainCounts, Manifest, Settings
 from salt_jax.data.preparing.counts import Counts
-from salt_jax.data.preparing.shards import Layout, WrittenShard
+from salt_jax.data.preparing.shards import ShardLayout, WrittenShard
 from salt_jax.data.vocabulary import Vocabulary
 
 
@@ -45,9 +45,9 @@ def check(
     return f"{found} Leaving them out." if counts.num_bad else ""
 
 
-def layout_of(counts: Counts, settings: Settings) -> Layout:
+def layout_of(counts: Counts, settings: Settings) -> ShardLayout:
     """Returns how the tokens of a split become sequences and shards."""
-    return Layout(
+    return ShardLayout(
         num_tokens=counts.tokens.total(),
         seq_len=settings.seq_len,
         sequences_per_shard=settings.sequences_per_shard,

@@ -27,7 +27,7 @@ from salt_jax.data.prepared.dataset import PreparedDataset
 from salt_jax.data.preparing.beam_split import SplitJob
 from salt_jax.data.preparing.prepare import Preparation
 from salt_jax.data.preparing.prepare_split import SplitWork
-from salt_jax.data.preparing.workers import Crew
+from salt_jax.data.preparing.workers import WorkerPool
 from salt_jax.data.vocabulary import Vocabulary
 
 
@@ -70,7 +70,7 @@ def prepare_with_beam(
             parts=parts[split],
             part_fingerprints=(),  # For going on with parts, which Beam does not.
             max_bad_share=preparation.max_bad_share,
-            crew=Crew(1, 1),
+            workers=WorkerPool(1, 1),
             progress=progress,
         )
         for split in parts

@@ -25,10 +25,10 @@ from etils import epath
 from salt_jax.data.corpora.document import Part
 from salt_jax.data.prepared.manifest import NAME, Settings
 from salt_jax.data.preparing.counts import Counts
-from salt_jax.data.preparing.cut import Stretch, cut
+from salt_jax.data.preparing.cut import TokenRange, cut
 from salt_jax.data.preparing.prepare_split import assemble, check, layout_of
-from salt_jax.data.preparing.shards import Layout, WrittenShard, write_shard
-from salt_jax.data.preparing.tokenise import Tokeniser
+from salt_jax.data.preparing.shards import ShardLayout, WrittenShard, write_shard
+from salt_jax.data.preparing.tokenization import Tokenizer
 from salt_jax.data.vocabulary import Vocabulary
 
 # At 545 B tokens a bucket holds 33 M; of a small corpus most buckets are empty.
@@ -36,11 +36,12 @@ _BUCKET_BITS = 14
 # Sorts as the order of a split does: the key, the part, the number in the part.
 _PLACE = struct.Struct(">QQQ")
 
-Placed = tuple[bytes, str, bytes]  # The place of a document, its domain and tokens.
+# The place of a document, its domain and its tokens.
+KeyedDocument = tuple[bytes, str, bytes]
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class PartResult:
     """What is known when a part is read."""
 
     index: int
@@ -50,11 +51,11 @@ class Reading:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class SplitPlan:
     """What is known when every part is read: where everything goes."""
 
     counts: Counts
-    layout: Layout
+    layout: ShardLayout
     begins: np.ndarray  # int64 [buckets], the position of each one's first token.
     report: str  # About bad records; "" if there are none.
     refusal: str  # Why there will be no split; "" if there will be one.
@@ -72,19 +73,19 @@ class SplitJob:
 
     def read(
         self, numbered_part: tuple[int, Part]
-    ) -> Iterator[tuple[int, Placed] | pvalue.TaggedOutput]:
-        """Yields the documents of a part with their buckets, then its `Reading`."""
+    ) -> Iterator[tuple[int, KeyedDocument] | pvalue.TaggedOutput]:
+        """Yields the documents of a part with their buckets, then its `PartResult`."""
         index, part = numbered_part
         domains = self.settings.domains
         counts = Counts()
         refusal = ""
-        tokeniser = Tokeniser(
+        tokenizer = Tokenizer(
             vocabulary=Vocabulary.open(self.vocabulary),
             seed=self.settings.seed,
             domains=None if domains is None else frozenset(domains),
         )
         try:
-            for text in tokeniser.read(index, part):
+            for text in tokenizer.read(index, part):
                 counts.add_text(text)
                 tokens = np.split(text.tokens, np.cumsum(text.lengths)[:-1])
                 for i, key in enumerate(text.keys.tolist()):
@@ -93,22 +94,22 @@ class SplitJob:
                     yield key >> (64 - _BUCKET_BITS), document
         except ValueError as error:
             refusal = str(error)
-        reading = Reading(index, part, counts, refusal)
-        yield pvalue.TaggedOutput("readings", reading)
+        result = PartResult(index, part, counts, refusal)
+        yield pvalue.TaggedOutput("results", result)
 
     def plan(
         self,
         _: None,
-        readings: Sequence[Reading],
+        results: Sequence[PartResult],
         bucket_bytes: Sequence[tuple[int, int]],
-    ) -> Plan:
+    ) -> SplitPlan:
         """Returns where everything goes, unless it is refused as `prepare` does."""
-        readings = sorted(readings, key=lambda reading: reading.index)
-        parts = [reading.part for reading in readings]
-        refusal = next((x.refusal for x in readings if x.refusal), "")
+        results = sorted(results, key=lambda result: result.index)
+        parts = [result.part for result in results]
+        refusal = next((x.refusal for x in results if x.refusal), "")
         total, report = Counts(), ""
         try:
-            total = Counts.of_parts(reading.counts for reading in readings)
+            total = Counts.of_parts(result.counts for result in results)
             report = check(total, parts, self.settings, self.max_bad_share)
         except ValueError as error:
             refusal = refusal or str(error)
@@ -117,11 +118,11 @@ class SplitJob:
             num_tokens[bucket] = num_bytes // self.dtype.itemsize
         begins = np.cumsum(num_tokens) - num_tokens
         layout = layout_of(total, self.settings)
-        return Plan(total, layout, begins, report, refusal)
+        return SplitPlan(total, layout, begins, report, refusal)
 
     def pieces(
-        self, bucket: tuple[int, Iterable[Placed]], plan: Plan
-    ) -> Iterator[tuple[int, Stretch]]:
+        self, bucket: tuple[int, Iterable[KeyedDocument]], plan: SplitPlan
+    ) -> Iterator[tuple[int, TokenRange]]:
         """Yields the documents of a bucket in their order, cut at borders of shards."""
         if plan.refusal:
             return
@@ -130,27 +131,27 @@ class SplitJob:
         index_of = {name: i for i, name in enumerate(sorted(plan.counts.documents))}
         lengths = np.array([len(x) // self.dtype.itemsize for x in tokens])
         begin = int(plan.begins[index])
-        stretch = Stretch(
+        token_range = TokenRange(
             begin=begin,
             tokens=np.frombuffer(b"".join(tokens), self.dtype),
             starts=begin + np.cumsum(lengths) - lengths,
             domains=np.array([index_of[domain] for domain in domains], np.int64),
         )
         size = self.settings.sequences_per_shard * self.settings.seq_len
-        for shard in range(begin // size, (stretch.end - 1) // size + 1):
-            yield shard, stretch.part(*plan.layout.tokens(shard))
+        for shard in range(begin // size, (token_range.end - 1) // size + 1):
+            yield shard, token_range.part(*plan.layout.tokens(shard))
 
     def write(
-        self, pieces: tuple[int, Iterable[Stretch]], plan: Plan
+        self, pieces: tuple[int, Iterable[TokenRange]], plan: SplitPlan
     ) -> tuple[int, WrittenShard]:
         """Writes a shard of which all pieces are there."""
-        index, stretches = pieces
+        index, token_ranges = pieces
         begin, end = plan.layout.tokens(index)
         seq_len = self.settings.seq_len
         # A runner may write a shard again, even while it is being written.
         path = self.folder / uuid.uuid4().hex / plan.layout.name(index)
         path.parent.mkdir(parents=True)
-        ordered = sorted(stretches, key=lambda stretch: stretch.begin)
+        ordered = sorted(token_ranges, key=lambda token_range: token_range.begin)
         written = write_shard(
             path,
             cut(ordered, begin=begin, end=end, seq_len=seq_len),
@@ -162,7 +163,7 @@ class SplitJob:
         return index, written
 
     def finish(
-        self, _: None, plan: Plan, written: Sequence[tuple[int, WrittenShard]]
+        self, _: None, plan: SplitPlan, written: Sequence[tuple[int, WrittenShard]]
     ) -> None:
         """Writes the manifest, and what is to be said."""
         for name in ("refusal", "report"):
@@ -181,7 +182,7 @@ class SplitJob:
             | "Parts" >> beam.Create(list(enumerate(parts)))
             | "Spread" >> beam.Reshuffle()
             | "Read"
-            >> beam.FlatMap(self.read).with_outputs("readings", main="documents")
+            >> beam.FlatMap(self.read).with_outputs("results", main="documents")
         )
         bucket_bytes = (
             read.documents
@@ -193,7 +194,7 @@ class SplitJob:
             | "Once" >> beam.Create([None])
             | "Plan"
             >> beam.Map(
-                self.plan, pvalue.AsList(read.readings), pvalue.AsList(bucket_bytes)
+                self.plan, pvalue.AsList(read.results), pvalue.AsList(bucket_bytes)
             )
         )
         written = (

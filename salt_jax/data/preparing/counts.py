@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from salt_jax.data.prepared import sequences
-from salt_jax.data.preparing.tokenise import Text
+from salt_jax.data.preparing.tokenization import TokenizedBlock
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -29,7 +29,7 @@ class Counts:
     num_bad: int = 0
     first_bad: str = ""  # Where, and what is wrong.
 
-    def add_text(self, text: Text) -> None:
+    def add_text(self, text: TokenizedBlock) -> None:
         """Counts the documents of a block.
 
         Raises:

@@ -14,7 +14,7 @@ from salt_jax.data.prepared import sequences
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Stretch:
+class TokenRange:
     """Consecutive tokens of a split, and of which documents they are."""
 
     begin: int  # The position of the first.
@@ -27,23 +27,23 @@ class Stretch:
         """The position after the last token."""
         return self.begin + len(self.tokens)
 
-    def part(self, begin: int, end: int) -> Stretch:
+    def part(self, begin: int, end: int) -> TokenRange:
         """Returns what is from `begin` to `end`, as far as it is here."""
         begin = max(begin, self.begin)
         end = max(min(end, self.end), begin)
         first = int(np.searchsorted(self.starts, begin, side="right")) - 1
         last = int(np.searchsorted(self.starts, end))
-        return Stretch(
+        return TokenRange(
             begin=begin,
             tokens=self.tokens[begin - self.begin : end - self.begin],
             starts=self.starts[first:last],
             domains=self.domains[first:last],
         )
 
-    def __add__(self, other: Stretch) -> Stretch:
+    def __add__(self, other: TokenRange) -> TokenRange:
         # A document that goes on is in both.
         is_new = other.starts >= self.end
-        return Stretch(
+        return TokenRange(
             begin=self.begin,
             tokens=np.concatenate([self.tokens, other.tokens]),
             starts=np.concatenate([self.starts, other.starts[is_new]]),
@@ -76,22 +76,22 @@ class Stretch:
 
 
 def cut(
-    stretches: Iterable[Stretch], *, begin: int, end: int, seq_len: int
-) -> Iterator[Stretch]:
-    """Yields the tokens from `begin` to `end` in stretches of whole sequences.
+    token_ranges: Iterable[TokenRange], *, begin: int, end: int, seq_len: int
+) -> Iterator[TokenRange]:
+    """Yields the tokens from `begin` to `end` in ranges of whole sequences.
 
     Args:
-      stretches: What is in between, and perhaps more, in order and without a gap.
+      token_ranges: What is in between, and perhaps more, in order and without a gap.
       begin: Where the first sequence begins.
       end: Where the last one ends, which may be shorter.
       seq_len: The tokens of the others.
 
     Raises:
-      ValueError: the stretches do not hold these tokens.
+      ValueError: the ranges do not hold these tokens.
     """
     rest = None
-    for stretch in stretches:
-        wanted = stretch.part(begin, end)
+    for token_range in token_ranges:
+        wanted = token_range.part(begin, end)
         if rest is not None:
             wanted = rest + wanted
         last = wanted.end

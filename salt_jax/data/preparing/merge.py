@@ -15,27 +15,27 @@ from typing import Any
 
 import numpy as np
 
-from salt_jax.data.preparing.cut import Stretch
-from salt_jax.data.preparing.runs import DOCUMENT, PartRuns, Run
+from salt_jax.data.preparing.cut import TokenRange
+from salt_jax.data.preparing.sorted_runs import DOCUMENT, PartRuns, SortedRun
 
 _MAX_BITS = 24
 _PLACED = np.dtype([("key", "<u8"), ("part", "<i8"), ("run", "<i8"), *DOCUMENT.descr])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Order:
+class MergePlan:
     """Where every document of a split goes."""
 
-    runs: Sequence[Run]
+    runs: Sequence[SortedRun]
     parts: Sequence[int]  # Of each run.
     domains: Sequence[np.ndarray]  # For each run, from its part's to the split's.
     bits: int  # Of a key, that are the number of its bucket.
     begins: np.ndarray  # int64 [buckets + 1], the first token of each; then of all.
 
     @classmethod
-    def plan(
+    def of(
         cls, parts: Sequence[PartRuns], domains: Sequence[str], *, bucket_tokens: int
-    ) -> Order:
+    ) -> MergePlan:
         """Counts the tokens of every bucket, of about `bucket_tokens` each."""
         total = sum(part.counts.tokens.total() for part in parts)
         bits = min((total // bucket_tokens).bit_length(), _MAX_BITS)
@@ -56,7 +56,7 @@ class Order:
             begins=begins,
         )
 
-    def stretches(self, begin: int, end: int) -> Iterator[Stretch]:
+    def token_ranges(self, begin: int, end: int) -> Iterator[TokenRange]:
         """Yields the documents that have any of the tokens from `begin` to `end`."""
         first = int(np.searchsorted(self.begins, begin, side="right")) - 1
         for bucket in range(first, int(np.searchsorted(self.begins, end))):
@@ -69,7 +69,7 @@ class Order:
             starts = self.begins[bucket] + np.cumsum(lengths) - lengths
             wanted = (starts < end) & (starts + lengths > begin)
             if wanted.any():
-                yield Stretch(
+                yield TokenRange(
                     begin=int(starts[wanted][0]),
                     tokens=self._tokens(documents[wanted]),
                     starts=starts[wanted],
@@ -133,7 +133,7 @@ def _bounds(keys: np.ndarray, bits: int, first: int, last: int) -> np.ndarray:
     return bounds if last < 1 << bits else np.append(bounds, len(keys))
 
 
-def _token_bounds(run: Run, bits: int) -> np.ndarray:
+def _token_bounds(run: SortedRun, bits: int) -> np.ndarray:
     """Returns how many tokens of a run are before each bucket, and after the last."""
     keys, documents = run.open("keys"), run.open("documents")
     ends = documents["begin"] + documents["num_tokens"]

@@ -25,7 +25,7 @@ from salt_jax.data.corpora.corpus import Fields, Part
 from salt_jax.data.prepared.dataset import PreparedDataset
 from salt_jax.data.prepared.manifest import Settings
 from salt_jax.data.preparing.prepare_split import SplitWork
-from salt_jax.data.preparing.workers import Crew
+from salt_jax.data.preparing.workers import WorkerPool
 from salt_jax.data.vocabulary import Vocabulary
 
 
@@ -125,10 +125,10 @@ def prepare(
       OSError: there is no room, or a process was killed.
     """
     vocabulary = Vocabulary.open(preparation.vocabulary)
-    crew = Crew.of(preparation.num_processes, preparation.num_threads)
+    workers = WorkerPool.of(preparation.num_processes, preparation.num_threads)
     # Before the first split is tokenised, so that no mistake is found after hours.
     parts = {split: preparation.parts(split) for split in preparation.splits}
-    fingerprints = {split: _fingerprints(parts[split], crew) for split in parts}
+    fingerprints = {split: _fingerprints(parts[split], workers) for split in parts}
     works = [
         SplitWork(
             place=epath.Path(preparation.output) / split,
@@ -139,7 +139,7 @@ def prepare(
             parts=parts[split],
             part_fingerprints=fingerprints[split],
             max_bad_share=preparation.max_bad_share,
-            crew=crew,
+            workers=workers,
             progress=progress,
         )
         for split in parts
@@ -154,8 +154,8 @@ def prepare(
     return {work.settings.split: PreparedDataset.open(work.place) for work in works}
 
 
-def _fingerprints(parts: Sequence[Part], crew: Crew) -> list[str]:
-    fingerprints = crew.each(
+def _fingerprints(parts: Sequence[Part], workers: WorkerPool) -> list[str]:
+    fingerprints = workers.each(
         lambda index: (index, parts[index].fingerprint()),
         [(index,) for index in range(len(parts))],
         num_processes=1,

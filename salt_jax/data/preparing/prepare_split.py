@@ -25,11 +25,11 @@ from salt_jax.data.prepared.manifest import NAME, Settings
 from salt_jax.data.preparing.assemble import assemble, check, layout_of
 from salt_jax.data.preparing.counts import Counts
 from salt_jax.data.preparing.cut import cut
-from salt_jax.data.preparing.merge import Order
-from salt_jax.data.preparing.runs import PartRuns, Spill, write_json
-from salt_jax.data.preparing.shards import Layout, WrittenShard, write_shard
-from salt_jax.data.preparing.tokenise import Tokeniser
-from salt_jax.data.preparing.workers import Crew, Pace
+from salt_jax.data.preparing.merge import MergePlan
+from salt_jax.data.preparing.shards import ShardLayout, WrittenShard, write_shard
+from salt_jax.data.preparing.sorted_runs import PartRuns, Spill, write_json
+from salt_jax.data.preparing.tokenization import Tokenizer
+from salt_jax.data.preparing.workers import Pace, WorkerPool
 from salt_jax.data.vocabulary import Vocabulary
 
 # Tokens in memory at a time: of a part that is read, and of a shard that is written.
@@ -48,7 +48,7 @@ class SplitWork:
     parts: Sequence[Part]
     part_fingerprints: Sequence[str]
     max_bad_share: float
-    crew: Crew
+    workers: WorkerPool
     progress: Callable[[str], None]
 
     @property
@@ -130,11 +130,11 @@ class SplitWork:
         domains = self.settings.domains
         spill = Spill(
             folder=self.partial / "runs",
-            tokeniser=Tokeniser(
+            tokenizer=Tokenizer(
                 vocabulary=self.vocabulary,
                 seed=self.settings.seed,
                 domains=None if domains is None else frozenset(domains),
-                num_threads=self.crew.num_threads,
+                num_threads=self.workers.num_threads,
             ),
             run_tokens=RUN_TOKENS,
             keys=self._keys(),
@@ -145,7 +145,7 @@ class SplitWork:
         label = f"Tokenising {self.settings.split!r}"
         self.progress(f"{label}: {len(missing)} of {len(self.parts)} parts to read.")
         pace = Pace(label, "parts", len(missing), self.progress)
-        for part in self.crew.each(spill, missing, num_threads=1):
+        for part in self.workers.each(spill, missing, num_threads=1):
             parts[part.index] = part
             pace.add(part.counts.tokens.total())
         pace.close()
@@ -162,13 +162,13 @@ class SplitWork:
         }
 
     def _write_shards(
-        self, parts: Sequence[PartRuns], counts: Counts, layout: Layout
+        self, parts: Sequence[PartRuns], counts: Counts, layout: ShardLayout
     ) -> list[WrittenShard]:
         """Writes every shard that is not written; returns all, in order."""
         domains = sorted(counts.documents)
         write = _WriteShard(
             folder=self.partial,
-            order=Order.plan(parts, domains, bucket_tokens=BUCKET_TOKENS),
+            order=MergePlan.of(parts, domains, bucket_tokens=BUCKET_TOKENS),
             layout=layout,
             num_domains=len(domains),
         )
@@ -181,7 +181,7 @@ class SplitWork:
             f"{label}: {len(missing)} of {layout.num_shards} shards to write."
         )
         pace = Pace(label, "shards", len(missing), self.progress)
-        for index, shard in self.crew.each(write, missing):
+        for index, shard in self.workers.each(write, missing):
             shards[index] = shard
             pace.add(shard.shard.count * layout.seq_len)
         pace.close()
@@ -193,8 +193,8 @@ class _WriteShard:
     """Writes a shard, and then that it is done."""
 
     folder: epath.Path
-    order: Order
-    layout: Layout
+    order: MergePlan
+    layout: ShardLayout
     num_domains: int
 
     def __call__(self, index: int) -> tuple[int, WrittenShard]:
@@ -202,10 +202,10 @@ class _WriteShard:
         seq_len = self.layout.seq_len
         name = self.layout.name(index)
         path = self.folder / "shards" / name
-        stretches = self.order.stretches(begin, end)
+        token_ranges = self.order.token_ranges(begin, end)
         written = write_shard(
             path,
-            cut(stretches, begin=begin, end=end, seq_len=seq_len),
+            cut(token_ranges, begin=begin, end=end, seq_len=seq_len),
             seq_len=seq_len,
             num_domains=self.num_domains,
         )

@@ -12,7 +12,7 @@ from array_record.python import array_record_module
 from etils import epath
 
 from salt_jax.data.prepared.manifest import Shard
-from salt_jax.data.preparing.cut import Stretch
+from salt_jax.data.preparing.cut import TokenRange
 
 # Records alone in their chunks can be read one by one. Compressing such small chunks
 # made them larger: 15.0 MB instead of 14.4 for random 12-bit tokens.
@@ -33,7 +33,7 @@ class WrittenShard:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Layout:
+class ShardLayout:
     """How many sequences there are, and how shards divide them."""
 
     num_tokens: int
@@ -61,7 +61,7 @@ class Layout:
 
 
 def write_shard(
-    path: epath.Path, pieces: Iterable[Stretch], *, seq_len: int, num_domains: int
+    path: epath.Path, pieces: Iterable[TokenRange], *, seq_len: int, num_domains: int
 ) -> WrittenShard:
     """Writes the sequences of `pieces`, which `cut` made, to `path`.
 

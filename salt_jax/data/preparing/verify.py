@@ -15,7 +15,7 @@ from salt_jax.data.prepared.manifest import NAME, Manifest, Shard
 from salt_jax.data.preparing.prepare import Preparation
 from salt_jax.data.preparing.prepare_split import other_settings
 from salt_jax.data.preparing.shards import sha256_of
-from salt_jax.data.preparing.workers import Crew, Pace
+from salt_jax.data.preparing.workers import Pace, WorkerPool
 from salt_jax.data.vocabulary import Vocabulary
 
 _READ_RECORDS = 1024
@@ -45,7 +45,7 @@ def verify(
       FileNotFoundError: a split is not prepared.
       ValueError: a manifest is damaged, or lists a shard twice.
     """
-    crew = Crew.of(preparation.num_processes, preparation.num_threads)
+    workers = WorkerPool.of(preparation.num_processes, preparation.num_threads)
     failures = []
     vocabulary = Vocabulary.open(preparation.vocabulary)
     for split in preparation.splits:
@@ -53,7 +53,7 @@ def verify(
         settings = Manifest.read(place).settings
         # The corpus need not be there any more.
         wanted = preparation.settings(split, vocabulary, settings.corpus_fingerprint)
-        found = verify_split(place, crew, progress)
+        found = verify_split(place, workers, progress)
         if other := other_settings(settings, wanted):
             found.append(f"{place} was prepared with {other}.")
         progress(f"{place}: {len(found)} failures." if found else f"{place} is whole.")
@@ -63,7 +63,7 @@ def verify(
 
 def verify_split(
     path: epath.PathLike,
-    crew: Crew = Crew(1, 1),
+    workers: WorkerPool = WorkerPool(1, 1),
     progress: Callable[[str], None] = logging.info,
 ) -> list[str]:
     """Reads every sequence of a prepared split; returns what is wrong, a line each.
@@ -79,7 +79,7 @@ def verify_split(
     pace = Pace(f"Verifying {path}", "shards", len(shards), progress)
     found: dict[int, Findings] = {}
     calls = [(index, begins[index]) for index in range(len(shards))]
-    for index, findings in crew.each(_VerifyShard(path, manifest), calls):
+    for index, findings in workers.each(_VerifyShard(path, manifest), calls):
         found[index] = findings
         pace.add(int(findings.tokens.sum()))
     total = Findings.none(manifest)

@@ -24,15 +24,15 @@ _function: Callable[..., Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Crew:
+class WorkerPool:
     """How many work together."""
 
     num_processes: int
     num_threads: int  # Of each process.
 
     @classmethod
-    def of(cls, num_processes: int | None, num_threads: int | None) -> Crew:
-        """Returns a crew for all processors, as far as its size is not given."""
+    def of(cls, num_processes: int | None, num_threads: int | None) -> WorkerPool:
+        """Returns workers for all processors, as far as its size is not given."""
         processors = os.cpu_count() or 1
         num_processes = num_processes or processors
         return cls(num_processes, num_threads or max(1, processors // num_processes))

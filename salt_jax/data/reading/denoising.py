@@ -1,10 +1,10 @@
 """Rows of examples that denoisers make of text, without losing a token of it.
 
-A row holds the pieces of documents that the plan of rows gives it, each as an example
-of its own: the model reads the inputs and then the targets, behind the vocabulary's
-`begin_id` or a mode token, and learns the targets only.
+`RowPlan` assigns fragments of documents to each row. Each fragment becomes one example:
+the begin token or a mode token, then the inputs, then the targets. Only targets count
+in the loss.
 
-Dimensions: B rows, P pieces.
+Dimensions: B rows, P fragments.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from absl import logging
 
 from salt_jax.batch import Batch
 from salt_jax.data.prepared.dataset import PreparedDataset
+from salt_jax.data.reading.fragments import Fragments, fragments_of
 from salt_jax.data.reading.objectives import Denoiser, Example, Mixture
 from salt_jax.data.reading.packing import packed
-from salt_jax.data.reading.pieces import Pieces, pieces_of
 from salt_jax.data.reading.row_plan import RowPlan
 from salt_jax.data.reading.rows import SequenceStream
 from salt_jax.data.vocabulary import Vocabulary
@@ -95,40 +95,40 @@ class DenoisedRows:
           ValueError: a denoiser made more tokens than a row has.
         """
         texts = self.plan.texts(numbers)
-        pieces = pieces_of(self._stream, texts.begins, texts.ends)
-        kinds = texts.kinds[pieces.rows]
-        examples = self._examples(pieces, kinds)
-        self._check_room(examples, pieces, texts.kinds)
+        fragments = fragments_of(self._stream, texts.begins, texts.ends)
+        kinds = texts.kinds[fragments.rows]
+        examples = self._examples(fragments, kinds)
+        self._check_room(examples, fragments, texts.kinds)
         return packed(
             examples,
-            pieces.rows,
+            fragments.rows,
             self._begin_ids[kinds],
             shape=(len(texts.kinds), self.plan.seq_len),
             pad_id=self.dataset.manifest.pad_id,
             has_prefix=self._has_prefix,
         )
 
-    def _examples(self, pieces: Pieces, kinds: np.ndarray) -> list[Example]:
-        """Returns the example that each piece becomes, by the denoisers `kinds` [P]."""
+    def _examples(self, fragments: Fragments, kinds: np.ndarray) -> list[Example]:
+        """Applies to each fragment the denoiser whose index is in `kinds` [P]."""
         draws = _Draws(self._stream.seed)
-        places = zip(pieces.epochs, pieces.ids, pieces.offsets, strict=True)
-        begins = pieces.begins_in_rows()
-        spans = zip(begins.tolist(), (begins + pieces.lengths).tolist(), strict=True)
+        places = zip(fragments.epochs, fragments.ids, fragments.offsets, strict=True)
+        begins = fragments.begins_in_rows()
+        spans = zip(begins.tolist(), (begins + fragments.lengths).tolist(), strict=True)
         return [
             self._denoisers[kind].denoise(
                 text, draws.at(*place), self._sentinels[kind].between(*span)
             )
             for kind, text, place, span in zip(
-                kinds.tolist(), pieces.texts(), places, spans, strict=True
+                kinds.tolist(), fragments.texts(), places, spans, strict=True
             )
         ]
 
     def _check_room(
-        self, examples: Sequence[Example], pieces: Pieces, kinds: np.ndarray
+        self, examples: Sequence[Example], fragments: Fragments, kinds: np.ndarray
     ) -> None:
         made = [len(inputs) + len(targets) for inputs, targets in examples]
-        made_of_row = np.bincount(pieces.rows, weights=made, minlength=len(kinds))
-        text_of_row = np.bincount(pieces.rows, weights=pieces.lengths)
+        made_of_row = np.bincount(fragments.rows, weights=made, minlength=len(kinds))
+        text_of_row = np.bincount(fragments.rows, weights=fragments.lengths)
         for row in np.flatnonzero(made_of_row > self.plan.seq_len)[:1]:
             raise ValueError(
                 f"{self._denoisers[kinds[row]]} made {made_of_row[row]:.0f} tokens of "
@@ -186,7 +186,7 @@ class _Sentinels:
         if counts[0] or counts != sorted(counts):
             raise ValueError(
                 f"The num_sentinels of {denoiser} must be 0 of 0 tokens, and never "
-                "fall as the tokens get more: pieces share them by their lengths."
+                "fall as the tokens get more: fragments share them by their lengths."
             )
         try:
             names = [f"<extra_id_{index}>" for index in range(counts[-1])]
@@ -201,8 +201,8 @@ class _Sentinels:
     def between(self, begin: int, end: int) -> np.ndarray:
         """Returns those that the text from `begin` to `end` of a row may use.
 
-        So the pieces of a row never use more than their tokens would in one piece, and
-        a short piece is given one as often as its length asks for.
+        The fragments of a row together use at most what their tokens would use as one
+        fragment. A short fragment gets a sentinel as often as its length warrants.
         """
         return self.tokens[: self.counts[end] - self.counts[begin]]
 

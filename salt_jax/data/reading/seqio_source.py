@@ -91,7 +91,7 @@ class Source:
         """
         for epoch in itertools.count():
             count = 0
-            with tf_examples.reading(self.name):
+            with tf_examples.translate_errors(self.name):
                 for features in self._epoch(seed, epoch).as_numpy_iterator():
                     example = self._example(features)
                     count += len(example.targets) > 0

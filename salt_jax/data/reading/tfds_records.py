@@ -38,7 +38,7 @@ def read(
             f"tfds:{name} has no split {split!r}; it has {sorted(builder.info.splits)}."
         )
     _check(builder.info.features.get_tensor_spec(), fields, name)
-    with tf_examples.reading(f"tfds:{name} {split}"):
+    with tf_examples.translate_errors(f"tfds:{name} {split}"):
         examples = builder.as_dataset(
             split=split,
             read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from salt_jax.data.prepared.sequences import Sequences
-from salt_jax.data.scoring.sketch import sketches
+from salt_jax.data.scoring.minhash import sketches
 
 QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 

@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 
 from salt_jax.data.prepared.dataset import PreparedDataset
-from salt_jax.data.scoring.sketch import NUM_BANDS, bands, shingles
+from salt_jax.data.scoring.minhash import NUM_BANDS, bands, shingles
 
 _PAIRS_AT_A_TIME = 512
 _BLOCK = 1 << 20  # Bands taken at a time.

@@ -65,7 +65,7 @@ class Selection:
             logging.warning("%s", line)
         return choice.ids
 
-    def choose(self, dataset: PreparedDataset) -> Choice:
+    def choose(self, dataset: PreparedDataset) -> SelectionResult:
         """Returns which sequences are kept, and by what.
 
         Raises:
@@ -84,7 +84,7 @@ class Selection:
             may_be_kept[duplicates.dropped] = False
         count = self._num_kept(len(worth), int(may_be_kept.sum()))
         groups = domains if self.per_domain else np.zeros(len(worth), np.uint8)
-        return Choice(
+        return SelectionResult(
             worth=worth,
             is_kept=highest_of_groups(worth, groups, may_be_kept, count),
             domains=domains,
@@ -119,7 +119,7 @@ class Selection:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Choice:
+class SelectionResult:
     """What a selection keeps of a dataset. Arrays are by id, over what was scored."""
 
     worth: np.ndarray  # Real numbers [N].

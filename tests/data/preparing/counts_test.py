@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from salt_jax.data.preparing.counts import Counts
-from salt_jax.data.preparing.tokenise import Text
+from salt_jax.data.preparing.tokenization import TokenizedBlock
 
 
 def text(domains, other=(), bad=()):
     count = len(domains)
-    return Text(
+    return TokenizedBlock(
         tokens=np.zeros(3 * count, np.uint16),
         lengths=np.full(count, 3),
         num_bytes=np.arange(count),

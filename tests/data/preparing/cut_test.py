@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from salt_jax.data.prepared import sequences
-from salt_jax.data.preparing.cut import Stretch, cut
+from salt_jax.data.preparing.cut import TokenRange, cut
 
 DTYPE = np.dtype("<u2")
 
 
 def documents(lengths, begin=0):
     lengths = np.array(lengths)
-    return Stretch(
+    return TokenRange(
         begin=begin,
         tokens=np.arange(begin, begin + lengths.sum()).astype(DTYPE),
         starts=begin + np.cumsum(lengths) - lengths,
@@ -22,10 +22,10 @@ def documents(lengths, begin=0):
 WHOLE = documents([5, 1, 1, 30, 2, 8, 1, 12])
 
 
-def records(stretches, begin=0, end=WHOLE.end, seq_len=7):
+def records(token_ranges, begin=0, end=WHOLE.end, seq_len=7):
     return [
         record
-        for piece in cut(stretches, begin=begin, end=end, seq_len=seq_len)
+        for piece in cut(token_ranges, begin=begin, end=end, seq_len=seq_len)
         for record in piece.records(seq_len)
     ]
 

@@ -6,9 +6,9 @@ from etils import epath
 
 from salt_jax.data.preparing.counts import Counts
 from salt_jax.data.preparing.cut import cut
-from salt_jax.data.preparing.merge import Order
-from salt_jax.data.preparing.runs import PartRuns, Run
-from salt_jax.data.preparing.tokenise import Text
+from salt_jax.data.preparing.merge import MergePlan
+from salt_jax.data.preparing.sorted_runs import PartRuns, SortedRun
+from salt_jax.data.preparing.tokenization import TokenizedBlock
 
 DOMAINS = ["A", "B", "C"]
 
@@ -16,7 +16,7 @@ DOMAINS = ["A", "B", "C"]
 def make_text(draw, count, first_number, num_keys):
     """Returns documents of one token each repeated, which tells them apart."""
     lengths = np.array([draw.randint(1, 9) for _ in range(count)])
-    return Text(
+    return TokenizedBlock(
         tokens=np.repeat([draw.randrange(1 << 16) for _ in range(count)], lengths),
         lengths=lengths,
         num_bytes=lengths,
@@ -39,7 +39,7 @@ def make_parts(folder, seed, num_keys):
         for number in range(draw.randint(1, 3) if index else 0):
             text = make_text(draw, draw.randint(1, 30), 1 + 100 * number, num_keys)
             counts.add_text(text)
-            runs.append(Run(folder, f"{index}-{number}"))
+            runs.append(SortedRun(folder, f"{index}-{number}"))
             runs[-1].write([text], {x: i for i, x in enumerate(counts.documents)})
             tokens = np.split(text.tokens, np.cumsum(text.lengths)[:-1])
             columns = (text.keys.tolist(), text.numbers.tolist(), text.domains, tokens)
@@ -59,7 +59,7 @@ def test_documents_come_sorted_by_key_then_part_then_number(
 ):
     parts, documents = make_parts(epath.Path(tmp_path), seed, num_keys)
     tokens = np.concatenate([np.array(tokens) for *_, tokens in documents])
-    order = Order.plan(parts, DOMAINS, bucket_tokens=bucket_tokens)
+    order = MergePlan.of(parts, DOMAINS, bucket_tokens=bucket_tokens)
     assert (order.begins[0], order.begins[-1]) == (0, len(tokens))
     some = sorted(random.Random(seed).sample(range(len(tokens) + 1), 2))
     for begin, end in [(0, len(tokens)), some]:
@@ -74,15 +74,15 @@ def test_documents_come_sorted_by_key_then_part_then_number(
 
 
 def cut_whole(order, begin, end):
-    pieces = order.stretches(begin, end)
+    pieces = order.token_ranges(begin, end)
     return cut(pieces, begin=begin, end=end, seq_len=max(end - begin, 1))
 
 
 def test_a_range_reads_only_the_documents_that_have_some_of_it(tmp_path):
     parts, documents = make_parts(epath.Path(tmp_path), 1, 1 << 60)
-    order = Order.plan(parts, DOMAINS, bucket_tokens=1 << 20)
+    order = MergePlan.of(parts, DOMAINS, bucket_tokens=1 << 20)
     lengths = [len(tokens) for *_, tokens in documents]
     for index in (0, 1, 5):
         begin = sum(lengths[:index])
-        (stretch,) = order.stretches(begin, begin + lengths[index])
-        assert stretch.tokens.tolist() == documents[index][-1]
+        (token_range,) = order.token_ranges(begin, begin + lengths[index])
+        assert token_range.tokens.tolist() == documents[index][-1]

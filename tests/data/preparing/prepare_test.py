@@ -138,7 +138,7 @@ def test_the_manifest_counts_what_the_sequences_hold(preparation, train):
 
 
 @pytest.mark.parametrize(
-    "crew",
+    "workers",
     [
         {"num_threads": 1},
         {"num_threads": 5},
@@ -147,9 +147,9 @@ def test_the_manifest_counts_what_the_sequences_hold(preparation, train):
     ],
 )
 def test_the_bytes_do_not_depend_on_how_many_work_together(
-    crew, preparation, prepared, tmp_path
+    workers, preparation, prepared, tmp_path
 ):
-    prepare(dataclasses.replace(preparation, output=str(tmp_path), **crew))
+    prepare(dataclasses.replace(preparation, output=str(tmp_path), **workers))
     assert files_of(tmp_path) == files_of(preparation.output)
 
 
@@ -193,7 +193,7 @@ def test_the_bytes_do_not_depend_on_what_is_in_memory(
 PREPARE_AND_DIE = """
 import os, signal, sys
 from salt_jax.data.preparing import prepare_split
-from salt_jax.data.preparing import runs
+from salt_jax.data.preparing import sorted_runs
 from salt_jax.data.prepared import sequences
 from salt_jax.data.preparing.prepare import Preparation, prepare
 
@@ -217,9 +217,9 @@ prepare(Preparation(**{fields!r}))
 @pytest.mark.parametrize(
     ("target", "at", "num_parts", "num_shards"),
     [
-        ("runs._write_tokens", 3, 0, 0),  # The first part is half written.
-        ("runs._write_tokens", 43, 1, 0),  # The second is.
-        ("prepare_split.Order.plan", 1, 2, 0),
+        ("sorted_runs._write_tokens", 3, 0, 0),  # The first part is half written.
+        ("sorted_runs._write_tokens", 43, 1, 0),  # The second is.
+        ("prepare_split.MergePlan.of", 1, 2, 0),
         ("prepare_split.write_shard", 3, 2, 2),
         ("sequences.to_record", 70, 2, 2),  # The third is half written.
         ("prepare_split.assemble", 1, 2, 11),
@@ -322,8 +322,8 @@ def test_two_at_once_are_refused(own_preparation):
 
 @pytest.mark.slow
 def test_when_a_run_is_killed_its_other_processes_end_too(own_preparation):
-    work = "import time; from salt_jax.data.preparing.workers import Crew\n"
-    work += "list(Crew(2, 1).each(time.sleep, [(600,), (600,)]))"
+    work = "import time; from salt_jax.data.preparing.workers import WorkerPool\n"
+    work += "list(WorkerPool(2, 1).each(time.sleep, [(600,), (600,)]))"
     with subprocess.Popen([sys.executable, "-c", work], start_new_session=True) as run:
         children = pathlib.Path(f"/proc/{run.pid}/task/{run.pid}/children")
         deadline = time.monotonic() + 60

@@ -12,7 +12,7 @@ from salt_jax.data.prepared import sequences
 from salt_jax.data.prepared.manifest import NAME
 from salt_jax.data.preparing.shards import sha256_of
 from salt_jax.data.preparing.verify import verify, verify_split
-from salt_jax.data.preparing.workers import Crew
+from salt_jax.data.preparing.workers import WorkerPool
 from salt_jax.main import main
 from tests.data.conftest import VOCABULARY
 
@@ -45,9 +45,11 @@ def rewrite(path, change):
     writer.close()
 
 
-@pytest.mark.parametrize("crew", [Crew(1, 1), Crew(1, 3), Crew(2, 1)])
-def test_what_prepare_wrote_is_whole(crew, train):
-    assert verify_split(train.path, crew) == []
+@pytest.mark.parametrize(
+    "workers", [WorkerPool(1, 1), WorkerPool(1, 3), WorkerPool(2, 1)]
+)
+def test_what_prepare_wrote_is_whole(workers, train):
+    assert verify_split(train.path, workers) == []
 
 
 def test_all_splits_of_a_preparation_are_verified(preparation, prepared):

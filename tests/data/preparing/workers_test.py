@@ -4,37 +4,37 @@ import signal
 
 import pytest
 
-from salt_jax.data.preparing.workers import Crew, Pace
+from salt_jax.data.preparing.workers import Pace, WorkerPool
 
-CREWS = [Crew(1, 1), Crew(1, 3), Crew(2, 1)]
+CREWS = [WorkerPool(1, 1), WorkerPool(1, 3), WorkerPool(2, 1)]
 
 
-@pytest.mark.parametrize("crew", CREWS)
-def test_every_call_is_done_once(crew):
+@pytest.mark.parametrize("workers", CREWS)
+def test_every_call_is_done_once(workers):
     calls = [(index, 2) for index in range(20)]
-    found = sorted(crew.each(math.pow, calls))
+    found = sorted(workers.each(math.pow, calls))
     assert found == [index**2 for index in range(20)]
 
 
-@pytest.mark.parametrize("crew", CREWS)
-def test_an_error_is_raised_as_it_was(crew):
+@pytest.mark.parametrize("workers", CREWS)
+def test_an_error_is_raised_as_it_was(workers):
     with pytest.raises(ValueError, match="math domain error"):
-        list(crew.each(math.sqrt, [(1,), (-1,), (4,)]))
+        list(workers.each(math.sqrt, [(1,), (-1,), (4,)]))
 
 
 def test_a_process_that_was_killed_is_said_with_what_to_do():
     kill = functools.partial(signal.raise_signal, signal.SIGKILL)
     with pytest.raises(OSError, match=r"was killed.* Run it again and it goes on"):
-        list(Crew(2, 1).each(kill, [(), ()]))
+        list(WorkerPool(2, 1).each(kill, [(), ()]))
 
 
 def test_a_crew_fills_the_processors(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 12)
-    assert Crew.of(1, None) == Crew(1, 12)
-    assert Crew.of(None, None) == Crew(12, 1)
-    assert Crew.of(5, None) == Crew(5, 2)
-    assert Crew.of(16, None) == Crew(16, 1)
-    assert Crew.of(2, 3) == Crew(2, 3)
+    assert WorkerPool.of(1, None) == WorkerPool(1, 12)
+    assert WorkerPool.of(None, None) == WorkerPool(12, 1)
+    assert WorkerPool.of(5, None) == WorkerPool(5, 2)
+    assert WorkerPool.of(16, None) == WorkerPool(16, 1)
+    assert WorkerPool.of(2, 3) == WorkerPool(2, 3)
 
 
 def test_a_pass_says_now_and_then_how_far_it_is_and_how_long_it_takes():

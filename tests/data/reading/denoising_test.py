@@ -9,6 +9,7 @@ import pytest
 
 from salt_jax.data.preparing.prepare import Preparation, prepare
 from salt_jax.data.reading.denoising import DenoisedRows
+from salt_jax.data.reading.fragments import fragments_of
 from salt_jax.data.reading.loader import Loader, open_batches
 from salt_jax.data.reading.objectives import (
     CausalLM,
@@ -17,7 +18,6 @@ from salt_jax.data.reading.objectives import (
     PrefixLM,
     SpanCorruption,
 )
-from salt_jax.data.reading.pieces import pieces_of
 from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.reading.rows import SequenceRows, SequenceStream
 from salt_jax.data.vocabulary import Vocabulary
@@ -92,7 +92,7 @@ def test_inputs_and_targets_of_each_row_give_its_text_back(objective, epoch, ul2
     numbers = np.arange(rows.rows_per_epoch) + epoch * rows.rows_per_epoch
     texts = rows.plan.texts(numbers)
     stream = SequenceStream(rows.dataset, None, seed=3)
-    pieces = pieces_of(stream, texts.begins, texts.ends)
+    pieces = fragments_of(stream, texts.begins, texts.ends)
     found = [
         (row, text_of(inputs, targets))
         for row, inputs, targets in examples_of(rows.read(numbers))

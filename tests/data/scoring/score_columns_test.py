@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from salt_jax.data.prepared.sequences import Sequences
+from salt_jax.data.scoring.minhash import sketches
 from salt_jax.data.scoring.score_columns import (
     QUANTILES,
     column_definitions,
@@ -13,7 +14,6 @@ from salt_jax.data.scoring.score_columns import (
     salt_scores,
     score_columns,
 )
-from salt_jax.data.scoring.sketch import sketches
 
 CE = np.array([[4.0, 1.0, 3.0, 2.0, 9.0]], np.float32)
 RANK = np.array([[0, 10, 9, 3, 0]])

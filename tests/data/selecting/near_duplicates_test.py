@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from salt_jax.data.preparing.prepare import Preparation, prepare
-from salt_jax.data.scoring.sketch import SHINGLE, sketches
+from salt_jax.data.scoring.minhash import SHINGLE, sketches
 from salt_jax.data.selecting import near_duplicates
 from salt_jax.data.selecting.near_duplicates import NearDuplicates, similarities
 from salt_jax.data.selecting.ranking import HighestScores

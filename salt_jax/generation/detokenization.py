@@ -15,7 +15,7 @@ _NO_CHARACTER = "\ufffd"  # What bytes that are not yet, or never, UTF-8 decode 
 
 
 @dataclasses.dataclass(frozen=True)
-class Continuation:
+class Detokenizer:
     """How to read what was added to a prompt."""
 
     vocabulary: Vocabulary

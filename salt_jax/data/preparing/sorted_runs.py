@@ -18,7 +18,7 @@ from etils import epath
 
 from salt_jax.data.corpora.document import Part
 from salt_jax.data.preparing.counts import Counts
-from salt_jax.data.preparing.tokenise import Text, Tokeniser
+from salt_jax.data.preparing.tokenization import TokenizedBlock, Tokenizer
 
 DOCUMENT = np.dtype(
     [
@@ -34,7 +34,7 @@ _WRITE_DOCUMENTS = 1 << 12
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class SortedRun:
     """A sorted piece of a part, on disk."""
 
     folder: epath.Path
@@ -44,7 +44,9 @@ class Run:
         """Maps the "keys", "documents" or "tokens" of the run."""
         return np.load(self.folder / f"{self.name}.{field}.npy", mmap_mode="r")
 
-    def write(self, texts: Sequence[Text], domain_indices: dict[str, int]) -> None:
+    def write(
+        self, texts: Sequence[TokenizedBlock], domain_indices: dict[str, int]
+    ) -> None:
         """Sorts the documents of `texts` and writes them.
 
         Raises:
@@ -78,7 +80,7 @@ class PartRuns:
 
     index: int
     counts: Counts
-    runs: Sequence[Run]
+    runs: Sequence[SortedRun]
 
     @property
     def domains(self) -> list[str]:
@@ -91,7 +93,7 @@ class Spill:
     """Turns a part into runs in a folder, holding `run_tokens` in memory."""
 
     folder: epath.Path
-    tokeniser: Tokeniser
+    tokenizer: Tokenizer
     run_tokens: int
     keys: Mapping[int, str]  # By the index of a part, what decides its runs.
 
@@ -105,12 +107,12 @@ class Spill:
         for file in self.folder.glob(f"part-{index:05}[.-]*"):
             file.unlink()
         counts = Counts()
-        runs: list[Run] = []
+        runs: list[SortedRun] = []
         for number, texts in enumerate(self._gather(index, part, counts)):
             if runs:
                 num_tokens = counts.tokens.total()
                 logging.info("%s: %s tokens so far.", part.name, f"{num_tokens:,}")
-            run = Run(self.folder, f"part-{index:05}-run-{number:05}")
+            run = SortedRun(self.folder, f"part-{index:05}-run-{number:05}")
             run.write(texts, {name: i for i, name in enumerate(counts.documents)})
             runs.append(run)
         done = PartRuns(index=index, counts=counts, runs=runs)
@@ -131,14 +133,16 @@ class Spill:
         return PartRuns(
             index=index,
             counts=Counts.from_record(record["counts"]),
-            runs=[Run(self.folder, name) for name in record["runs"]],
+            runs=[SortedRun(self.folder, name) for name in record["runs"]],
         )
 
-    def _gather(self, index: int, part: Part, counts: Counts) -> Iterator[list[Text]]:
+    def _gather(
+        self, index: int, part: Part, counts: Counts
+    ) -> Iterator[list[TokenizedBlock]]:
         """Yields as many blocks of documents at a time as fill the memory."""
-        texts: list[Text] = []
+        texts: list[TokenizedBlock] = []
         held = 0
-        for text in self.tokeniser.read(index, part):
+        for text in self.tokenizer.read(index, part):
             counts.add_text(text)
             if not len(text.lengths):
                 continue
@@ -158,7 +162,9 @@ def write_json(path: epath.Path, record: dict[str, Any]) -> None:
     partial.replace(path)
 
 
-def _write_tokens(path: epath.Path, texts: Sequence[Text], order: np.ndarray) -> None:
+def _write_tokens(
+    path: epath.Path, texts: Sequence[TokenizedBlock], order: np.ndarray
+) -> None:
     """Writes the tokens of all documents in `order`, without a copy of all of them."""
     documents = [
         tokens

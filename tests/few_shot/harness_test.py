@@ -6,7 +6,7 @@ import pytest
 from etils import epath
 from etils.epath import gpath
 
-from salt_jax.few_shot import asking
+from salt_jax.few_shot import harness
 
 SAMPLE = {
     "doc_id": 0,
@@ -42,7 +42,7 @@ def bucket(tmp_path, monkeypatch):
 
 
 def test_what_lm_eval_writes_is_found_where_it_cannot_write(bucket, tmp_path):
-    asking.write_results("gs://bucket/asked", "slm", results(), {"limit": 1})
+    harness.write_results("gs://bucket/asked", "slm", results(), {"limit": 1})
     (said,) = (bucket / "asked" / "slm").glob("results_*.json")
     assert json.loads(said.read_text())["config"] == {"limit": 1}
     (samples,) = (bucket / "asked" / "slm").glob("samples_capital_*.jsonl")
@@ -54,7 +54,7 @@ def test_what_lm_eval_could_not_write_is_an_error(tmp_path, monkeypatch):
     def fails(*_):
         pass
 
-    monkeypatch.setattr(asking.EvaluationTracker, "save_results_samples", fails)
+    monkeypatch.setattr(harness.EvaluationTracker, "save_results_samples", fails)
     with pytest.raises(OSError, match="could not write .*samples_capital_"):
-        asking.write_results(tmp_path, "slm", results(), {})
+        harness.write_results(tmp_path, "slm", results(), {})
     assert list(tmp_path.iterdir()) == []

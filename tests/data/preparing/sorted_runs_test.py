@@ -5,9 +5,9 @@ import pytest
 from etils import epath
 
 from salt_jax.data.corpora import corpus as corpora
-from salt_jax.data.preparing.runs import Spill
 from salt_jax.data.preparing.shuffle import shuffle_keys
-from salt_jax.data.preparing.tokenise import Tokeniser
+from salt_jax.data.preparing.sorted_runs import Spill
+from salt_jax.data.preparing.tokenization import Tokenizer
 from salt_jax.data.vocabulary import Vocabulary
 from tests.data.conftest import VOCABULARY
 
@@ -21,7 +21,7 @@ def part(corpus):
 def spill(tmp_path):
     return Spill(
         folder=epath.Path(tmp_path / "runs"),
-        tokeniser=Tokeniser(vocabulary=Vocabulary.open(VOCABULARY), seed=5),
+        tokenizer=Tokenizer(vocabulary=Vocabulary.open(VOCABULARY), seed=5),
         run_tokens=2_000,
         keys=dict.fromkeys(range(10), "the same"),
     )
@@ -46,7 +46,7 @@ def test_every_document_is_in_one_run_with_its_key_tokens_and_domain(spill, part
         np.testing.assert_array_equal(keys, shuffle_keys(5, 7, found["number"]))
         assert (keys[1:] >= keys[:-1]).all()
         for number, begin, num_tokens, domain in found.tolist():
-            text = spill.tokeniser.vocabulary.decode(tokens[begin : begin + num_tokens])
+            text = spill.tokenizer.vocabulary.decode(tokens[begin : begin + num_tokens])
             assert text == documents[number].text
             assert tokens[begin + num_tokens - 1] == 1
             assert done.domains[domain] == documents[number].domain

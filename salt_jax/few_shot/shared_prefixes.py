@@ -14,7 +14,7 @@ _LEAST_SLOTS = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class LikelihoodRequest:
     """How likely are these tokens after those?"""
 
     context: Sequence[int]  # From the begin token on.
@@ -26,7 +26,7 @@ class Question:
 
 
 @dataclasses.dataclass
-class Row:
+class PrefixRow:
     """Tokens read once, for all questions that are about a beginning of them."""
 
     tokens: tuple[int, ...]
@@ -43,7 +43,7 @@ class Row:
         return slots
 
 
-def rows_of(questions: Sequence[Question], limit: int) -> list[Row]:
+def rows_of(questions: Sequence[LikelihoodRequest], limit: int) -> list[PrefixRow]:
     """Returns the rows to read, those with the most slots and tokens first.
 
     What is a beginning of another row is not read by itself: no token sees those that
@@ -54,20 +54,20 @@ def rows_of(questions: Sequence[Question], limit: int) -> list[Row]:
       limit: The most tokens that are read.
     """
     ordered = sorted((q.tokens(limit), number) for number, q in enumerate(questions))
-    rows: list[Row] = []
+    rows: list[PrefixRow] = []
     # Whatever begins with some tokens comes right after them.
     for tokens, number in reversed(ordered):
         targets = len(questions[number].continuation)
         has_room = rows and rows[-1].targets + targets <= max(_LEAST_SLOTS, limit)
         if not has_room or rows[-1].tokens[: len(tokens)] != tokens:
-            rows.append(Row(tokens))
+            rows.append(PrefixRow(tokens))
         rows[-1].asked.append((number, len(tokens)))
         rows[-1].targets += targets
     return sorted(rows, key=lambda row: (-row.slots, -len(row.tokens)))
 
 
 @dataclasses.dataclass(frozen=True)
-class Filled:
+class RowArrays:
     """Rows as arrays, int32."""
 
     tokens_BL: np.ndarray
@@ -78,12 +78,12 @@ class Filled:
     @classmethod
     def of(
         cls,
-        rows: Sequence[Row],
-        questions: Sequence[Question],
+        rows: Sequence[PrefixRow],
+        questions: Sequence[LikelihoodRequest],
         *,
         shape: tuple[int, int],
         slots: int,
-    ) -> Filled:
+    ) -> RowArrays:
         """Returns `rows` in arrays of `shape`, and of as many slots."""
         in_row, in_slots = np.zeros((2, *shape), np.int32), (shape[0], slots)
         filled = cls(*in_row, *np.zeros((2, *in_slots), np.int32))

@@ -1,6 +1,6 @@
-"""Pieces of documents, cut out of an endless stream of shuffled sequences.
+"""Fragments of documents, cut out of an endless stream of shuffled sequences.
 
-Dimensions: B rows, C cuts, P pieces, T tokens of all pieces.
+Dimensions: B rows, C cuts, P fragments, T tokens of all fragments.
 """
 
 from __future__ import annotations
@@ -13,32 +13,34 @@ from salt_jax.data.reading.rows import SequenceStream
 
 
 @dataclasses.dataclass(frozen=True)
-class Pieces:
-    """Pieces of documents one after another, in the order of the rows they are for."""
+class Fragments:
+    """Fragments of documents, concatenated in the order of their rows."""
 
     tokens: np.ndarray  # int32 [T], read-only.
     lengths: np.ndarray  # int64 [P], at least 1.
     rows: np.ndarray  # int64 [P], from 0 and increasing.
     epochs: np.ndarray  # int64 [P]
-    ids: np.ndarray  # int64 [P], of the sequence that a piece is from.
+    ids: np.ndarray  # int64 [P], of the sequence that a fragment is from.
     offsets: np.ndarray  # int64 [P], where in the sequence it begins.
 
     def texts(self) -> list[np.ndarray]:
-        """Returns the tokens of each piece."""
+        """Returns the tokens of each fragment."""
         ends = np.cumsum(self.lengths)
         begins = (ends - self.lengths).tolist()
         return [self.tokens[i:j] for i, j in zip(begins, ends.tolist(), strict=True)]
 
     def begins_in_rows(self) -> np.ndarray:
-        """Returns how many tokens each piece has before it in its row, int64 [P]."""
+        """Returns how many tokens each fragment has before it in its row, int64 [P]."""
         begins = np.cumsum(self.lengths) - self.lengths
         return begins - begins[np.searchsorted(self.rows, self.rows)]
 
 
-def pieces_of(stream: SequenceStream, begins: np.ndarray, ends: np.ndarray) -> Pieces:
-    """Returns the text of a stream from `begins` to `ends`, int64 [B], cut in pieces.
+def fragments_of(
+    stream: SequenceStream, begins: np.ndarray, ends: np.ndarray
+) -> Fragments:
+    """Cuts the text of a stream from `begins` to `ends`, int64 [B], into fragments.
 
-    A piece is of one document in one sequence. Tokens are counted from the stream's
+    A fragment is of one document in one sequence. Tokens are counted from the stream's
     beginning, paddings included; those are left out. All sequences are read together,
     each of them once.
     """
@@ -58,7 +60,7 @@ def pieces_of(stream: SequenceStream, begins: np.ndarray, ends: np.ndarray) -> P
     cuts = cut[firsts]
     tokens = sequences.tokens.ravel()[token[kept]]
     tokens.flags.writeable = False
-    return Pieces(
+    return Fragments(
         tokens,
         lengths=np.diff(np.flatnonzero(is_first), append=len(kept)),
         rows=rows[cuts],

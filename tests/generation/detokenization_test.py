@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.generation.continuation import Continuation, check_stop
+from salt_jax.generation.detokenization import Detokenizer, check_stop
 from tests import runs
 
 VOCABULARY = Vocabulary.open(runs.VOCABULARY)
@@ -15,7 +15,7 @@ STOPS = st.lists(st.text("ab \n\u2603", min_size=1, max_size=4), max_size=3)
 
 
 def follows(prompt="", stop=()):
-    return Continuation(VOCABULARY, VOCABULARY.encode(prompt), stop)
+    return Detokenizer(VOCABULARY, VOCABULARY.encode(prompt), stop)
 
 
 def byte_tokens(text):
@@ -76,7 +76,7 @@ def test_the_space_that_a_text_begins_with_is_kept():
             return VOCABULARY.decode(ids).removeprefix(" ")
 
     prompt, tokens = VOCABULARY.encode("The city"), VOCABULARY.encode(" of")
-    assert Continuation(NoSpaceInFront(), prompt).text(tokens) == " of"
+    assert Detokenizer(NoSpaceInFront(), prompt).text(tokens) == " of"
 
 
 @pytest.mark.parametrize("stop", ["text", [""], ["a", ""]])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import seqio
 
-from salt_jax.data.reading import tasks
+from salt_jax.data.reading import seqio_tasks
 from salt_jax.data.reading.loader import Loader
 from salt_jax.data.reading.objectives import PrefixLM
 from salt_jax.data.selecting.ranking import HighestScores
@@ -63,7 +63,7 @@ def loader_of(prepared_text):
 def test_a_task_keeps_what_the_loader_selects(selected):
     loader = loader_of(selected)
     read = np.concatenate([batch_ids(loader, index) for index in range(3)])
-    ids = ids_of(examples_of(tasks.prepared_task(selected, seq_len=SEQ_LEN)))
+    ids = ids_of(examples_of(seqio_tasks.prepared_task(selected, seq_len=SEQ_LEN)))
     assert ids == sorted(read)
 
 
@@ -72,13 +72,15 @@ def test_keeping_by_score_keeps_what_the_loader_selects(
 ):
     kept = loader_of(selected).rows.rows_per_epoch
     threshold = float(np.sort(values)[-kept])
-    task = tasks.prepared_task(
+    task = seqio_tasks.prepared_task(
         prepared_text,
         seq_len=SEQ_LEN,
-        scored=tasks.ScoreFeature(scores=scores),
-        preprocessors=[functools.partial(tasks.keep_by_score, threshold=threshold)],
+        scored=seqio_tasks.ScoreFeature(scores=scores),
+        preprocessors=[
+            functools.partial(seqio_tasks.keep_by_score, threshold=threshold)
+        ],
     )
-    expected = examples_of(tasks.prepared_task(selected, seq_len=SEQ_LEN))
+    expected = examples_of(seqio_tasks.prepared_task(selected, seq_len=SEQ_LEN))
     examples = examples_of(task)
     assert ids_of(examples) == ids_of(expected)
     assert [x["score"] for x in examples] == values[ids_of(examples)].tolist()
@@ -87,7 +89,7 @@ def test_keeping_by_score_keeps_what_the_loader_selects(
 def test_an_example_is_the_row_that_the_loader_reads(selected):
     loader = loader_of(selected)
     batch, ids = loader.host_batch(0), batch_ids(loader, 0)
-    examples = examples_of(tasks.prepared_task(selected, seq_len=SEQ_LEN))
+    examples = examples_of(seqio_tasks.prepared_task(selected, seq_len=SEQ_LEN))
     by_id = {int(example["id"]): example for example in examples}
     for row, index in enumerate(ids):
         example = by_id[index]
@@ -103,7 +105,7 @@ def test_an_example_is_the_row_that_the_loader_reads(selected):
 
 def test_seqio_reads_the_task_as_it_is(prepared_text, train):
     dataset = seqio.get_dataset(
-        tasks.prepared_task(prepared_text, seq_len=SEQ_LEN),
+        seqio_tasks.prepared_task(prepared_text, seq_len=SEQ_LEN),
         task_feature_lengths={"decoder_target_tokens": SEQ_LEN},
         feature_converter=seqio.PassThroughFeatureConverter(),
         dataset_split="train",
@@ -117,7 +119,7 @@ def test_seqio_reads_the_task_as_it_is(prepared_text, train):
 
 
 def test_seqios_readers_share_the_examples_out(prepared_text, train):
-    task = tasks.prepared_task(prepared_text, seq_len=SEQ_LEN)
+    task = seqio_tasks.prepared_task(prepared_text, seq_len=SEQ_LEN)
     parts = [
         ids_of(examples_of(task, shard_info=seqio.ShardInfo(index, 3)))
         for index in range(3)
@@ -127,7 +129,7 @@ def test_seqios_readers_share_the_examples_out(prepared_text, train):
 
 def test_seqio_has_the_same_vocabulary(prepared_text):
     ours = Vocabulary.open(prepared_text.vocabulary)
-    theirs = tasks.seqio_vocabulary(ours)
+    theirs = seqio_tasks.seqio_vocabulary(ours)
     text = "lo! \u2603\n\n the king"
     assert theirs.encode(text) == ours.encode(text)
     assert (theirs.pad_id, theirs.eos_id) == (ours.pad_id, ours.eos_id)
@@ -135,7 +137,7 @@ def test_seqio_has_the_same_vocabulary(prepared_text):
 
 def test_a_task_has_a_name_only_after_it_is_registered(prepared_text):
     assert "our_text" not in seqio.TaskRegistry.names()
-    tasks.register("our_text", prepared_text, seq_len=SEQ_LEN)
+    seqio_tasks.register("our_text", prepared_text, seq_len=SEQ_LEN)
     try:
         assert seqio.TaskRegistry.get("our_text").splits == ("train",)
     finally:
@@ -143,7 +145,7 @@ def test_a_task_has_a_name_only_after_it_is_registered(prepared_text):
 
 
 def test_a_registered_task_is_read_by_its_name(prepared_text, train):
-    tasks.register("our_text", prepared_text, seq_len=SEQ_LEN)
+    seqio_tasks.register("our_text", prepared_text, seq_len=SEQ_LEN)
     try:
         dataset = seqio.get_dataset(
             "our_text",
@@ -160,17 +162,17 @@ def test_a_registered_task_is_read_by_its_name(prepared_text, train):
 
 
 def test_another_split_is_refused(prepared_text):
-    source = tasks.prepared_task(prepared_text, seq_len=SEQ_LEN).source
+    source = seqio_tasks.prepared_task(prepared_text, seq_len=SEQ_LEN).source
     with pytest.raises(ValueError, match="not 'val'"):
         source.get_dataset("val")
 
 
 def test_another_sequence_length_is_refused(prepared_text):
     with pytest.raises(ValueError, match="prepared with seq_len=16, not 32"):
-        tasks.prepared_task(prepared_text, seq_len=32)
+        seqio_tasks.prepared_task(prepared_text, seq_len=32)
 
 
 def test_an_objective_that_a_task_would_leave_out_is_refused(prepared_text):
     prefixed = dataclasses.replace(prepared_text, objective=PrefixLM())
     with pytest.raises(ValueError, match=r"PrefixLM.* would change them"):
-        tasks.prepared_task(prefixed, seq_len=SEQ_LEN)
+        seqio_tasks.prepared_task(prefixed, seq_len=SEQ_LEN)

@@ -11,8 +11,8 @@ from salt_jax.model.transformer import Params, Transformer, abstract_params
 
 
 @functools.cache
-def reading_model(model: Transformer) -> Transformer:
-    """Returns `model` as `reading_params` are read."""
+def decoding_model(model: Transformer) -> Transformer:
+    """Returns `model` as `decoding_params` are read."""
     partitioning = model.partitioning
     # A single token cannot be split.
     rules = dataclasses.replace(partitioning.rules, length=None)
@@ -22,8 +22,8 @@ def reading_model(model: Transformer) -> Transformer:
     )
 
 
-def reading_params(model: Transformer, params: Params) -> Params:
-    """Returns the parameters of `model` for `reading_model`, each where it is used.
+def decoding_params(model: Transformer, params: Params) -> Params:
+    """Returns the parameters of `model` for `decoding_model`, each where it is used.
 
     A scan over layers would copy all of them for each token, to read them one by one.
     """
@@ -38,7 +38,7 @@ def _unstack(model: Transformer, params: Params) -> Params:
     layers = inner.pop("layers")
     for i in range(model.config.num_layers):
         inner[f"layer_{i}"] = jax.tree.map(lambda x, i=i: x[i], layers)
-    like = abstract_params(reading_model(model))
+    like = abstract_params(decoding_model(model))
     return jax.tree.map(
         lambda x, like: jax.lax.with_sharding_constraint(x, like.sharding),
         {"params": inner},

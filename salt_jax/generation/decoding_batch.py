@@ -11,13 +11,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from salt_jax.generation.decoding import Programs, Prompts
+from salt_jax.generation.prefill_decode import Programs, Prompts
 from salt_jax.model.transformer import Params
 
 _LEAST_ROOM = 16  # Tokens, of the smallest shape.
 
 
-class Writing:
+class DecodingBatch:
     """Rows that are written to, some tokens at a time."""
 
     def __init__(
@@ -31,12 +31,12 @@ class Writing:
         max_new_tokens: int,
     ):
         """Reads the prompts, of which the first `num_texts` are not only filling."""
-        self._go_on, self._params, self._prompts = programs.go_on, params, prompts
+        self._decode, self._params, self._prompts = programs.decode, params, prompts
         self._num_texts, self._end_ids = num_texts, frozenset(end_ids)
         self._max_new_tokens = max_new_tokens
         rows = len(prompts.lengths_B)
         self._is_done_B: Any = np.arange(rows) >= num_texts
-        self._cache, self._written = programs.begin(
+        self._cache, self._written = programs.prefill(
             shape_for(max_new_tokens, _LEAST_ROOM),
             params,
             prompts,
@@ -44,10 +44,10 @@ class Writing:
         )
         self._look()
 
-    def go_on(self, num_tokens: int) -> None:
+    def decode(self, num_tokens: int) -> None:
         """Adds at most `num_tokens` tokens to each row that is not done."""
         until = min(self._count + num_tokens, self._max_new_tokens)
-        self._cache, self._written = self._go_on(
+        self._cache, self._written = self._decode(
             self._params,
             self._cache,
             self._written,

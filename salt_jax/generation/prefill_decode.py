@@ -59,7 +59,7 @@ class Prompts:
 
 
 @flax.struct.dataclass
-class Written:
+class DecodeState:
     """What was added to each row so far."""
 
     tokens_BN: jax.Array  # int32
@@ -68,7 +68,7 @@ class Written:
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class DecodingConfig:
     """What the programs of a shape are compiled for, beside the shape."""
 
     model: Transformer
@@ -80,30 +80,34 @@ class Recipe:
 class Programs(NamedTuple):
     """What a model does with prompts; both are compiled when they are first called."""
 
-    begin: jax.stages.Wrapped  # Of the arguments of `_begin` but the first.
-    go_on: jax.stages.Wrapped  # Of those of `_go_on` but the first.
+    prefill: jax.stages.Wrapped  # Of the arguments of `_prefill` but the first.
+    decode: jax.stages.Wrapped  # Of those of `_decode` but the first.
 
 
 @functools.cache
-def programs(recipe: Recipe) -> Programs:
-    """Returns the two programs of `recipe`, always the same ones."""
+def programs(config: DecodingConfig) -> Programs:
+    """Returns the two programs of `config`, always the same ones."""
     # A host reads all that is written, wherever the rows are.
-    shardings = None, recipe.model.partitioning.sharding()
-    begin = functools.partial(_begin, recipe)
-    go_on = functools.partial(_go_on, recipe)
+    shardings = None, config.model.partitioning.sharding()
+    prefill = functools.partial(_prefill, config)
+    decode = functools.partial(_decode, config)
     return Programs(
-        begin=jax.jit(begin, static_argnums=0, out_shardings=shardings),
-        go_on=jax.jit(go_on, donate_argnums=(1, 2), out_shardings=shardings),
+        prefill=jax.jit(prefill, static_argnums=0, out_shardings=shardings),
+        decode=jax.jit(decode, donate_argnums=(1, 2), out_shardings=shardings),
     )
 
 
-def _begin(
-    recipe: Recipe, room: int, params: Params, prompts: Prompts, is_done_B: jax.Array
-) -> tuple[Cache, Written]:
+def _prefill(
+    config: DecodingConfig,
+    room: int,
+    params: Params,
+    prompts: Prompts,
+    is_done_B: jax.Array,
+) -> tuple[Cache, DecodeState]:
     """Reads prompts, and draws the first token of each.
 
     Args:
-      recipe: The model, and how to draw.
+      config: The model, and how to draw.
       room: N, how many tokens there will be room for.
       params: Of the model.
       prompts: The rows.
@@ -113,27 +117,27 @@ def _begin(
     column_1L = jnp.arange(L, dtype=jnp.int32)[None]
     positions_BL = column_1L - (L - prompts.lengths_B[:, None])
     segments_BL = (positions_BL >= 0).astype(jnp.int32)
-    cache = empty_cache(recipe.model, B, L + room)
-    batch = _reading(prompts.tokens_BL, segments_BL, jnp.maximum(positions_BL, 0))
-    cache, first_B = _read(recipe, params, cache, batch, prompts, jnp.int32(0))
+    cache = empty_cache(config.model, B, L + room)
+    batch = _inputs(prompts.tokens_BL, segments_BL, jnp.maximum(positions_BL, 0))
+    cache, first_B = _next_tokens(config, params, cache, batch, prompts, jnp.int32(0))
     tokens_BN = jnp.zeros((B, room), jnp.int32).at[:, 0].set(first_B)
-    is_done_B = is_done_B | _is_end(recipe, first_B)
-    return cache, Written(tokens_BN, jnp.int32(1), is_done_B)
+    is_done_B = is_done_B | _is_end(config, first_B)
+    return cache, DecodeState(tokens_BN, jnp.int32(1), is_done_B)
 
 
-def _go_on(
-    recipe: Recipe,
+def _decode(
+    config: DecodingConfig,
     params: Params,
     cache: Cache,
-    written: Written,
+    written: DecodeState,
     prompts: Prompts,
     is_done_B: jax.Array,
     until: jax.Array,
-) -> tuple[Cache, Written]:
+) -> tuple[Cache, DecodeState]:
     """Adds tokens until there are `until` of them, or every row is done.
 
     Args:
-      recipe: The model, and how to draw.
+      config: The model, and how to draw.
       params: Of the model.
       cache: Of all columns but the last; it is given up.
       written: So far; it is given up.
@@ -142,33 +146,33 @@ def _go_on(
       until: int32, at most N.
     """
     is_done_B = written.is_done_B | is_done_B
-    written = Written(written.tokens_BN, written.count, is_done_B)
+    written = DecodeState(written.tokens_BN, written.count, is_done_B)
 
-    def is_going_on(state: tuple[Cache, Written]) -> jax.Array:
+    def is_going_on(state: tuple[Cache, DecodeState]) -> jax.Array:
         written = state[1]
         return (written.count < until) & ~jnp.all(written.is_done_B)
 
-    def add(state: tuple[Cache, Written]) -> tuple[Cache, Written]:
+    def add(state: tuple[Cache, DecodeState]) -> tuple[Cache, DecodeState]:
         cache, written = state
         at = written.count
         last_B1 = jax.lax.dynamic_slice_in_dim(written.tokens_BN, at - 1, 1, axis=1)
         positions_B1 = (prompts.lengths_B + at - 1)[:, None]
-        batch = _reading(last_B1, jnp.ones_like(last_B1), positions_B1)
-        cache, next_B = _read(recipe, params, cache, batch, prompts, at)
+        batch = _inputs(last_B1, jnp.ones_like(last_B1), positions_B1)
+        cache, next_B = _next_tokens(config, params, cache, batch, prompts, at)
         tokens_BN = jax.lax.dynamic_update_slice_in_dim(
             written.tokens_BN, next_B[:, None], at, axis=1
         )
-        is_done_B = written.is_done_B | _is_end(recipe, next_B)
-        return cache, Written(tokens_BN, at + 1, is_done_B)
+        is_done_B = written.is_done_B | _is_end(config, next_B)
+        return cache, DecodeState(tokens_BN, at + 1, is_done_B)
 
     return jax.lax.while_loop(is_going_on, add, (cache, written))
 
 
-def _is_end(recipe: Recipe, tokens_B: jax.Array) -> jax.Array:
-    return jnp.isin(tokens_B, jnp.array(recipe.end_ids))
+def _is_end(config: DecodingConfig, tokens_B: jax.Array) -> jax.Array:
+    return jnp.isin(tokens_B, jnp.array(config.end_ids))
 
 
-def _reading(
+def _inputs(
     tokens_BL: jax.Array, segments_BL: jax.Array, positions_BL: jax.Array
 ) -> Batch:
     return Batch(
@@ -180,8 +184,8 @@ def _reading(
     )
 
 
-def _read(
-    recipe: Recipe,
+def _next_tokens(
+    config: DecodingConfig,
     params: Params,
     cache: Cache,
     batch: Batch,
@@ -190,9 +194,9 @@ def _read(
 ) -> tuple[Cache, jax.Array]:
     """Returns the cache with the columns of `batch`, and what comes after the last."""
     read: Any
-    read, cache = cast(Any, recipe.model.apply(params, batch, cache))
+    read, cache = cast(Any, config.model.apply(params, batch, cache))
     logits_BV = read.replace(hidden_BLD=read.hidden_BLD[:, -1:]).logits()[:, 0]
-    is_token_1V = jnp.arange(logits_BV.shape[1])[None] < recipe.num_tokens
+    is_token_1V = jnp.arange(logits_BV.shape[1])[None] < config.num_tokens
     logits_BV = jnp.where(is_token_1V, logits_BV, -jnp.inf)
 
     def key(row_seed: jax.Array) -> jax.Array:
@@ -200,4 +204,4 @@ def _read(
         return jax.random.fold_in(of_row, count)
 
     keys_B = jax.vmap(key)(prompts.seeds_B)
-    return cache, recipe.sampling.next_tokens(logits_BV, keys_B)
+    return cache, config.sampling.next_tokens(logits_BV, keys_B)

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from salt_jax.data.corpora.document import Block, Document, Part
+from salt_jax.data.corpora.document import Document, Part, RecordBlock
 from salt_jax.data.prepared import sequences
 from salt_jax.data.preparing.shuffle import shuffle_keys
 from salt_jax.data.vocabulary import Vocabulary
@@ -20,7 +20,7 @@ Y = TypeVar("Y")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Text:
+class TokenizedBlock:
     """The tokenised documents of a block, one after another, and what is none."""
 
     tokens: np.ndarray  # Of the type in which they are stored.
@@ -35,7 +35,7 @@ class Text:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Tokeniser:
+class Tokenizer:
     """How the text of every part becomes tokens, and gets its place in the order."""
 
     vocabulary: Vocabulary
@@ -43,7 +43,7 @@ class Tokeniser:
     domains: frozenset[str] | None = None  # To keep only documents of these.
     num_threads: int = 1
 
-    def read(self, part_index: int, part: Part) -> Iterator[Text]:
+    def read(self, part_index: int, part: Part) -> Iterator[TokenizedBlock]:
         """Yields the documents of a part, block after block.
 
         Raises:
@@ -58,7 +58,9 @@ class Tokeniser:
                 4 * self.num_threads,
             )
 
-    def _read_block(self, part_index: int, name: str, block: Block) -> Text:
+    def _read_block(
+        self, part_index: int, name: str, block: RecordBlock
+    ) -> TokenizedBlock:
         records = list(block.documents())
         found = [(n, x) for n, x in records if isinstance(x, Document)]
         kept = [
@@ -68,7 +70,7 @@ class Tokeniser:
         ]
         encoded = [self._encode(document) for _, document in kept]
         numbers = np.array([number for number, _ in kept], np.int64)
-        return Text(
+        return TokenizedBlock(
             tokens=np.concatenate([np.zeros(0, self._dtype), *encoded]),
             lengths=np.array([len(tokens) for tokens in encoded], np.int64),
             num_bytes=np.array([document.num_bytes for _, document in kept], np.int64),

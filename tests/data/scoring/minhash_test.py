@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from salt_jax.data.scoring.sketch import (
+from salt_jax.data.scoring.minhash import (
     NUM_BANDS,
     ORDERS_PER_BAND,
     SHINGLE,

@@ -4,11 +4,11 @@ A task here is a value: pass it to `seqio.get_dataset`, or call `register` for t
 that want a name. Examples have the features that SeqIO's converters make for language
 models, and "id"; they are packed already, so nothing is to be converted:
 
-    from salt_jax.data.reading import tasks
+    from salt_jax.data.reading import seqio_tasks
     from salt_jax.data.reading.prepared_text import PreparedText
 
     text = PreparedText(path="/data/prepared", vocabulary="/data/256k.model")
-    tasks.register("salt_text", text, seq_len=1280)
+    seqio_tasks.register("salt_text", text, seq_len=1280)
 
     seqio.get_dataset(
         "salt_text",
