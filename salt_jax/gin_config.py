@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextvars
+import logging
+import pathlib
 import re
+import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 import gin
-from etils import epath
 
 from salt_jax.config import Experiment, Scoring
 from salt_jax.data.preparing.prepare import Preparation
@@ -36,27 +40,44 @@ _IMPORTS = (
 )
 
 
+# The folders of the files that `load` was given, while it reads them.
+_FOLDERS = contextvars.ContextVar[Sequence[pathlib.Path]]("folders", default=())
+
+
 def load(
-    gin_files: Sequence[str], overrides: Sequence[str] = ()
+    gin_files: Sequence[str],
+    overrides: Sequence[str] = (),
+    imports: Sequence[str] = (),
 ) -> Experiment | Scoring | Preparation:
     """Reads what to run; after this returns, no code consults gin again.
+
+    A gin file, named or included, is looked for in the working directory, beside the
+    named files, and among the gin files of salt_jax: "salt_2p8b.gin" and
+    "gin/salt_2p8b.gin" are the same one. Python modules that a gin file imports may
+    stand in the first two places, which are appended to `sys.path`.
 
     Args:
       gin_files: Paths; a later file overrides an earlier one.
       overrides: Bindings such as "KD_WEIGHT = 0.5".
+      imports: Modules that overrides may name, such as "my_schedules".
 
     Raises:
       FileNotFoundError: there is no such file.
       ValueError: gin cannot read it, a value is refused, or a binding had no effect.
     """
-    for path in gin_files:
-        if not epath.Path(path).is_file():
-            raise FileNotFoundError(f"No gin file at {path!r}.")
+    paths = [_named(name) for name in gin_files]
+    folders = [path.parent for path in paths]
+    _FOLDERS.set(folders)
+    importable = map(str, (pathlib.Path.cwd(), *folders))
+    sys.path += [
+        folder for folder in dict.fromkeys(importable) if folder not in sys.path
+    ]
     gin.clear_config()
     try:
-        gin.parse_config_files_and_bindings(gin_files, None, finalize_config=False)
+        _parse(paths)
         in_files = gin.config_str(max_line_length=10**6)
-        gin.parse_config([*_IMPORTS, *_imports(in_files), *overrides])
+        of_user = [f"import {module}" for module in imports]
+        gin.parse_config([*_IMPORTS, *_imports(in_files), *of_user, *overrides])
         value = gin.get_configurable(_root())()
     except OSError as error:  # Of a file that one of these includes.
         raise FileNotFoundError(_one_line(error)) from error
@@ -71,6 +92,59 @@ def load(
         raise ValueError(_one_line(error)) from error
     _refuse_unused(in_files, overrides)
     return value
+
+
+def _parse(paths: Sequence[pathlib.Path]) -> None:
+    # Gin's own reader of resources reports each file that a later reader finds.
+    root = logging.getLogger()
+    root.addFilter(_not_of_resources)
+    try:
+        for path in paths:
+            gin.parse_config_file(str(path))
+    finally:
+        root.removeFilter(_not_of_resources)
+
+
+def _not_of_resources(record: logging.LogRecord) -> bool:
+    return record.module != "resource_reader"
+
+
+def own_folder() -> pathlib.Path:
+    """Returns the folder of salt_jax's own gin files.
+
+    An installed package has it within, a checkout beside the package.
+    """
+    package = pathlib.Path(__file__).parent
+    installed = package / "gin_files"
+    return installed if installed.is_dir() else package.parent / "gin"
+
+
+def _named(name: str) -> pathlib.Path:
+    """Returns the path of a gin file that is named to be run."""
+    if pathlib.Path(name).is_file():
+        return pathlib.Path(name).absolute()
+    if (found := _found(name)) is not None:
+        return found
+    raise FileNotFoundError(f"No gin file at {name!r}, nor in {own_folder()}.")
+
+
+def _found(name: str, folders: Sequence[pathlib.Path] = ()) -> pathlib.Path | None:
+    """Returns where a gin file lies that is not in the working directory."""
+    own = own_folder()
+    paths = [folder / name for folder in (*folders, own)]
+    paths.append(own / name.removeprefix("gin/"))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _open(name: str) -> TextIO:
+    path = _found(name, _FOLDERS.get())
+    assert path is not None
+    return path.open(encoding="utf-8")
+
+
+gin.config.register_file_reader(
+    _open, lambda name: _found(name, _FOLDERS.get()) is not None
+)
 
 
 def _imports(text: str) -> list[str]:

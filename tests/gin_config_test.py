@@ -2,6 +2,7 @@ import dataclasses
 import importlib.util
 import pathlib
 import re
+import shutil
 
 import gin
 import jax
@@ -369,6 +370,41 @@ def test_a_dial_that_a_choice_made_idle_is_refused():
 def test_a_missing_file_is_refused():
     with pytest.raises(FileNotFoundError, match="No gin file at 'gin/salt.gin'"):
         load(file="gin/salt.gin")
+
+
+@pytest.mark.parametrize("name", ["tiny_slm.gin", "gin/tiny_slm.gin"])
+def test_our_own_files_are_found_from_any_directory(name, tmp_path, monkeypatch):
+    here = load(file="gin/tiny_slm.gin")
+    monkeypatch.chdir(tmp_path)
+    assert load(file=name) == here
+
+
+def test_a_file_in_the_working_directory_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = "include 'gin/tiny_slm.gin'\nTOTAL_STEPS = 601\n"
+    (tmp_path / "tiny_slm.gin").write_text(own)
+    assert load(file="tiny_slm.gin").total_steps == 601
+
+
+def test_what_a_file_includes_is_found_beside_it(tmp_path, monkeypatch):
+    (tmp_path / "sizes.gin").write_text("TOTAL_STEPS = 7\nWARMUP_STEPS = 2\n")
+    mine = "include 'gin/tiny_slm.gin'\ninclude 'sizes.gin'\n"
+    (tmp_path / "mine.gin").write_text(mine)
+    assert load(file=f"{tmp_path}/mine.gin").total_steps == 7
+    with pytest.raises(FileNotFoundError, match="sizes.gin"):
+        load(file="gin/tiny_slm.gin")
+        load(file="sizes.gin")
+
+
+def test_an_installed_package_has_the_gin_files_within(tmp_path, monkeypatch, caplog):
+    here = load(file="gin/tiny_slm.gin")
+    package = tmp_path / "salt_jax"
+    shutil.copytree("gin", package / "gin_files")
+    monkeypatch.setattr(gin_config, "__file__", str(package / "gin_config.py"))
+    monkeypatch.chdir(tmp_path)
+    assert load(file="tiny_slm.gin") == here
+    assert gin_config.own_folder() == package / "gin_files"
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
