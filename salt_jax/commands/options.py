@@ -1,175 +1,174 @@
-"""The options of commands that have many of their own.
-
-Each function is given the `add_argument` of a parser. An option's help begins with the
-commands that look at it; others refuse it.
-"""
+"""Options that several commands share: gin files, a run directory, processes."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import Any
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, overload
+
+from etils import epath
+
+Job = TypeVar("Job")
+
+# What a gin file can bind, and the commands that take it; the first runs unnamed.
+COMMANDS_OF = {
+    "Experiment": ("train", "select", "evaluate", "export", "compile"),
+    "Scoring": ("score", "compile"),
+    "Preparation": ("prepare",),
+}
 
 
-def add_of_prepare(add: Callable[..., Any]) -> None:
-    """Adds the options of prepare."""
-    add("--verify", action="store_true", help="prepare: read all that is prepared")
-    add(
-        "--beam",
-        metavar="FLAGS",
-        help="prepare: with Apache Beam and its own flags; '' for none",
-    )
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GinOptions:
+    """Gin files, and what the command line changes in them."""
 
+    gin_file: Sequence[str] = ()
+    gin_bindings: Sequence[str] = ()
+    gin_import: Sequence[str] = ()
 
-def add_of_runs(add: Callable[..., Any]) -> None:
-    """Adds what says which run, and which step of it."""
-    add("--workdir", help="the folder of the run; runs/<gin file's stem> by default")
-    add(
-        "--accept_change",
-        action="append",
-        default=[],
-        metavar="FIELD",
-        help="train: go on although it differs; may be repeated",
-    )
-    add(
-        "--step",
-        default="latest",
-        help="evaluate, export: a number, latest (the default) or best",
-    )
-    add("--profile", metavar="START:N", help="train: trace N steps after step START")
+    def __post_init__(self):
+        if not self.gin_file and (idle := (*self.gin_bindings, *self.gin_import)):
+            raise ValueError(
+                f"{idle[0]!r} is for a gin file, and there is none: give "
+                "--gin_file=FILE."
+            )
 
+    def load_any(self) -> Any:
+        """Returns what the gin files bind: an experiment, a scoring or a preparation.
 
-def add_of_exports(add: Callable[..., Any]) -> None:
-    """Adds what says which parameters, and where and how they are written."""
-    add(
-        "--export",
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="evaluate, generate, export, report: parameters; may be repeated",
-    )
-    add("--output", help="select, export, import, report, compile, evaluate: where")
-    add(
-        "--dtype",
-        choices=("float32", "bfloat16"),
-        help="export, import, generate, evaluate: of what is written, or of what is "
-        "computed; by default float32 or as it is",
-    )
-    add(
-        "--format",
-        default="salt_jax",
-        choices=("salt_jax", "hf"),
-        help="export: hf is for Hugging Face, from a run or from --export",
-    )
-    add("--from", dest="source", metavar="DIR", help="import: of Hugging Face")
+        Raises:
+          FileNotFoundError: a gin file is missing.
+          ValueError: none was given, gin cannot read one, or a binding has no effect.
+        """
+        # Slow to import: it reaches the model and the data.
+        from salt_jax import gin_config
 
-
-def add_of_report(add: Callable[..., Any]) -> None:
-    """Adds the options of report and compare."""
-    for name in ("baseline", "salt"):
-        add(
-            f"--{name}",
-            action="append",
-            default=[],
-            metavar="DIR",
-            help="report, compare: a workdir; to compare, once a seed",
+        if not self.gin_file:
+            raise ValueError("Give --gin_file=FILE; see --help.")
+        return gin_config.load(
+            self.gin_file, self.gin_bindings, imports=self.gin_import
         )
-    add("--slm", metavar="DIR", help="report: the small model's workdir")
-    add("--scores", metavar="DIR", help="report: the folder of the scores")
-    add("--few_shot", metavar="DIR", help="report: what evaluate --tasks wrote")
-    add(
-        "--fine_tuned",
+
+    @overload
+    def load(self, command: str, kind: type[Job], /) -> Job: ...
+
+    @overload
+    def load(self, command: str, /, *kinds: type) -> Any: ...
+
+    def load(self, command: str, /, *kinds: type) -> Any:
+        """Returns what the gin files bind, for a command that takes `kinds` of it.
+
+        Raises what `load_any` does, and:
+          ValueError: they bind something else.
+        """
+        job = self.load_any()
+        if not isinstance(job, kinds):
+            bound = type(job).__name__
+            wanted = " or ".join(kind.__name__ for kind in kinds)
+            raise ValueError(
+                f"{self.gin_file[-1]} binds {bound}, which can "
+                f"{' or '.join(COMMANDS_OF[bound])}; {command} needs {wanted}."
+            )
+        return job
+
+    def operative_gin(self) -> str:
+        """Returns the bindings that the last `load` made use of, as gin text."""
+        from salt_jax import gin_config
+
+        return gin_config.operative_config()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions(GinOptions):
+    """Gin files and the directory of the run that they describe."""
+
+    workdir: str | None = None
+
+    def run_directory(self) -> epath.Path:
+        """Returns the run directory; by default it is named after the gin file."""
+        stem = pathlib.PurePath(self.gin_file[-1]).stem
+        return epath.Path(self.workdir or f"runs/{stem}")
+
+
+def add_gin(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that name gin files and override what they bind."""
+    group = parser.add_argument_group(
+        "experiment",
+        "--gin.NAME=VALUE is short for --gin_bindings='NAME = VALUE'.",
+    )
+    group.add_argument(
+        "--gin_file",
         action="append",
-        default=[],
+        metavar="FILE",
+        help="gin file to run; salt_jax's own are found from any directory; a later "
+        "file overrides an earlier one",
+    )
+    group.add_argument(
+        "--gin_bindings",
+        action="append",
+        metavar="'NAME = VALUE'",
+        help="override one binding; repeatable",
+    )
+    group.add_argument(
+        "--gin_import",
+        action="append",
+        metavar="MODULE",
+        help="Python module whose classes the bindings may name, such as my_schedules; "
+        "repeatable",
+    )
+
+
+def add_workdir(add: Callable[..., Any]) -> None:
+    """Adds the option that names the run directory, by a group's `add_argument`."""
+    add(
+        "--workdir",
         metavar="DIR",
-        help="report: the workdir of a student that was fine-tuned",
+        help="run directory (default: runs/ and the gin file's name without .gin)",
     )
 
 
-def add_of_compile(add: Callable[..., Any]) -> None:
-    """Adds the options of compile, and of train for what it keeps."""
-    add("--topology", metavar="v5e:16x16", help="compile: for which devices, or here")
-    add("--num_slices", type=int, default=1, metavar="N", help="compile: how many pods")
-    add("--programs", metavar="A,B", help="compile: only these")
-    add("--json", action="store_true", help="compile: print JSON")
+def add_distributed(add: Callable[..., Any]) -> None:
+    """Adds the option of commands that several processes run together."""
     add(
-        "--optimization_level",
-        choices=("O0", "O1", "O2", "O3", "train"),
-        help="compile: XLA's, or that of train; O0, the fastest check, by default",
-    )
-    add("--save", metavar="DIR", help="compile: keep the steps for train --compiled")
-    add(
-        "--search",
-        metavar="N",
-        nargs="?",
-        type=int,
-        const=12,
-        help="compile: try at most N other ways to run it",
-    )
-    add("--compiled", metavar="DIR", help="train: steps that compile --save kept")
-
-
-def add_of_generate(add: Callable[..., Any]) -> None:
-    """Adds the options of generate."""
-    add("--prompt", metavar="TEXT", help="generate: the beginning of a text")
-    add("--prompt_file", metavar="FILE", help="generate: one a line, or JSON lines")
-    for name, kind, default, help_ in (
-        ("max_new_tokens", _positive, 64, "generate: the most that follow a prompt"),
-        (
-            "max_length",
-            _positive,
-            None,
-            "generate, evaluate, export: tokens that a model reads; as trained by "
-            "default",
-        ),
-        (
-            "batch_size",
-            _positive,
-            8,
-            "generate, evaluate: prompts, or the longest questions, at a time",
-        ),
-        ("top_k", int, None, "generate: draw from the likeliest N"),
-        ("seed", int, 0, "generate: of what is drawn"),
-    ):
-        add(f"--{name}", type=kind, default=default, metavar="N", help=help_)
-    add(
-        "--temperature",
-        type=float,
-        default=0.0,
-        metavar="X",
-        help="generate: 0, the default, takes the likeliest token",
-    )
-    add("--top_p", type=float, metavar="X", help="generate: draw from this share")
-    add(
-        "--stop",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="generate: what ends a text; may be repeated",
+        "--distributed",
+        metavar="auto|HOST:PORT,COUNT,INDEX",
+        help="join this process to others: auto reads the cluster's environment; "
+        "otherwise the coordinator's address, the number of processes and this "
+        "process's index (default: one process)",
     )
 
 
-def add_of_few_shot(add: Callable[..., Any]) -> None:
-    """Adds the options of evaluate for few-shot tasks."""
-    add("--tasks", metavar="A,B", help="evaluate: few-shot tasks, of each --export")
-    add("--num_fewshot", type=int, metavar="N", help="evaluate: examples before each")
-    add("--limit", type=_positive, metavar="N", help="evaluate: at most N of each task")
-    add("--slices_by", metavar="DIR", help="evaluate: also by how this export does")
-    add(
-        "--confirm_run_unsafe_code",
-        action="store_true",
-        help="evaluate: run the code that a model writes for a task",
-    )
+def join(processes: str | None) -> None:
+    """Joins this process to others, before anything asks for a device.
+
+    Args:
+      processes: The value of --distributed; None: this process is alone.
+
+    Raises:
+      ValueError: the value cannot be read.
+    """
+    if processes is None:
+        return
+    import jax
+
+    if processes == "auto":
+        jax.distributed.initialize()
+        return
+    try:
+        address, count, index = processes.split(",")
+        jax.distributed.initialize(address, int(count), int(index))
+    except ValueError as error:
+        raise ValueError(
+            f"--distributed={processes} is neither auto nor HOST:PORT,COUNT,INDEX "
+            f"({error})."
+        ) from error
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Returns the positive whole number that an option was given."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not positive")
     return number
-
-
-IN_ORDER = (
-    *(add_of_prepare, add_of_runs, add_of_exports, add_of_report),
-    *(add_of_compile, add_of_generate, add_of_few_shot),
-)

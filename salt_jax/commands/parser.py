@@ -1,119 +1,163 @@
-"""What can be said on the command line, and what is printed back."""
+"""The command line: which commands there are, and the options of the one given."""
 
 from __future__ import annotations
 
 import argparse
-import logging as python_logging
-import re
-import sys
-import time
+import dataclasses
+import importlib
 from collections.abc import Sequence
-from typing import NoReturn
+from types import ModuleType
+from typing import Any, NoReturn, TypeVar
 
-from absl import logging
+from salt_jax.commands.options import COMMANDS_OF, GinOptions, add_gin
 
-from salt_jax.commands import options
+# The module of each command, in the order in which one runs them. A module imports
+# what is slow to import only when it runs, so that help and refusals come at once.
+COMMANDS = {
+    "prepare": "salt_jax.commands.prepare",
+    "train": "salt_jax.commands.train",
+    "score": "salt_jax.commands.score",
+    "select": "salt_jax.commands.select",
+    "evaluate": "salt_jax.commands.evaluate",
+    "generate": "salt_jax.commands.generate",
+    "export": "salt_jax.commands.export",
+    "import": "salt_jax.commands.import_",
+    "compile": "salt_jax.commands.compile",
+    "report": "salt_jax.commands.report",
+    "compare": "salt_jax.commands.compare",
+}
+DESCRIPTION = "SALT: pre-training of a large language model helped by a small one."
+EPILOG = """examples:
+  salt_jax --gin_file=gin/tiny_salt_ds.gin --workdir=runs/mine
+  salt_jax train --gin_file=gin/salt_2p8b.gin --gin.KD_WEIGHT=0.5
+  salt_jax evaluate --gin_file=gin/tiny_salt_ds.gin --workdir=runs/mine
+  salt_jax generate --export=runs/demo/exports/salt_ds --prompt=The
 
-COMMANDS = (
-    *("prepare", "score", "select", "train", "evaluate", "export"),
-    *("report", "compare", "compile", "generate", "import"),
-)
-DEFAULT_COMMANDS = ("prepare", "score", "train")  # By what a gin file binds.
-EXAMPLES = """examples:
-  python -m salt_jax.main --gin_file=gin/tiny_salt_ds.gin --workdir=runs/mine
-  python -m salt_jax.main --gin_file=gin/salt_2p8b.gin --gin.KD_WEIGHT=0.5
-  python -m salt_jax.main evaluate --gin_file=gin/tiny_salt_ds.gin --workdir=runs/mine
-  python -m salt_jax.main generate --export=runs/demo/exports/salt_ds --prompt=The
-  python -m salt_jax.main compile --gin_file=gin/salt_2p8b.gin --topology=v5e:16x16
-  python -m salt_jax.main export --gin_file=gin/slm_1p5b.gin --step=26000 \\
-      --output=/exports/slm_1p5b_early
-  python -m salt_jax.main export --format=hf --export=DIR --output=DIR
-  python -m salt_jax.main import --from=DIR --output=DIR
+Without a COMMAND, --gin_file decides: an Experiment trains, a Scoring scores and a
+Preparation prepares. `salt_jax COMMAND --help` lists the options of a command.
+`python -m salt_jax.main` is the same as `salt_jax`."""
 
-COMMAND --help lists the options of a command. Without one, a file that binds
-config.Experiment trains, config.Scoring scores and prepare.Preparation prepares."""
+_Options = TypeVar("_Options")
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Returns the options that `arguments` give; ends the program if it cannot.
+def parse(arguments: Sequence[str]) -> tuple[ModuleType, Any]:
+    """Returns the module of the command that `arguments` name, and its options.
 
-    Beside them `began`, the time on the clock that `time.monotonic` reads.
+    Ends the process if the arguments ask for help.
+
+    Raises:
+      FileNotFoundError: there is no command, and no such gin file.
+      ValueError: the arguments cannot be parsed, or options do not go together; or
+        there is no command, and none follows from gin files.
     """
-    began = argparse.Namespace(began=time.monotonic())
-    parser = _parser()
-    if {"-h", "--help"} & set(arguments):
-        _hide_others(parser, next((x for x in arguments if x in COMMANDS), None))
-    options = parser.parse_args(_as_bindings(arguments), began)
-    _refuse_idle(parser, options)
-    return options
-
-
-def _commands_of(action: argparse.Action) -> list[str]:
-    """Returns the commands that look at an option; none if all of them do."""
-    of = re.match(r"(\w+(?:, \w+)*): ", action.help or "")
-    return of[1].split(", ") if of else []
-
-
-def _hide_others(parser: argparse.ArgumentParser, command: str | None) -> None:
-    """Leaves out of the help what is for other commands than `command`."""
-    for action in parser._actions:
-        of = _commands_of(action)
-        if of and command not in of:
-            action.help = argparse.SUPPRESS
-
-
-def _refuse_idle(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Ends the program if an option is given that the command does not look at.
-
-    An option's help begins with the commands that do, unless all of them do.
-    """
-    command = {options.command} if options.command else set(DEFAULT_COMMANDS)
-    for action in parser._actions:
-        of = _commands_of(action)
-        if not of or getattr(options, action.dest, None) == action.default:
-            continue
-        if not command & set(of):
-            name = options.command or "a command that is not named"
-            parser.error(
-                f"{action.option_strings[0]} is for {', '.join(of)}, not for {name}"
-            )
-    if options.gin_bindings and not options.gin_file:
-        parser.error("overrides of a gin file have no effect without --gin_file")
+    arguments = _as_bindings(arguments)
+    modules = {name: importlib.import_module(path) for name, path in COMMANDS.items()}
+    parser = _parser(modules)
+    is_named = bool(arguments) and not arguments[0].startswith("-")
+    if not is_named and not {"-h", "--help"} & set(arguments):
+        arguments = [_default_command(arguments), *arguments]
+    given, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        said = _unknown(unknown[0], given.command, modules)
+        raise ValueError(f"{said}; see salt_jax {given.command} --help.")
+    module = modules[given.command]
+    return module, _options(module.Options, given)
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong with a command."""
+    """Raises what is wrong with a command as one line."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"salt_jax: {message}; see --help.", file=sys.stderr)
-        sys.exit(2)
+        raise ValueError(f"{message}; see {self.prog} --help.")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(modules: dict[str, ModuleType]) -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="python -m salt_jax.main",
-        usage="%(prog)s [COMMAND] --gin_file=FILE [OPTION ...]",
-        description="Pre-training with early help from a small model.",
-        epilog=EXAMPLES,
+        prog="salt_jax",
+        usage="%(prog)s [COMMAND] [--gin_file=FILE] [OPTION ...]",
+        description=DESCRIPTION,
+        epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add = parser.add_argument
-    add("command", nargs="?", choices=COMMANDS)
-    add("--gin_file", action="append", default=[], help="may be repeated")
-    add("--gin_bindings", action="append", default=[], metavar="'NAME = VALUE'")
-    parser.add_argument_group("overrides").add_argument(
-        "--gin.NAME", dest="unused", metavar="VALUE", help="the same as --gin_bindings"
+    commands = parser.add_subparsers(
+        title="commands", dest="command", metavar="COMMAND", prog="salt_jax"
     )
-    for add_options in options.IN_ORDER:
-        add_options(add)
-    add(
-        "--distributed",
-        metavar="auto|HOST:PORT,COUNT,INDEX",
-        help="this is one of several processes; auto asks the cluster which",
-    )
-    add("--verbose", action="store_true", help="show where an error came from")
+    for name, module in modules.items():
+        description = (module.__doc__ or "").strip()
+        command = commands.add_parser(
+            name,
+            help=_summary(description),
+            usage="%(prog)s [OPTION ...]",
+            description=description,
+            epilog=f"examples:\n{module.EXAMPLES}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        module.add_flags(command)
+        command.add_argument(
+            "--verbose", action="store_true", help="show the traceback of an error"
+        )
+        command.set_defaults(**_defaults(module.Options))
     return parser
+
+
+def _summary(description: str) -> str:
+    """Returns the first line of a description, as an item of a list."""
+    line = description.partition("\n")[0].removesuffix(".")
+    return line[:1].lower() + line[1:]
+
+
+def _defaults(options: type) -> dict[str, Any]:
+    """Returns the defaults of a dataclass of options, as argparse takes them."""
+    return {
+        field.name: list(field.default)
+        if isinstance(field.default, tuple)
+        else field.default
+        for field in dataclasses.fields(options)
+        if field.default is not dataclasses.MISSING
+    }
+
+
+def _options(kind: type[_Options], given: argparse.Namespace) -> _Options:
+    """Returns the frozen options of a command; raises as `kind` does."""
+    values = {
+        field.name: getattr(given, field.name)
+        for field in dataclasses.fields(kind)  # type: ignore[arg-type]
+    }
+    return kind(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+    )
+
+
+def _default_command(arguments: Sequence[str]) -> str:
+    """Returns the command that runs what the gin files among `arguments` bind."""
+    parser = _Parser(prog="salt_jax", add_help=False, allow_abbrev=False)
+    add_gin(parser)
+    parser.set_defaults(**_defaults(GinOptions))
+    given, others = parser.parse_known_args(arguments)
+    if not given.gin_file:
+        got = f", got {others[0]}" if others else ""
+        raise ValueError(f"Give a COMMAND or --gin_file=FILE{got}; see --help.")
+    bound = type(_options(GinOptions, given).load_any()).__name__
+    return COMMANDS_OF[bound][0]
+
+
+def _unknown(argument: str, command: str, modules: dict[str, ModuleType]) -> str:
+    """Returns what to say of an argument that a command does not take."""
+    if not argument.startswith("--"):
+        return f"{command} does not take the argument {argument!r}"
+    option = argument.partition("=")[0]
+    others = [
+        name
+        for name, module in modules.items()
+        if option.removeprefix("--") in module.Options.__dataclass_fields__
+    ]
+    where = f" ({' and '.join(others)} has it)" if others else ""
+    return f"{command} has no option {option}{where}"
 
 
 def _as_bindings(arguments: Sequence[str]) -> list[str]:
@@ -125,24 +169,3 @@ def _as_bindings(arguments: Sequence[str]) -> list[str]:
         else argument
         for argument in arguments
     ]
-
-
-def log_to_stderr() -> None:
-    """Shows the package's own log lines, and warnings, but what gin is to raise."""
-    handler = python_logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
-    )
-    handler.addFilter(
-        lambda record: (
-            "salt_jax" in record.pathname
-            or (
-                record.levelno >= python_logging.WARNING
-                and "/gin/" not in record.pathname
-            )
-        )
-    )
-    python_logging.getLogger().handlers = [handler]
-    logger = python_logging.getLogger("absl")
-    logger.handlers, logger.propagate = [], True
-    logging.set_verbosity(logging.INFO)

@@ -1,26 +1,86 @@
-"""The commands report and compare."""
+"""Report a BASELINE and a SALT run side by side, as HTML.
+
+The runs must have been evaluated.
+"""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+from collections.abc import Sequence
 
-from salt_jax.report.fine_tuned import fine_tuned_table, is_fine_tuned
-from salt_jax.report.seeds import Pair, seeds_table
-from salt_jax.report.write import write_report
+EXAMPLES = """\
+  salt_jax report --baseline=runs/baseline --salt=runs/salt --slm=runs/slm \\
+      --scores=/scores/slm_1p5b --output=runs/report"""
 
 
-def report(options: argparse.Namespace) -> None:
-    """Writes the page about one run of each.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of report."""
+
+    baseline: Sequence[str]
+    salt: Sequence[str]
+    slm: str
+    output: str
+    scores: str | None = None
+    few_shot: str | None = None
+    fine_tuned: Sequence[str] = ()
+    export: Sequence[str] = ()
+
+    def __post_init__(self):
+        if len(self.baseline) > 1 or len(self.salt) > 1:
+            raise ValueError(
+                f"report takes one --baseline and one --salt, got {len(self.baseline)} "
+                f"and {len(self.salt)}; compare takes several."
+            )
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of report."""
+    runs = parser.add_argument_group("runs (required)")
+    for name, action, whose in (
+        ("baseline", "append", "the student trained alone"),
+        ("salt", "append", "the student with a teacher"),
+        ("slm", "store", "the small model"),
+    ):
+        runs.add_argument(
+            f"--{name}",
+            action=action,
+            required=True,
+            metavar="DIR",
+            help=f"run directory of {whose}",
+        )
+    group = parser.add_argument_group("page")
+    group.add_argument(
+        "--output", required=True, metavar="DIR", help="where to write (required)"
+    )
+    group.add_argument(
+        "--scores", metavar="DIR", help="scores that the selection ranked by"
+    )
+    group.add_argument("--few_shot", metavar="DIR", help="what evaluate --tasks wrote")
+    group.add_argument(
+        "--fine_tuned",
+        action="append",
+        metavar="DIR",
+        help="run directory of a fine-tuned student; repeatable",
+    )
+    group.add_argument(
+        "--export",
+        action="append",
+        metavar="DIR",
+        help="export to list with its size; repeatable",
+    )
+
+
+def run(options: Options) -> int:
+    """Writes the page.
 
     Raises:
       FileNotFoundError: something that it is about is missing.
-      ValueError: an option is, or there are several runs.
+      ValueError: the runs cannot be compared.
     """
-    for name in ("baseline", "salt", "slm", "output"):
-        if not getattr(options, name):
-            raise ValueError(f"report needs --{name}=DIR.")
-    if len(options.baseline) > 1 or len(options.salt) > 1:
-        raise ValueError("report is of one --baseline and one --salt; see compare.")
+    from salt_jax.report.write import write_report
+
     page = write_report(
         options.output,
         baseline=options.baseline[0],
@@ -33,27 +93,4 @@ def report(options: argparse.Namespace) -> None:
         commands=("bash launch/demo.sh --fresh",),
     )
     print(f"The report is {page}.")
-
-
-def compare(options: argparse.Namespace) -> None:
-    """Prints the table of several seeds.
-
-    Raises:
-      FileNotFoundError: a run is missing.
-      ValueError: runs do not make pairs, or cannot be compared.
-    """
-    if not options.baseline or len(options.baseline) != len(options.salt):
-        raise ValueError(
-            "compare needs --baseline=DIR and --salt=DIR, once a seed each; got "
-            f"{len(options.baseline)} and {len(options.salt)}."
-        )
-    pairs = zip(options.baseline, options.salt, strict=True)
-    read = [Pair.read(*pair) for pair in pairs]
-    answered = {
-        is_fine_tuned(run) for pair in read for run in (pair.baseline, pair.salt)
-    }
-    if len(answered) > 1:
-        raise ValueError(
-            "compare takes runs that were all fine-tuned, or none of them."
-        )
-    print(fine_tuned_table(read) if True in answered else seeds_table(read))
+    return 0

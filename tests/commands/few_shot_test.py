@@ -6,7 +6,7 @@ import pytest
 from etils import epath
 
 from salt_jax import few_shot
-from salt_jax.commands import few_shot as command
+from salt_jax.few_shot import side_by_side
 from salt_jax.main import main
 from tests import runs
 
@@ -66,6 +66,7 @@ def test_exports_stand_side_by_side_whole_and_sliced_and_in_lm_evals_files(
         (["--tasks=embedded", "--export=x", "--export=./x"], "names one folder twice"),
         (["--tasks=embedded", "--export=/nowhere/x"], "No export at /nowhere/x"),
         (["--export=x"], "Give --gin_file=FILE"),
+        (["--tasks=a", "--export=x", "--workdir=y"], "--workdir"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_in_one_line(arguments, said, capsys):
@@ -79,9 +80,9 @@ def test_a_task_without_room_in_one_export_is_refused_before_any_is_asked(
 ):
     lengths = {"slm": 128, "llm": 9}
     monkeypatch.setattr(
-        command, "_length", lambda path, _: lengths[str(path).rpartition("/")[2]]
+        side_by_side, "_length", lambda path, _: lengths[str(path).rpartition("/")[2]]
     )
-    monkeypatch.setattr(command._Asked, "ask", None)
+    monkeypatch.setattr(side_by_side._Asked, "ask", None)
     both = [f"--export={exports / name}" for name in lengths]
     tasks = "--tasks=country_capital, past_tense_regular"
     assert evaluate(*both, tasks, f"--output={tmp_path / 'asked'}") == 2
@@ -93,26 +94,23 @@ def test_a_task_without_room_in_one_export_is_refused_before_any_is_asked(
 
 def test_an_export_of_unknown_length_is_refused_before_any_is_asked(monkeypatch):
     export = types.SimpleNamespace(path="x", seq_len=None)
-    monkeypatch.setattr(command.Export, "open", lambda path: export)
-    assert command._length("x", 64) == 64
+    monkeypatch.setattr(side_by_side.Export, "open", lambda path: export)
+    assert side_by_side._length("x", 64) == 64
     with pytest.raises(ValueError, match="x does not say .*--max_length=N"):
-        command._length("x", None)
+        side_by_side._length("x", None)
 
 
-@pytest.mark.parametrize("given", [[], ["--workdir=elsewhere"]])
-def test_results_go_where_output_says_and_nowhere_near_a_workdir(
-    given, exports, monkeypatch, tmp_path
-):
-    shown = []
-    monkeypatch.setattr(command, "_show", lambda tables, output: shown.append(output))
+def test_results_go_where_output_says(exports, monkeypatch, tmp_path, capsys):
     for name in "ask", "tables":
-        monkeypatch.setattr(command._Asked, name, lambda *_: {})
+        monkeypatch.setattr(side_by_side._Asked, name, lambda *_: {})
     monkeypatch.chdir(tmp_path)
     asked = [f"--export={exports / 'slm'}", "--tasks=country_capital"]
-    assert evaluate(*asked, "--max_length=64", *given) == 0
-    assert evaluate(*asked, "--max_length=64", *given, "--output=here") == 0
-    assert list(map(str, shown)) == ["runs/few_shot", "here"]
+    assert evaluate(*asked, "--max_length=64") == 0
+    assert evaluate(*asked, "--max_length=64", "--output=here") == 0
+    said = capsys.readouterr().out.split()
+    assert "runs/few_shot." in said and "here." in said
     assert sorted(x.name for x in tmp_path.iterdir()) == ["here", "runs"]
+    assert (tmp_path / "here" / "few_shot.json").is_file()
 
 
 def test_an_output_that_cannot_be_reached_is_refused():
@@ -121,7 +119,7 @@ def test_an_output_that_cannot_be_reached_is_refused():
             raise ImportError("Please install gcsfs")
 
     with pytest.raises(ValueError, match="--output=.*Please install gcsfs"):
-        command._make(Nowhere("x"))
+        side_by_side._make(Nowhere("x"))
 
 
 def test_without_lm_eval_it_is_said_how_to_install_it(monkeypatch, capsys):

@@ -110,7 +110,10 @@ def test_the_mesh_is_that_of_an_experiment(run, tmp_path):
         (["--prompt=a", "--stop="], "is not a list of strings that are not empty"),
         (["--prompt=a", "--max_new_tokens=64"], "exceeds the 64 that the model reads"),
         (["--prompt=a", "--max_length=8"], "exceeds the 8 that the model reads"),
-        (["--prompt=a", "--gin_file=gin/tiny_prepare.gin"], "binds Preparation; gener"),
+        (
+            ["--prompt=a", "--gin_file=gin/tiny_prepare.gin"],
+            "binds Preparation, which can prepare; gener",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_one_line(run, arguments, message):
@@ -122,7 +125,7 @@ def test_what_cannot_be_done_is_refused_in_one_line(run, arguments, message):
 
 def test_one_export_is_needed(run, tmp_path):
     printed, code = run("--prompt=a", exports=())
-    assert code == 2 and "generate needs one --export=DIR and got 0" in printed.err
+    assert code == 2 and "generate needs one --export=DIR, got 0" in printed.err
     printed, code = run("--prompt=a", exports=(tmp_path / "gone",))
     assert code == 2 and f"No export at {tmp_path}/gone" in printed.err
 

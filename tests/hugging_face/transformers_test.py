@@ -172,4 +172,4 @@ def test_the_commands_import_and_export(tmp_path, capsys):
     assert main(["export", *again]) == 2
     assert "something is there. Remove it." in capsys.readouterr().err
     assert main(["import", taken[0]]) == 2
-    assert "import needs --from=DIR and --output=DIR." in capsys.readouterr().err
+    assert "required: --output" in capsys.readouterr().err

@@ -1,0 +1,89 @@
+"""Train an experiment, or resume it from its latest checkpoint.
+
+Every stage is compiled before the first step. The run directory keeps checkpoints,
+metrics.jsonl, TensorBoard events, config.gin and experiment.json. After SIGTERM the
+state is saved; the same command resumes the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+
+from salt_jax.commands.options import (
+    RunOptions,
+    add_distributed,
+    add_gin,
+    add_workdir,
+    join,
+)
+
+EXAMPLES = """\
+  salt_jax train --gin_file=gin/tiny_salt_ds.gin --workdir=runs/mine
+  salt_jax train --gin_file=gin/salt_2p8b.gin --gin.KD_WEIGHT=0.5 --distributed=auto"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(RunOptions):
+    """The options of train."""
+
+    accept_change: Sequence[str] = ()
+    compiled: str | None = None
+    profile: str | None = None
+    distributed: str | None = None
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of train."""
+    add_gin(parser)
+    group = parser.add_argument_group("run")
+    add_workdir(group.add_argument)
+    group.add_argument(
+        "--accept_change",
+        action="append",
+        metavar="FIELD",
+        help="resume although this field of the experiment changed; repeatable",
+    )
+    group.add_argument(
+        "--compiled",
+        metavar="DIR",
+        help="steps that compile --save wrote (default: compile them now)",
+    )
+    group.add_argument(
+        "--profile", metavar="START:N", help="trace N steps after step START"
+    )
+    add_distributed(group.add_argument)
+
+
+def run(options: Options) -> int:
+    """Trains to the end of the last stage.
+
+    Raises:
+      FileNotFoundError: a gin file, data, scores or an export is missing.
+      ValueError: the experiment cannot run here, or belongs to another run directory.
+      FloatingPointError: a loss was not finite.
+    """
+    began = time.monotonic()
+    join(options.distributed)
+    from salt_jax.config import Experiment
+    from salt_jax.telemetry.profiling import TracedSteps
+    from salt_jax.train import train
+    from salt_jax.training.preemption import PreemptedError
+
+    experiment = options.load("train", Experiment)
+    try:
+        train(
+            experiment,
+            options.run_directory(),
+            operative_gin=options.operative_gin(),
+            accepted_changes=options.accept_change,
+            traced=TracedSteps.parse(options.profile) if options.profile else None,
+            began=began,
+            compiled=options.compiled,
+        )
+    except PreemptedError as stopped:
+        print(f"{stopped} The same command resumes it.", file=sys.stderr)
+    return 0

@@ -1,0 +1,207 @@
+"""Exports side by side: every one is asked the same tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import jax
+from absl import logging
+from etils import epath
+
+from salt_jax.few_shot.measures import Measure, measures
+from salt_jax.few_shot.slices import Samples, can_be_sliced, slice_rows, thirds
+from salt_jax.few_shot.table import Row, rows
+from salt_jax.storage.export import Export
+from salt_jax.storage.loaded import LoadedModel
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asking:
+    """How an export is asked."""
+
+    num_fewshot: int | None = None  # Examples before each question; None: the task's.
+    limit: int | None = None  # Questions of each task; None: all.
+    max_length: int | None = None  # Tokens of context; None: as trained.
+    batch_size: int = 8
+    dtype: str | None = None  # Of the computation; None: the export's.
+    run_unsafe_code: bool = False  # That a model writes.
+    # The `mesh` and `rules` of an experiment; empty: all devices in a row.
+    where: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def compare_exports(
+    exports: Sequence[str],
+    tasks: Sequence[str],
+    asking: Asking,
+    output: epath.Path,
+    *,
+    slices_by: str | None = None,
+) -> dict[str, list[Row]]:
+    """Asks each export all tasks, and writes what lm-eval would and few_shot.json.
+
+    Args:
+      exports: Their folders.
+      tasks: Names of tasks or groups.
+      asking: How they are asked.
+      output: The folder to write.
+      slices_by: An export by whose likelihoods the examples are split in thirds.
+
+    Returns:
+      The rows of each table, with the exports side by side.
+
+    Raises:
+      FileNotFoundError: there is no such export.
+      ValueError: lm-eval is not installed; a task or an export cannot be used, or an
+        export has no room for the answers of a task.
+    """
+    named = _import_tasks()
+    paths = _labels(exports)
+    # The last is only looked at for how well it does on each example.
+    teacher = _label_of(slices_by, paths) if slices_by else None
+    everyone = dict(paths)
+    if teacher is not None and slices_by is not None:
+        everyone[teacher] = slices_by
+    lengths = {x: _length(y, asking.max_length) for x, y in everyone.items()}
+    known = named.load_tasks(tasks, asking.num_fewshot)
+    shortest = min(lengths, key=lambda label: lengths[label])
+    named.check_room(known.tasks, lengths[shortest], shortest)
+    if jax.process_index() == 0:
+        _make(output)
+    asked = _Asked(asking, known, output, teacher)
+    for label, path in everyone.items():
+        asked.ask(label, path)
+    tables = asked.tables(list(paths))
+    if jax.process_index() == 0:
+        _write(tables, output)
+    return tables
+
+
+def _import_tasks() -> ModuleType:
+    try:
+        # In an extra, and slow to import.
+        from salt_jax.few_shot import tasks
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("lm_eval", "datasets"):
+            raise
+        raise ValueError(
+            "--tasks needs lm-evaluation-harness, which is not installed: run "
+            "pip install -e '.[eval]'."
+        ) from error
+    return tasks
+
+
+class _Asked:
+    """What models have said."""
+
+    def __init__(self, asking, tasks, output, teacher):
+        self._asking, self._tasks = asking, tasks
+        self._output, self._teacher = output, teacher
+        self._measures = measures(tasks.tasks, tasks.groups)
+        self._results: dict[str, Mapping[str, Any]] = {}
+        self._samples: dict[str, Mapping[str, Samples]] = {}
+        self._parts: dict[Measure, Mapping[str, Sequence[int]]] = {}
+
+    def ask(self, label: str, path: epath.PathLike) -> None:
+        """Asks one model all tasks, and writes what it said."""
+        from salt_jax.few_shot import harness
+        from salt_jax.few_shot.language_model import SaltLM
+
+        asking = self._asking
+        loaded = LoadedModel.open(
+            path, max_length=asking.max_length, dtype=asking.dtype, **asking.where
+        )
+        lm = SaltLM(loaded, batch_size=asking.batch_size, name=label)
+        began = time.time()
+        results = harness.ask(
+            lm,
+            self._tasks,
+            limit=asking.limit,
+            run_unsafe_code=asking.run_unsafe_code,
+        )
+        self._results[label] = results
+        self._samples[label] = {
+            task: [x for x in samples if x["filter"] == samples[0]["filter"]]
+            for task, samples in results["samples"].items()
+        }
+        if label == self._teacher:
+            self._split(lm, harness.right_likelihoods)
+        if jax.process_index() == 0:
+            config = {
+                "model": "salt_jax",
+                "model_args": {"export": str(path), "dtype": loaded.model.config.dtype},
+                "max_length": loaded.max_length,
+                "batch_size": asking.batch_size,
+                "limit": asking.limit,
+                "num_fewshot": asking.num_fewshot,
+            }
+            harness.write_results(self._output, label, results, config)
+        logging.info("Asked %s in %.0f s.", label, time.time() - began)
+
+    def _split(self, lm: Any, right_likelihoods: Any) -> None:
+        for measure in self._measures:
+            samples = self._samples[lm.name][measure.task]
+            if can_be_sliced(measure, samples):
+                task = self._tasks.tasks[measure.task]
+                likelihoods = right_likelihoods(lm, task, samples)
+                self._parts[measure] = thirds(samples, measure.metric, likelihoods)
+
+    def tables(self, labels: Sequence[str]) -> dict[str, list[Row]]:
+        """Returns the rows of each table, with the models `labels` side by side."""
+        groups = self._tasks.groups
+        results = {label: self._results[label] for label in labels}
+        tables = {"tasks": rows(self._measures, groups, results)}
+        if self._teacher is not None:
+            samples = {label: self._samples[label] for label in labels}
+            tables["slices"] = slice_rows(self._parts, samples, groups)
+        return tables
+
+
+def _length(path: epath.PathLike, max_length: int | None) -> int:
+    """Returns the tokens that an export is to read and write together."""
+    export = Export.open(path)
+    length = export.seq_len if max_length is None else max_length
+    if length is None:
+        raise ValueError(
+            f"The export at {export.path} does not say how many tokens it has learnt "
+            "to read: give --max_length=N."
+        )
+    return length
+
+
+def _make(output: epath.Path) -> None:
+    """Makes the folder now: an hour later it would be a pity if it cannot be made."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except ImportError as error:  # What its kind of path is reached by.
+        raise ValueError(f"--output={output} cannot be reached: {error}.") from error
+
+
+def _labels(paths: Sequence[str]) -> dict[str, str]:
+    """Returns the paths by what they are called: as much of their end as tells."""
+    whole = [epath.Path(path).parts for path in paths]
+    if len(set(whole)) < len(whole):
+        raise ValueError(f"--export names one folder twice: {', '.join(paths)}.")
+    count = 1
+    while len({parts[-count:] for parts in whole}) < len(whole):
+        count += 1
+    return {
+        "/".join(parts[-count:]): path for parts, path in zip(whole, paths, strict=True)
+    }
+
+
+def _label_of(path: str, labelled: Mapping[str, str]) -> str:
+    same = [x for x, other in labelled.items() if epath.Path(other) == epath.Path(path)]
+    return same[0] if same else f"teacher {epath.Path(path).name}"
+
+
+def _write(tables: Mapping[str, Sequence[Row]], output: epath.Path) -> None:
+    text = json.dumps(
+        {name: [row.as_json() for row in found] for name, found in tables.items()},
+        indent=2,
+    )
+    (output / "few_shot.json").write_text(text + "\n")
