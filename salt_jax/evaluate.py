@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax
 from etils import epath
 
 from salt_jax.config import Experiment
+from salt_jax.data.json_files import write_json
 from salt_jax.data.reading.answers import Answers
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.evaluation.answers import evaluate_answers
@@ -60,7 +60,7 @@ def evaluate_run(
         count = sum(x.size for x in jax.tree.leaves(params))
         workdir.mkdir(parents=True, exist_ok=True)
         write_evaluation(workdir / "evaluation.json", results, step=at, params=count)
-        (workdir / "samples.json").write_text(json.dumps(written, indent=2) + "\n")
+        write_json(workdir / "samples.json", written)
     return shown
 
 

@@ -19,6 +19,7 @@ from salt_jax.compiling.programs import Planned, of_stage
 from salt_jax.compiling.roofline import training_bill
 from salt_jax.compiling.topology import Topology
 from salt_jax.config import Experiment
+from salt_jax.data.json_files import write_json
 from salt_jax.mesh.memory import GIB
 from salt_jax.model.config import REMAT_POLICIES
 from salt_jax.training.program import Program
@@ -241,4 +242,4 @@ class _Kept:
     def put(self, key: str, found: Found) -> None:
         self._found[key] = dataclasses.asdict(found)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text(json.dumps(self._found, indent=2) + "\n")
+        write_json(self._path, self._found)

@@ -12,6 +12,7 @@ import numpy as np
 import tokenizers
 from etils import epath
 
+from salt_jax.data.json_files import parse_object
 from salt_jax.data.sentencepiece_vocabulary import PROBES, SPACE
 
 # The key, beside those of the library, that says which tokens begin, end and pad.
@@ -163,11 +164,8 @@ def as_json(record: Mapping[str, Any]) -> bytes:
 
 
 def _record(contents: bytes, path: epath.Path) -> dict[str, Any]:
-    try:
-        record = json.loads(contents)
-    except ValueError as error:
-        raise ValueError(f"{path} is not a tokenizer.json ({error}).") from error
-    if not isinstance(record, dict) or "model" not in record:
+    record = parse_object(contents, where=str(path), remedy="give a tokenizer.json")
+    if "model" not in record:
         raise ValueError(f"{path} is not a tokenizer.json: it has no 'model'.")
     return record
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from etils import epath
 
 from salt_jax.config import Experiment
+from salt_jax.data.json_files import write_json
 from salt_jax.data.prepared.dataset import PreparedDataset
 from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.vocabulary import Vocabulary
@@ -84,7 +84,7 @@ def write_evaluation(
 ) -> None:
     """Writes an evaluation as JSON, with the step and the number of parameters."""
     record = {"step": step, "params": params, "splits": results}
-    epath.Path(path).write_text(json.dumps(record, indent=2) + "\n")
+    write_json(epath.Path(path), record)
 
 
 def table(results: Mapping[str, Any]) -> str:

@@ -6,15 +6,14 @@ that no more than the largest is in memory.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from etils import epath
 
+from salt_jax.data.json_files import write_json
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.hugging_face.architectures import architecture_of
 from salt_jax.hugging_face.config_json import write_model
@@ -52,12 +51,7 @@ def export_to_hugging_face(
     """
     output = absolute(output)
     check_new(output, dtype)
-    length = max_length or export.seq_len
-    if length is None:
-        raise ValueError(
-            f"The export at {export.path} does not say how many tokens it has "
-            "learnt to read: give --max_length=N."
-        )
+    length = export.max_length(max_length)
     architecture = architecture_of(export.model)
     vocabulary = Vocabulary.open(export.vocabulary_path)
     special_tokens = _special_tokens(vocabulary)
@@ -80,8 +74,8 @@ def export_to_hugging_face(
         for name, content in tokenizer.items():
             (unfinished / name).write_bytes(content)
         _write_tensors(export, unfinished, dtype=dtype, shard_bytes=shard_bytes)
-        _write_json(unfinished / "config.json", config)
-        _write_json(unfinished / "generation_config.json", generation)
+        write_json(unfinished / "config.json", config)
+        write_json(unfinished / "generation_config.json", generation)
         (unfinished / "README.md").write_text(card)
         unfinished.rename(output)
     logging.info("Wrote %s to %s.", architecture.name, output)
@@ -149,7 +143,3 @@ def _special_tokens(vocabulary: Vocabulary) -> dict[str, int]:
     # Transformers takes what is padding out of a prompt, and its beginning is none.
     padding = end if padding == begin else padding
     return {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": padding}
-
-
-def _write_json(path: epath.Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")

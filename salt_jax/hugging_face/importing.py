@@ -8,13 +8,13 @@ code that comes with a model is run.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import logging
 from etils import epath
 
+from salt_jax.data.json_files import read_object
 from salt_jax.hugging_face.architectures import architecture_in
 from salt_jax.hugging_face.config_json import read_model
 from salt_jax.hugging_face.gin_text import model_gin
@@ -106,13 +106,7 @@ def _read_config(folder: epath.Path) -> Mapping[str, Any]:
         raise FileNotFoundError(
             f"No {path}: give the folder of a model as Hugging Face has it."
         )
-    try:
-        about = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}): fetch it again.") from error
-    if not isinstance(about, dict):
-        raise ValueError(f"{path} holds no JSON object: fetch it again.")
-    return about
+    return read_object(path, remedy="fetch it again")
 
 
 def _max_length(about: Mapping[str, Any]) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from absl import logging
 from etils import epath
 
+from salt_jax.data.json_files import read_object
 from salt_jax.data.tokenizers_vocabulary import OTHER_ENDS
 
 # Where special tokens are named, and where they are numbers; what comes first counts.
@@ -67,13 +67,7 @@ def read_json(path: epath.Path, *, is_needed: bool = True) -> dict[str, Any]:
     """
     if not is_needed and not path.exists():
         return {}
-    try:
-        record = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}): fetch it again.") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{path} holds no JSON object: fetch it again.")
-    return record
+    return read_object(path, remedy="fetch it again")
 
 
 def _token(

@@ -18,6 +18,8 @@ import ml_dtypes
 import numpy as np
 from etils import epath
 
+from salt_jax.data.json_files import write_json
+
 SHARD_BYTES = 5_000_000_000  # What a file holds at most, if it is of several tensors.
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -113,7 +115,7 @@ def write_tensors(
     if len(shards) > 1:
         size = sum(map(math.prod, shapes.values())) * _DTYPES[code].itemsize
         about = {"metadata": {"total_size": size}, "weight_map": weight_map}
-        (folder / INDEX).write_text(json.dumps(about, indent=2) + "\n")
+        write_json(folder / INDEX, about)
 
 
 def _files(folder: epath.Path) -> dict[epath.Path, list[str] | None]:

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from typing import Any
 
 from etils import epath
 
+from salt_jax.data.json_files import read_object
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.quantized import as_exported, hold
@@ -62,7 +62,7 @@ class Export:
         path = absolute(path)
         if not path.exists():
             raise FileNotFoundError(f"No export at {path}; {HOW_TO_EXPORT}.")
-        about = _read_json(path / "export.json")
+        about = _read_file(path / "export.json")
         version = about.get("format_version")
         if version not in _READABLE:
             raise ValueError(
@@ -122,6 +122,25 @@ class Export:
         self.check_fingerprint(fingerprint(params))
         return hold(params, like)
 
+    def max_length(self, asked: int | None) -> int:
+        """Returns how many tokens, prompt and continuation, the model handles at once.
+
+        Args:
+          asked: What a person asked for; None for the length it was trained with.
+
+        Raises:
+          ValueError: nothing was asked for and the export does not know its length.
+        """
+        length = self.seq_len if asked is None else asked
+        if length is None:
+            raise ValueError(
+                f"The export at {self.path} does not say which sequence length it was "
+                "trained with: give --max_length=N."
+            )
+        if length < 1:
+            raise ValueError(f"max_length={length} is not positive.")
+        return length
+
     def check_fingerprint(self, found: str) -> None:
         """Checks that the arrays that were read are those that were written.
 
@@ -170,21 +189,15 @@ class Export:
             )
 
 
-def _read_json(path: epath.Path) -> dict[str, Any]:
+def _read_file(path: epath.Path) -> dict[str, Any]:
     if not path.exists():
         raise ValueError(f"{path.parent} is no export: it has no {path.name}.")
-    try:
-        value = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}): export again.") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds no JSON object: export again.")
-    return value
+    return read_object(path, remedy="export again")
 
 
 def _read_model(path: epath.Path) -> TransformerConfig:
     try:
-        return TransformerConfig(**_read_json(path))
+        return TransformerConfig(**_read_file(path))
     except TypeError as error:  # A field that this version does not have, or lacks.
         raise ValueError(f"{path} is of another version ({error}).") from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import jax
 from etils import epath
 from jax.experimental import multihost_utils
 
+from salt_jax.data.json_files import write_json
 from salt_jax.model.config import DTYPES, TransformerConfig
 from salt_jax.storage.array_files import absolute, fingerprint, write_arrays
 from salt_jax.storage.export import FORMAT_VERSION, Export, sha256
@@ -107,11 +107,11 @@ def new_export(
     }
     if jax.process_index() == 0:
         (unfinished / name).write_bytes(content)
-        _write_json(unfinished / "model.json", dataclasses.asdict(model))
+        write_json(unfinished / "model.json", dataclasses.asdict(model))
         readme = _readme(path.name, model, about)
         for file, text in {**(files or {}), "README.md": readme}.items():
             (unfinished / file).write_text(text)
-        _write_json(unfinished / "export.json", about)
+        write_json(unfinished / "export.json", about)
         unfinished.rename(path)
     multihost_utils.sync_global_devices(f"exported {path}")
     return Export.open(path)
@@ -127,10 +127,6 @@ def check_new(path: epath.PathLike, dtype: str) -> None:
         raise ValueError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}.")
     if absolute(path).exists():
         raise ValueError(f"Not exporting to {path}: something is there. Remove it.")
-
-
-def _write_json(path: epath.Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def _readme(name: str, model: TransformerConfig, about: Mapping[str, Any]) -> str:

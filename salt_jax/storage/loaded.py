@@ -62,14 +62,7 @@ class LoadedModel:
             known and `max_length` does not say it.
         """
         export = Export.open(path)
-        length = export.seq_len if max_length is None else max_length
-        if length is not None and length < 1:
-            raise ValueError(f"max_length={length} is not positive.")
-        if length is None:
-            raise ValueError(
-                f"The export at {export.path} does not say how many tokens it has "
-                "learnt to read: give --max_length=N."
-            )
+        length = export.max_length(max_length)
         # Where it was trained is not where it is read.
         shape = dataclasses.replace(export.model, remat="none", attention="auto")
         if dtype is not None:

@@ -10,6 +10,7 @@ import jax
 from etils import epath
 from tensorboardX import SummaryWriter
 
+from salt_jax.data.json_files import write_whole
 from salt_jax.loss.weighted_mean import WeightedMean
 
 METRICS_FILE = "metrics.jsonl"
@@ -29,9 +30,7 @@ class MetricWriter:
             return
         if self._jsonl.exists():
             kept = [r for r in read_metrics(workdir) if r["step"] <= from_step]
-            partial = self._jsonl.with_name(f"{METRICS_FILE}.partial")
-            partial.write_text("".join(map(_as_line, kept)))
-            partial.replace(self._jsonl)
+            write_whole(self._jsonl, "".join(map(_as_line, kept)))
         self._events = SummaryWriter(
             str(epath.Path(workdir) / "events"), purge_step=from_step + 1
         )

@@ -21,6 +21,7 @@ from jax.experimental import serialize_executable
 import salt_jax
 from salt_jax import config
 from salt_jax.config import Stage
+from salt_jax.data.json_files import write_json
 from salt_jax.telemetry import versions
 from salt_jax.training.program import CompiledUpdate, Program
 
@@ -39,7 +40,7 @@ def save_compiled(
         contents = serialize_executable.serialize(step)
         _file(directory, name).write_bytes(pickle.dumps(contents))
     about = facts(program) | {"stages": list(compiled)}
-    (directory / _ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+    write_json(directory / _ABOUT, about)
 
 
 def load_compiled(

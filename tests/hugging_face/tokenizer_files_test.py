@@ -345,7 +345,7 @@ def test_all_that_ends_what_a_model_writes_is_kept(files, ends, folder):
         ({}, "does not say which token ends a text: write an 'eos_token'"),
         ({"eos_token": "</s>"}, "eos_token='</s>', which its tokenizer.json does not"),
         ({"eos_token": "<|end|>", "bos_token": "<s>"}, "bos_token='<s>'"),
-        ([], "tokenizer_config.json holds no JSON object"),
+        ([], "tokenizer_config.json is not a JSON object"),
     ],
 )
 def test_a_folder_that_does_not_say_how_texts_end_is_refused(config, message, folder):

@@ -216,7 +216,7 @@ def test_an_export_knows_the_length_it_was_trained_with_and_an_old_one_does_not(
 @pytest.mark.parametrize("name", ["export.json", "model.json"])
 @pytest.mark.parametrize(
     ("content", "message"),
-    [('{"dtype":', "is not JSON"), ("[1]", "no JSON object"), (None, "no export")],
+    [('{"dtype":', "is not JSON"), ("[1]", "not a JSON object"), (None, "no export")],
 )
 def test_a_broken_file_is_refused_by_name(write, name, content, message):
     path = write()

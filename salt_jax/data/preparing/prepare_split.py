@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from etils import epath
 
 from salt_jax.data.corpora.document import Part
+from salt_jax.data.json_files import write_json
 from salt_jax.data.prepared.dataset import PreparedDataset
 from salt_jax.data.prepared.manifest import NAME, Settings
 from salt_jax.data.preparing.assemble import assemble, check, layout_of
@@ -27,7 +28,7 @@ from salt_jax.data.preparing.counts import Counts
 from salt_jax.data.preparing.cut import cut
 from salt_jax.data.preparing.merge import MergePlan
 from salt_jax.data.preparing.shards import ShardLayout, WrittenShard, write_shard
-from salt_jax.data.preparing.sorted_runs import PartRuns, Spill, write_json
+from salt_jax.data.preparing.sorted_runs import PartRuns, Spill
 from salt_jax.data.preparing.tokenization import Tokenizer
 from salt_jax.data.preparing.workers import Pace, WorkerPool
 from salt_jax.data.vocabulary import Vocabulary

@@ -10,13 +10,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from absl import logging
 from etils import epath
 
 from salt_jax.data.corpora.document import Part
+from salt_jax.data.json_files import write_json
 from salt_jax.data.preparing.counts import Counts
 from salt_jax.data.preparing.tokenization import TokenizedBlock, Tokenizer
 
@@ -153,13 +153,6 @@ class Spill:
                 texts, held = [], 0
         if texts:
             yield texts
-
-
-def write_json(path: epath.Path, record: dict[str, Any]) -> None:
-    """Writes a file that is there whole or not at all."""
-    partial = path.parent / f"{path.name}.partial"
-    partial.write_text(json.dumps(record, indent=2) + "\n")
-    partial.replace(path)
 
 
 def _write_tokens(

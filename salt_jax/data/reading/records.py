@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from etils import epath
 
 from salt_jax.data import embedded
 from salt_jax.data.corpora.jsonl import SUFFIXES, read_lines
+from salt_jax.data.json_files import parse_object
 
 _TFDS = "tfds:"
 _READ_BYTES = 1 << 20
@@ -59,12 +58,7 @@ def _file(folder: epath.Path, split: str) -> epath.Path:
 
 
 def _record(line: bytes, fields: Sequence[str], where: str) -> Mapping[str, str | int]:
-    try:
-        record: Any = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{where} is not JSON ({error}): mend or remove it.") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"{where} is not a JSON object: mend or remove it.")
+    record = parse_object(line, where=where, remedy="mend or remove it")
     for name in fields:
         if name not in record:
             raise ValueError(

@@ -17,6 +17,8 @@ import uuid
 
 from etils import epath
 
+from salt_jax.data.json_files import write_whole
+
 _FILES = "bill-*.jsonl"
 
 
@@ -77,9 +79,7 @@ class BillWriter:
         self._sequences, self._billed_at = 0, now
         self._lines.append(json.dumps(record) + "\n")
         # The whole file each time: it may be in a bucket, to which nothing is appended.
-        partial = self._path.with_name(f"{self._path.name}.partial")
-        partial.write_text("".join(self._lines))
-        partial.replace(self._path)
+        write_whole(self._path, "".join(self._lines))
 
 
 def read_bill(path: epath.PathLike) -> Bill:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import uuid
 from typing import Any
 
 import numpy as np
 from etils import epath
 
+from salt_jax.data.json_files import write_json
 from salt_jax.data.scoring.score_columns import record_dtype
 
 FORMAT_VERSION = 2
@@ -58,11 +58,8 @@ class ScoresManifest:
 
     def write(self, path: epath.Path) -> None:
         """Writes the manifest at `path`, over the one that may be there."""
-        text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
-        # Other processes may write theirs now, which is the same.
-        partial = path / f"{NAME}.{uuid.uuid4().hex}.partial"
-        partial.write_text(text)
-        partial.replace(path / NAME)
+        # Other processes may write the same manifest now.
+        write_json(path / NAME, dataclasses.asdict(self))
 
     @classmethod
     def read(cls, path: epath.Path) -> ScoresManifest:
