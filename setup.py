@@ -18,8 +18,14 @@ setuptools.setup(
     description="Pre-training of large language models with the help of small ones.",
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",  # TensorFlow 2.21 has no build for 3.14.
-    packages=setuptools.find_packages(include=["salt_jax", "salt_jax.*"]),
-    package_data={"salt_jax": ["assets/**/*"]},
+    # The gin files, in gin/ of a checkout, are installed within the package.
+    packages=[
+        *setuptools.find_packages(include=["salt_jax", "salt_jax.*"]),
+        "salt_jax.gin_files",
+    ],
+    package_dir={"salt_jax.gin_files": "gin"},
+    package_data={"salt_jax": ["assets/**/*"], "salt_jax.gin_files": ["**/*.gin"]},
+    entry_points={"console_scripts": ["salt_jax = salt_jax.main:main"]},
     install_requires=[
         "absl-py>=2.5,<3",
         "array_record>=0.8.6,<0.9",
