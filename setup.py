@@ -65,6 +65,7 @@ setuptools.setup(
             "transformers>=5.23,<6",
             "hypothesis>=6.170,<7",
             "mypy>=2.4,<3",
+            "pdoc>=16.0,<17",
             "pre-commit>=4.7,<5",
             "pytest>=9.2,<10",
             "ruff>=0.17.6,<0.18",
