@@ -21,6 +21,7 @@ from salt_jax.telemetry.metric_writer import read_metrics
 from salt_jax.train import train
 from salt_jax.training.preemption import PreemptedError
 from tests import runs
+from tests.docs_test import documented
 from tests.examples import batch_ids
 from tests.made_scores import write_scores
 from tests.runs import N_KD, TOTAL_STEPS, experiment, open_then
@@ -64,6 +65,12 @@ def test_a_killed_run_ends_bit_for_bit_where_an_unbroken_one_does(
     assert_same(train(experiment(files), tmp_path), unbroken[1])
     steps = [r["step"] for r in read_metrics(tmp_path) if "loss" in r]
     assert steps == list(range(1, TOTAL_STEPS + 1))
+
+
+def test_every_metric_of_a_run_has_a_row_in_the_page_of_metrics(unbroken):
+    names = set().union(*read_metrics(unbroken[0]))
+    assert names >= {"kl", "val_loss", "goodput"}
+    assert names <= documented("Training")
 
 
 def test_the_run_in_two_stages_is_recorded_as_it_was(unbroken):

@@ -10,7 +10,7 @@ from typing import Any
 from salt_jax.few_shot.known_tasks import KNOWN, NOTHING
 
 # The metrics of lm-eval, and ours, that are shares from 0 to 1.
-_SHARES = {"acc", "acc_bytes", "acc_norm", "em", "exact_match", "f1", "pass_at_1"}
+SHARES = {"acc", "acc_bytes", "acc_norm", "em", "exact_match", "f1", "pass_at_1"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ def measures(tasks: Mapping[str, Any], groups: Mapping[str, Any]) -> list[Measur
         metrics = [x[name] for x in named if name in x] or list(task.aggregation())
         for metric in metrics:
             is_percent = metric in known.percent
-            is_share = is_percent or metric in _SHARES
+            is_share = is_percent or metric in SHARES
             found.append(
                 Measure(
                     task=name,
