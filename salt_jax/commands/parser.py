@@ -14,6 +14,7 @@ from salt_jax.commands.options import COMMANDS_OF, GinOptions, add_gin
 # The module of each command, in the order in which one runs them. A module imports
 # what is slow to import only when it runs, so that help and refusals come at once.
 COMMANDS = {
+    "vocabulary": "salt_jax.commands.vocabulary",
     "prepare": "salt_jax.commands.prepare",
     "train": "salt_jax.commands.train",
     "score": "salt_jax.commands.score",

@@ -132,16 +132,25 @@ def sentinels(count: int) -> list[str]:
     return [f"<extra_id_{index}>" for index in range(count)]
 
 
+def check_new(path: epath.Path) -> None:
+    """Refuses to replace a vocabulary.
+
+    Raises:
+      ValueError: there is a file at `path`.
+    """
+    if path.exists():
+        raise ValueError(
+            f"{path} exists, and prepared text may depend on it: name another output."
+        )
+
+
 def write_vocabulary(path: epath.Path, contents: bytes) -> None:
     """Writes a vocabulary's file, whole or not at all.
 
     Raises:
-      FileExistsError: there is a file at `path`.
+      ValueError: there is a file at `path`.
     """
-    if path.exists():
-        raise FileExistsError(
-            f"{path} exists, and prepared text may depend on it: name another output."
-        )
+    check_new(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     partial.write_bytes(contents)

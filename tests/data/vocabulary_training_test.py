@@ -119,7 +119,7 @@ def test_a_line_of_a_megabyte_is_read(tmp_path):
 
 
 def test_a_vocabulary_is_never_overwritten(vocabulary):
-    with pytest.raises(FileExistsError, match=r"x\.model exists"):
+    with pytest.raises(ValueError, match=r"x\.model exists"):
         write_vocabulary(vocabulary.path, b"")
 
 
