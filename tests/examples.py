@@ -10,6 +10,7 @@ from salt_jax.batch import Batch
 from salt_jax.data.reading.rows import causal_batch
 from salt_jax.mesh.partitioning import MeshShape, Partitioning
 from salt_jax.model.config import TransformerConfig
+from salt_jax.model.parameters import STACK, layer_name
 from salt_jax.model.transformer import Transformer, init_params
 
 SMALL = TransformerConfig(
@@ -37,6 +38,13 @@ def small_model(mesh=None, **changes):
     model = Transformer(dataclasses.replace(SMALL, **changes), mesh)
     params = mesh.materialize(lambda key: init_params(model, key), jax.random.key(0))
     return model, params
+
+
+def stack_layers(params, num_layers):
+    """Returns the parameters of an unrolled model as those of a scanned one."""
+    inner = dict(params["params"])
+    layers = [inner.pop(layer_name(i)) for i in range(num_layers)]
+    return {"params": inner | {STACK: jax.tree.map(lambda *x: jnp.stack(x), *layers)}}
 
 
 def packed_batch(rows=8, length=16, *, vocab_size=64, seed=0):

@@ -7,7 +7,12 @@ import functools
 
 import jax
 
-from salt_jax.model.transformer import Params, Transformer, abstract_params
+from salt_jax.model.transformer import (
+    Params,
+    Transformer,
+    abstract_params,
+    unstack_layers,
+)
 
 
 @functools.cache
@@ -34,13 +39,9 @@ def decoding_params(model: Transformer, params: Params) -> Params:
 
 @functools.partial(jax.jit, static_argnames="model")
 def _unstack(model: Transformer, params: Params) -> Params:
-    inner = dict(params["params"])
-    layers = inner.pop("layers")
-    for i in range(model.config.num_layers):
-        inner[f"layer_{i}"] = jax.tree.map(lambda x, i=i: x[i], layers)
     like = abstract_params(decoding_model(model))
     return jax.tree.map(
         lambda x, like: jax.lax.with_sharding_constraint(x, like.sharding),
-        {"params": inner},
+        unstack_layers(params, model.config.num_layers),
         like,
     )

@@ -106,11 +106,11 @@ def _write_tensors(
 def _rows(stored: StoredArrays, tensor: Tensor, dtype: str) -> Iterator[np.ndarray]:
     """Yields the rows of a tensor, some at a time, in `dtype`."""
     pieces = stored.pieces(tensor.parameter, tensor.layer)
-    if tensor.num_inputs is None:
+    if not tensor.is_transposed:
         for _, piece in pieces:
             yield tensor.as_theirs(piece).astype(dtype)
         return
-    # Rows of theirs are columns of ours: all of it has to be there.
+    # A row of theirs is a column of ours, so the whole array has to be in memory.
     values = np.empty(tensor.ours, jnp.dtype(dtype))
     for begin, piece in pieces:
         values[begin : begin + len(piece)] = piece
@@ -123,12 +123,7 @@ def _rows(stored: StoredArrays, tensor: Tensor, dtype: str) -> Iterator[np.ndarr
 def _check_arrays(export: Export, stored: StoredArrays, tensors: list[Tensor]) -> None:
     """Refuses arrays that are not those of the export's model."""
     found = {name: array.shape for name, array in stored.shapes.items()}
-    wanted = {
-        tensor.parameter: tensor.ours
-        if tensor.layer is None
-        else (export.model.num_layers, *tensor.ours)
-        for tensor in tensors
-    }
+    wanted = {tensor.parameter: tensor.facts.shape for tensor in tensors}
     for name in sorted(wanted | found):
         if found.get(name) != wanted.get(name):
             raise ValueError(

@@ -66,7 +66,7 @@ def import_from_hugging_face(
     logging.info("Importing %s from %s.", architecture.name, folder)
 
     def write_params(path: epath.Path) -> str:
-        with ArrayWriter(path, shapes_of(model, architecture, dtype)) as writer:
+        with ArrayWriter(path, shapes_of(model, dtype)) as writer:
             for tensor in tensors:
                 values = tensor.to_ours(found[tensor.name].read())
                 writer.write(tensor.parameter, values, tensor.layer)

@@ -143,7 +143,7 @@ class Attention(nn.Module):
 
         def heads(name: str, count: int, letter: str) -> jax.Array:
             axes = axes_of(f"D{letter}K")
-            weight_DHK = weight(self, name, (D, count, K), axes, fan_in=D)
+            weight_DHK = weight(self, name, (D, count, K), axes, summed=axes_of("D"))
             dimensions = f"BLD,D{letter}K->BL{letter}K"
             x_BLHK = project(self.partitioning, dimensions, x_BLD, weight_DHK)
             if config.qkv_bias:
@@ -160,7 +160,7 @@ class Attention(nn.Module):
             cache = cache.put(layer, k_BMGK, v_BMGK)
             k_BMGK, v_BMGK = cache.read(layer, config.dtype)
         mixed_BLHK = self._mix(q_BLHK, k_BMGK, v_BMGK, mask_BLM, context)
-        out_HKD = weight(self, "out", (H, K, D), axes_of("HKD"), fan_in=H * K)
+        out_HKD = weight(self, "out", (H, K, D), axes_of("HKD"), summed=axes_of("HK"))
         return project(self.partitioning, "BLHK,HKD->BLD", mixed_BLHK, out_HKD), cache
 
     def _mix(

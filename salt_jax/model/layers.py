@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from flax import linen as nn
 
 from salt_jax.mesh.partitioning import Partitioning
 from salt_jax.model.config import RopeScaling, TransformerConfig
+from salt_jax.model.parameters import declare
 
 # The logical axis of each dimension of a weight.
 _AXES = {
@@ -39,13 +39,17 @@ def weight(
     shape: tuple[int, ...],
     axes: tuple[str, ...],
     *,
-    fan_in: int,
+    summed: tuple[str, ...],
 ) -> jax.Array:
-    """Declares a float32 weight with logical `axes` and variance 1 / `fan_in`."""
+    """Declares a matrix whose initial values have variance 1 / fan-in.
+
+    The fan-in is the size of the `summed` axes. The values are drawn from a normal
+    distribution truncated at two standard deviations.
+    """
+    sizes = dict(zip(axes, shape, strict=True))
+    fan_in = math.prod(sizes[axis] for axis in summed)
     init = nn.initializers.truncated_normal(stddev=fan_in**-0.5)
-    boxed = nn.with_partitioning(init, axes)
-    value: Any = module.param(name, boxed, shape, jnp.float32)
-    return value
+    return declare(module, name, init, shape, axes, summed=summed)
 
 
 def project(
@@ -113,8 +117,7 @@ def add_bias(
     module: nn.Module, name: str, x_BLHK: jax.Array, axes: tuple[str, ...]
 ) -> jax.Array:
     """Returns `x_BLHK` with a learned bias_HK of logical `axes`, in the dtype of x."""
-    init = nn.with_partitioning(nn.initializers.zeros, axes)
-    bias_HK: Any = module.param(name, init, x_BLHK.shape[2:], jnp.float32)
+    bias_HK = declare(module, name, nn.initializers.zeros, x_BLHK.shape[2:], axes)
     # In float32: the gradient of a bias is a sum over all tokens.
     return (x_BLHK.astype(jnp.float32) + bias_HK[None, None]).astype(x_BLHK.dtype)
 
@@ -132,8 +135,7 @@ class RMSNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         is_zero_centered = self.config.zero_centered_norm
         init = nn.initializers.zeros if is_zero_centered else nn.initializers.ones
-        boxed = nn.with_partitioning(init, (self.axis,))
-        scale_D: Any = self.param("scale", boxed, (x.shape[-1],), jnp.float32)
+        scale_D = declare(self, "scale", init, (x.shape[-1],), (self.axis,))
         # Before 1 is added: what is held in bfloat16 would be rounded.
         scale_D = scale_D.astype(jnp.float32)
         if is_zero_centered:
@@ -156,9 +158,9 @@ class GatedMLP(nn.Module):
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
         config, partitioning = self.config, self.partitioning
         D, F = config.embed_dim, config.mlp_dim
-        gate_DF = weight(self, "gate", (D, F), axes_of("DF"), fan_in=D)
-        up_DF = weight(self, "up", (D, F), axes_of("DF"), fan_in=D)
-        down_FD = weight(self, "down", (F, D), axes_of("FD"), fan_in=F)
+        gate_DF = weight(self, "gate", (D, F), axes_of("DF"), summed=axes_of("D"))
+        up_DF = weight(self, "up", (D, F), axes_of("DF"), summed=axes_of("D"))
+        down_FD = weight(self, "down", (F, D), axes_of("FD"), summed=axes_of("F"))
         activation = _ACTIVATIONS[config.activation]
         gate_BLF = project(partitioning, "BLD,DF->BLF", x_BLD, gate_DF)
         up_BLF = project(partitioning, "BLD,DF->BLF", x_BLD, up_DF)

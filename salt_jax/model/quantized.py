@@ -21,27 +21,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 from salt_jax.mesh.partitioning import MeshAxes, Partitioning
 from salt_jax.mesh.vocab_shards import VocabShards
 from salt_jax.model.config import DTYPES
-from salt_jax.model.transformer import Params, Transformer, abstract_params
+from salt_jax.model.parameters import ParameterFacts
+from salt_jax.model.transformer import (
+    Params,
+    Transformer,
+    abstract_params,
+    parameter_facts,
+)
 
 HELD_DTYPES = (*DTYPES, "int8")  # Of the parameters of a teacher or a scorer.
-
-# The dimensions that a product sums over, counted from the last: what is left are the
-# channels. Those of a norm or a bias are none: it is no matrix, and stays float32.
-_SUMMED = {
-    "embedding_VD": (-1,),
-    "unembedding_VD": (-1,),
-    "query": (-3,),
-    "key": (-3,),
-    "value": (-3,),
-    "out": (-3, -2),
-    "gate": (-2,),
-    "up": (-2,),
-    "down": (-2,),
-    "query_bias": (),
-    "key_bias": (),
-    "value_bias": (),
-    "scale": (),
-}
 
 
 @flax.struct.dataclass
@@ -82,12 +70,10 @@ def abstract_held(model: Transformer, dtype: str) -> Params:
     if dtype != "int8":
         return abstract_params(model, dtype)
 
-    def describe(path: Any, x: jax.ShapeDtypeStruct) -> Any:
-        name = path[-1].key
-        summed = [x.ndim + axis for axis in _SUMMED[name]]
-        return _describe(name, x, summed, model) if summed else x
+    def describe(facts: ParameterFacts, x: jax.ShapeDtypeStruct) -> Any:
+        return _describe(facts, x, model) if facts.is_matrix else x
 
-    return jax.tree_util.tree_map_with_path(describe, abstract_params(model))
+    return jax.tree.map(describe, parameter_facts(model), abstract_params(model))
 
 
 def reading_model(model: Transformer, dtype: str) -> Transformer:
@@ -139,12 +125,13 @@ def quantize(x: jax.Array, summed: tuple[int, ...]) -> tuple[jax.Array, jax.Arra
     return jnp.round(x / scale).astype(jnp.int8), scale
 
 
-def _describe(name: str, x: Any, summed: list[int], model: Transformer) -> Int8:
+def _describe(facts: ParameterFacts, x: Any, model: Transformer) -> Int8:
     spec = [*x.sharding.spec] + [None] * (x.ndim - len(x.sharding.spec))
     gathered = [_gathered(axes, model.partitioning) for axes in spec]
-    if name in ("embedding_VD", "unembedding_VD"):
+    if "vocab" in facts.axes:
         gathered = [*VocabShards(model.partitioning).used_spec]
-    # Scales are few: a device has those of all that it reads.
+    summed = facts.summed_dimensions
+    # Scales are small, so each device holds the scales of everything it reads.
     scale_spec = [None if i in summed else axes for i, axes in enumerate(gathered)]
     scale_shape = tuple(1 if i in summed else size for i, size in enumerate(x.shape))
     mesh = model.partitioning.mesh

@@ -21,9 +21,9 @@ from salt_jax.model.attention_kernels import ATTENDED
 from salt_jax.model.cache import Cache
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.layers import GatedMLP, RMSNorm, weight
+from salt_jax.model.parameters import STACK, Parameter, layer_name
 from salt_jax.model.unembedding import Unembedding
 
-EMBEDDING_AXES = ("vocab", "vocab_embed")
 Params = Any  # Nested dicts of arrays, as `Transformer.init` makes them.
 
 _REMAT = {
@@ -93,11 +93,10 @@ class Transformer(nn.Module):
             larger than the cache.
         """
         config = self.config
-        V, D = config.vocab_size, config.embed_dim
-        embedding_VD = weight(self, "embedding_VD", (V, D), EMBEDDING_AXES, fan_in=D)
+        embedding_VD = self._embedding("embedding_VD")
         x_BLD = look_up(self.partitioning, embedding_VD, batch.tokens_BL, config.dtype)
         if config.scale_embedding:
-            x_BLD *= jnp.asarray(D**0.5, x_BLD.dtype)
+            x_BLD *= jnp.asarray(config.embed_dim**0.5, x_BLD.dtype)
         x_BLD = self.partitioning.constrain(x_BLD, "batch", "length", "act_embed")
         if cache is not None:
             cache = cache.admit(batch)
@@ -105,11 +104,15 @@ class Transformer(nn.Module):
         x_BLD, cache = self._blocks((x_BLD, cache), context)
         hidden_BLD = RMSNorm(config, name="final_norm")(x_BLD)
         if not config.tied_embedding:
-            embedding_VD = weight(
-                self, "unembedding_VD", (V, D), EMBEDDING_AXES, fan_in=D
-            )
+            embedding_VD = self._embedding("unembedding_VD")
         unembedding = Unembedding(hidden_BLD, embedding_VD, config.logit_softcap)
         return unembedding if cache is None else (unembedding, cache)
+
+    def _embedding(self, name: str) -> jax.Array:
+        """Declares a table with one row for each token of the vocabulary."""
+        shape = (self.config.vocab_size, self.config.embed_dim)
+        axes = ("vocab", "vocab_embed")
+        return weight(self, name, shape, axes, summed=("vocab_embed",))
 
     def _blocks(self, carry: Carry, context: AttentionContext) -> Carry:
         config, block = self.config, Block
@@ -125,11 +128,11 @@ class Transformer(nn.Module):
             is_alike = carry[1] is None and config.sliding_window is None
             layers = None if is_alike else jnp.arange(config.num_layers)
             stack = _stack(block, config.num_layers)
-            return stack(config, self.partitioning, name="layers")(
-                carry, context, layers
-            )[0]
+            return stack(config, self.partitioning, name=STACK)(carry, context, layers)[
+                0
+            ]
         for i in range(config.num_layers):
-            carry, _ = block(config, self.partitioning, name=f"layer_{i}")(
+            carry, _ = block(config, self.partitioning, name=layer_name(i))(
                 carry, context, i
             )
         return carry
@@ -138,7 +141,7 @@ class Transformer(nn.Module):
 def _stack(block: type[nn.Module], num_layers: int) -> Any:
     """Returns `num_layers` copies of `block`, compiled once.
 
-    Every parameter of the stack gains a leading "layers" axis.
+    Every parameter of the stack gains a leading axis, `STACK`.
     """
     return nn.scan(
         block,
@@ -146,7 +149,7 @@ def _stack(block: type[nn.Module], num_layers: int) -> Any:
         split_rngs={"params": True},
         in_axes=(nn.broadcast, 0),  # The context, and the layer's number if it matters.
         length=num_layers,
-        metadata_params={nn.PARTITION_NAME: "layers"},
+        metadata_params={nn.PARTITION_NAME: STACK},
     )
 
 
@@ -174,10 +177,20 @@ def abstract_params(model: Transformer, dtype: str = "float32") -> Params:
     return jax.tree.map(lambda x: x.update(dtype=jnp.dtype(dtype)), abstract)
 
 
-def stack_layers(params: Params, num_layers: int) -> Params:
-    """Returns the parameters of an unrolled model as those of a scanned one."""
+def parameter_facts(model: Transformer) -> Params:
+    """Returns the `ParameterFacts` of each parameter, in the tree of the parameters."""
+    boxed = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
+    return jax.tree.map(
+        lambda parameter: parameter.facts,
+        boxed,
+        is_leaf=lambda node: isinstance(node, Parameter),
+    )
+
+
+def unstack_layers(params: Params, num_layers: int) -> Params:
+    """Returns the parameters of a scanned model as those of an unrolled one."""
     inner = dict(params["params"])
-    layers = [inner.pop(f"layer_{i}") for i in range(num_layers)]
-    return {
-        "params": inner | {"layers": jax.tree.map(lambda *x: jnp.stack(x), *layers)}
-    }
+    layers = inner.pop(STACK)
+    for i in range(num_layers):
+        inner[layer_name(i)] = jax.tree.map(lambda x, i=i: x[i], layers)
+    return {"params": inner}

@@ -1,9 +1,8 @@
-"""How gradients become updates: AdamW and Adafactor, as values.
+"""AdamW and Adafactor as frozen values that build Optax transformations.
 
-`init` of what `build` returns takes boxed parameters (`nn.Partitioned`) and boxes each
-moment with the axes it has; `update` takes plain trees. Moments are float32 whatever
-the parameters are. Schedules are read at the number of updates made, whatever number
-of microbatches an update took.
+`init` of a transformation takes boxed parameters (`nn.Partitioned`) and boxes each
+moment with its logical axes; `update` takes plain trees. Moments are always float32.
+A schedule is evaluated at the number of updates made so far; microbatches do not count.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from salt_jax.optim.adafactor import is_stacked, scale_by_adafactor
+from salt_jax.optim.adafactor import scale_by_adafactor
 from salt_jax.optim.schedules import Schedule
 
 
@@ -23,8 +22,7 @@ from salt_jax.optim.schedules import Schedule
 class AdamW:
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101).
 
-    The decay is multiplied by the learning rate; arrays of one dimension (norm scales)
-    and biases, which have one for each head, do not decay.
+    The decay is multiplied by the learning rate. Norm scales and biases do not decay.
     """
 
     learning_rate: Schedule
@@ -32,7 +30,7 @@ class AdamW:
     b2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.0
-    clip_norm: float | None = 1.0  # The largest global norm of a gradient.
+    clip_norm: float | None = 1.0  # Upper bound of the gradient's global norm.
 
     def __post_init__(self):
         _check_share(self, "b1", "b2")
@@ -40,45 +38,55 @@ class AdamW:
             raise ValueError(f"AdamW.eps must be positive, got {self.eps}.")
         _check_decay_and_clip(self)
 
-    def build(self) -> optax.GradientTransformation:
-        """Returns the transformation of gradients into updates to be added."""
+    def build(self, facts: Any) -> optax.GradientTransformation:
+        """Returns the transformation of gradients into updates.
+
+        Args:
+          facts: A tree like the parameters that says of each `is_matrix` (weight decay
+            applies) and `is_stacked` (the first dimension counts layers).
+        """
         return _in_float32(
             optax.chain(
                 _clip(self.clip_norm),
                 optax.scale_by_adam(self.b1, self.b2, self.eps),
-                _descend(self.learning_rate, self.weight_decay),
+                _descend(self.learning_rate, self.weight_decay, facts),
             )
         )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Adafactor:
-    """Adafactor (Shazeer & Stern 2018, arXiv 1804.04235), each layer by itself.
+    """Adafactor (Shazeer & Stern 2018, arXiv 1804.04235), each layer separately.
 
-    Without momentum it keeps, for a matrix, a row and a column where Adam keeps two
+    Without momentum, the state of a matrix is one row and one column; Adam keeps two
     matrices. Weight decay is as in `AdamW`.
     """
 
     learning_rate: Schedule
-    momentum: float | None = None  # The paper's beta1; needs a float32 copy of params.
-    # Whether the learning rate is relative to the RMS of each array (section 8).
+    momentum: float | None = None  # The paper's beta1; one float32 per parameter.
+    # Whether the learning rate is relative to each array's RMS (section 8).
     scale_by_parameter: bool = True
-    min_dim_size_to_factor: int = 128  # Smaller arrays keep a moment per parameter.
+    min_dim_size_to_factor: int = 128  # Smaller arrays keep one moment per element.
     weight_decay: float = 0.0
-    clip_norm: float | None = None  # The largest global norm of a gradient.
+    clip_norm: float | None = None  # Upper bound of the gradient's global norm.
 
     def __post_init__(self):
         if self.momentum is not None:
             _check_share(self, "momentum")
         if self.min_dim_size_to_factor < 2:
             raise ValueError(
-                f"Adafactor.min_dim_size_to_factor must be at least 2, got "
-                f"{self.min_dim_size_to_factor}: there is nothing to factor in less."
+                "Adafactor.min_dim_size_to_factor must be at least 2, got "
+                f"{self.min_dim_size_to_factor}."
             )
         _check_decay_and_clip(self)
 
-    def build(self) -> optax.GradientTransformation:
-        """Returns the transformation of gradients into updates to be added."""
+    def build(self, facts: Any) -> optax.GradientTransformation:
+        """Returns the transformation of gradients into updates.
+
+        Args:
+          facts: A tree like the parameters that says of each `is_matrix` (weight decay
+            applies) and `is_stacked` (the first dimension counts layers).
+        """
         momentum = (
             optax.identity()
             if self.momentum is None
@@ -88,22 +96,24 @@ class Adafactor:
             optax.chain(
                 _clip(self.clip_norm),
                 scale_by_adafactor(
-                    self.min_dim_size_to_factor, self.scale_by_parameter
+                    self.min_dim_size_to_factor,
+                    self.scale_by_parameter,
+                    jax.tree.map(lambda fact: fact.is_stacked, facts),
                 ),
                 momentum,
-                _descend(self.learning_rate, self.weight_decay),
+                _descend(self.learning_rate, self.weight_decay, facts),
             )
         )
 
 
 class DescentState(NamedTuple):
-    """Where in its schedule the learning rate is."""
+    """The state of the learning rate's schedule."""
 
     step: jax.Array  # Updates made so far, int32.
 
 
 def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Runs `inner` in float32, so that its state is float32 as well."""
+    """Runs `inner` in float32, so its state is float32 as well."""
 
     def cast(tree):
         return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
@@ -115,12 +125,14 @@ def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransforma
 
 
 def _clip(norm: float | None) -> optax.GradientTransformation:
-    # Either way the state is the same, so a checkpoint fits with and without.
+    # Both have the same empty state, so a checkpoint can be read with either.
     return optax.identity() if norm is None else optax.clip_by_global_norm(norm)
 
 
-def _descend(schedule: Schedule, weight_decay: float) -> optax.GradientTransformation:
-    """Returns -learning_rate (update + weight_decay param); see AdamW for the decay."""
+def _descend(
+    schedule: Schedule, weight_decay: float, facts: Any
+) -> optax.GradientTransformation:
+    """Returns -learning_rate (update + weight_decay param), the latter for matrices."""
 
     def init(params):
         del params
@@ -129,18 +141,13 @@ def _descend(schedule: Schedule, weight_decay: float) -> optax.GradientTransform
     def update(updates, state, params):
         learning_rate = schedule(state.step)
 
-        def descend(path, u, param):
-            decays = param.ndim - is_stacked(path) > 1 and not _is_bias(path)
-            return -learning_rate * (u + weight_decay * param if decays else u)
+        def descend(u, param, fact):
+            return -learning_rate * (u + weight_decay * param if fact.is_matrix else u)
 
-        updates = jax.tree_util.tree_map_with_path(descend, updates, params)
+        updates = jax.tree.map(descend, updates, params, facts)
         return updates, DescentState(optax.safe_increment(state.step))
 
     return optax.GradientTransformation(init, update)
-
-
-def _is_bias(path: tuple[Any, ...]) -> bool:
-    return str(getattr(path[-1], "key", "")).endswith("_bias")
 
 
 def _check_share(optimizer: AdamW | Adafactor, *names: str) -> None:

@@ -16,10 +16,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from salt_jax.model.parameters import is_in_stack
+
 # Arrays are stored in chunks of this size: whoever reads one piece of a large array
 # reads no more than it, and a stack of layers can be read layer by layer.
 CHUNK_BYTES = 32 << 20
-_STACK = "layers"  # What the model calls the parameters of all its layers.
 
 
 class CorruptArraysError(ValueError):
@@ -54,17 +55,12 @@ def write_arrays(path: epath.Path, tree: Any) -> None:
     """Writes the arrays of `tree` as the new folder `path`, all of it or none."""
 
     def chunks(key: Any, x: Any) -> ocp.SaveArgs:
-        first = (0,) if is_stack([str(part.key) for part in key]) else ()
+        first = (0,) if is_in_stack([str(part.key) for part in key]) else ()
         return ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES, shard_axes=first)
 
     arguments = jax.tree_util.tree_map_with_path(chunks, tree)
     with quiet_orbax(), ocp.StandardCheckpointer() as writer:
         writer.save(path, tree, save_args=arguments)
-
-
-def is_stack(name: Sequence[str]) -> bool:
-    """Returns whether the array at `name` in a tree is that of a stack of layers."""
-    return _STACK in name
 
 
 def read_arrays(path: epath.Path, like: Any, *, partial: bool = False) -> Any:

@@ -21,11 +21,11 @@ import numpy as np
 import tensorstore
 from etils import epath
 
+from salt_jax.model.parameters import is_in_stack
 from salt_jax.storage.array_files import (
     CHUNK_BYTES,
     CorruptArraysError,
     digest_of_sums,
-    is_stack,
     mixed_sums,
     one_line,
 )
@@ -229,7 +229,7 @@ def _create_array(
 
     They are not compressed: parameters hardly can be.
     """
-    front = (1,) if is_stack(name.split(".")) else ()
+    front = (1,) if is_in_stack(name.split(".")) else ()
     rows, *rest = whole.shape[len(front) :]
     dtype = np.dtype(whole.dtype)
     chunk_rows = min(rows, _rows_of_a_piece((rows, *rest), dtype))

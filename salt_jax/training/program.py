@@ -20,7 +20,12 @@ from salt_jax.mesh.memory import available_per_device, check_fits
 from salt_jax.mesh.partitioning import Partitioning, bytes_per_device
 from salt_jax.model.attention_choice import AttentionChoice
 from salt_jax.model.quantized import abstract_held, reading_model
-from salt_jax.model.transformer import Params, Transformer, init_params
+from salt_jax.model.transformer import (
+    Params,
+    Transformer,
+    init_params,
+    parameter_facts,
+)
 from salt_jax.optim.schedules import Constant
 from salt_jax.storage.export import Export
 from salt_jax.training.train_step import Metrics, TrainState, Update
@@ -79,7 +84,7 @@ class Program:
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
         """How gradients become updates."""
-        return self.experiment.optimizer.build()
+        return self.experiment.optimizer.build(parameter_facts(self.student))
 
     def teacher(self, distillation: Distillation) -> Transformer:
         """Returns the teacher's model, on its own rules."""

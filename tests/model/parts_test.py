@@ -14,8 +14,15 @@ from salt_jax.model.attention_context import attention_mask
 from salt_jax.model.config import RopeScaling
 from salt_jax.model.layers import RMSNorm
 from salt_jax.model.quantized import abstract_held, hold
-from salt_jax.model.transformer import Transformer, init_params, stack_layers
-from tests.examples import SMALL, on_mesh, packed_batch, partitioning, small_model
+from salt_jax.model.transformer import Transformer, init_params
+from tests.examples import (
+    SMALL,
+    on_mesh,
+    packed_batch,
+    partitioning,
+    small_model,
+    stack_layers,
+)
 from tests.model.all_parts import ALL_PARTS, lively_model
 from tests.model.formula import formula
 

@@ -16,8 +16,14 @@ from salt_jax.model.quantized import (
     quantize,
     reading_model,
 )
-from salt_jax.model.transformer import abstract_params, stack_layers
-from tests.examples import on_mesh, packed_batch, partitioning, small_model
+from salt_jax.model.transformer import abstract_params
+from tests.examples import (
+    on_mesh,
+    packed_batch,
+    partitioning,
+    small_model,
+    stack_layers,
+)
 
 # Of each of the two layers, and of each row of the embedding.
 SCALES = {

@@ -12,8 +12,15 @@ from salt_jax.model.attention import attend
 from salt_jax.model.attention_context import attention_mask
 from salt_jax.model.config import REMAT_POLICIES, TransformerConfig
 from salt_jax.model.layers import project
-from salt_jax.model.transformer import Transformer, abstract_params, stack_layers
-from tests.examples import SMALL, on_mesh, packed_batch, partitioning, small_model
+from salt_jax.model.transformer import Transformer, abstract_params
+from tests.examples import (
+    SMALL,
+    on_mesh,
+    packed_batch,
+    partitioning,
+    small_model,
+    stack_layers,
+)
 
 
 def logits(model, params, batch):

@@ -9,6 +9,7 @@ from salt_jax.mesh.partitioning import MeshShape, Partitioning
 from salt_jax.optim.adafactor import FactoredMoment
 from salt_jax.optim.optimizer import Adafactor
 from salt_jax.optim.schedules import Constant, LinearDecay
+from tests.optim.facts import facts_of
 
 NUM_LAYERS = 3
 SHAPES = {  # Of one layer. With min_dim_size_to_factor=8 the first three are factored.
@@ -27,10 +28,11 @@ CHOICES = [
 ]
 
 
-def adafactor(rate=0.1, **options):
+def adafactor(params, rate=0.1, **options):
+    """Returns the optimizer of `params`."""
     options = {"min_dim_size_to_factor": 8} | options
     schedule = Constant(value=rate) if isinstance(rate, float) else rate
-    return Adafactor(learning_rate=schedule, **options).build()
+    return Adafactor(learning_rate=schedule, **options).build(facts_of(params))
 
 
 def noise(seed, shape):
@@ -85,7 +87,7 @@ def test_without_a_stack_it_is_the_adafactor_of_optax(options):
     )
     # Of unequal size, so that updates are clipped at some steps and not at others.
     grads = lambda step: normal(step, scale=2.0**step)
-    found, _ = run(adafactor(**options), normal(99), grads)
+    found, _ = run(adafactor(normal(99), **options), normal(99), grads)
     expected, _ = run(oracle, normal(99), grads)
     assert_trees_close(found, expected)
 
@@ -104,15 +106,16 @@ def test_a_stack_is_trained_as_its_layers_are_one_by_one(options):
     def unrolled(layers):
         return {"params": {f"layer_{i}": layer for i, layer in enumerate(layers)}}
 
-    optimizer = adafactor(rate, **options)
+    params = stacked(layers(9, 0.1))
     scanned, scanned_state = run(
-        optimizer,
-        stacked(layers(9, 0.1)),
+        adafactor(params, rate, **options),
+        params,
         lambda step: stacked(layers(step, 2.0**step)),
     )
+    params = unrolled(layers(9, 0.1))
     alone, _ = run(
-        optimizer,
-        unrolled(layers(9, 0.1)),
+        adafactor(params, rate, **options),
+        params,
         lambda step: unrolled(layers(step, 2.0**step)),
     )
     assert_trees_close(scanned, stacked([*alone["params"].values()]), rtol=1e-5)
@@ -122,7 +125,7 @@ def test_a_stack_is_trained_as_its_layers_are_one_by_one(options):
 
 def test_the_two_largest_dimensions_of_a_layer_are_factored_head_by_head():
     params = {"layers": jax.tree.map(lambda x: np.stack([x] * 40), normal(0))}
-    moments = adafactor().init(params)[1].moments["layers"]
+    moments = adafactor(params).init(params)[1].moments["layers"]
     shapes = {
         name: (m.row.shape, m.column.shape)
         if isinstance(m, FactoredMoment)
@@ -153,7 +156,7 @@ def test_factored_moments_are_boxed_with_the_axes_that_remain():
                 "scale": box(("layers", "embed"), 3, 8),
             },
         }
-        return adafactor().init(params)[1].moments
+        return adafactor(params).init(params)[1].moments
 
     moments = partitioning.materialize(init)
     found = jax.tree.map(lambda x: x.sharding, moments)
@@ -178,22 +181,24 @@ def test_factoring_is_exact_where_squared_gradients_have_rank_one():
     column = np.exp(noise(1, (1, 24)))
     grads = lambda step: {"w": (-1.0) ** step * (1.0 + step) * row * column}
     params = {"w": jnp.ones((16, 24))}
-    factored, _ = run(adafactor(), params, grads)
-    whole, _ = run(adafactor(min_dim_size_to_factor=128), params, grads)
+    factored, _ = run(adafactor(params), params, grads)
+    whole, _ = run(adafactor(params, min_dim_size_to_factor=128), params, grads)
     assert_trees_close(factored, whole)
 
 
 def test_the_first_update_is_the_sign_of_the_gradient_where_nothing_is_factored():
     params, grads = normal(0), normal(1)
     options = {"min_dim_size_to_factor": 128, "scale_by_parameter": False}
-    updates = one_update(adafactor(**options), params, grads)
+    updates = one_update(adafactor(params, **options), params, grads)
     assert_trees_close(updates, jax.tree.map(lambda g: -0.1 * jnp.sign(g), grads))
 
 
 @pytest.mark.parametrize("min_size", [8, 128])
 def test_no_layers_update_has_an_rms_above_the_learning_rate(min_size):
-    optimizer = adafactor(scale_by_parameter=False, min_dim_size_to_factor=min_size)
     params = {"layers": {"gate_DF": jnp.ones((2, 16, 24))}}
+    optimizer = adafactor(
+        params, scale_by_parameter=False, min_dim_size_to_factor=min_size
+    )
     state = optimizer.init(params)
     update = jax.jit(optimizer.update)
     # Layer 1 alone has a gradient that grows a thousandfold.
@@ -210,7 +215,7 @@ def test_an_update_is_as_large_as_its_layer_of_parameters_but_never_nothing():
     scales = jnp.array([0.0, 1.0, 20.0])
     params = {"layers": {"gate_DF": scales[:, None, None] * jnp.ones((3, 16, 24))}}
     grads = {"layers": {"gate_DF": jnp.ones((3, 16, 24))}}
-    updates = one_update(adafactor(), params, grads)["layers"]["gate_DF"]
+    updates = one_update(adafactor(params), params, grads)["layers"]["gate_DF"]
     sizes = [rms(layer) for layer in updates]
     np.testing.assert_allclose(sizes, [0.1 * 1e-3, 0.1, 2.0], rtol=1e-5)
 
@@ -219,7 +224,7 @@ def test_an_update_is_as_large_as_its_layer_of_parameters_but_never_nothing():
 def test_a_gradient_of_zero_changes_nothing(options):
     params = normal(0)
     zeros = jax.tree.map(jnp.zeros_like, params)
-    found, _ = run(adafactor(**options), params, lambda step: zeros)
+    found, _ = run(adafactor(params, **options), params, lambda step: zeros)
     jax.tree.map(np.testing.assert_array_equal, found, params)
 
 
@@ -228,5 +233,5 @@ def test_tiny_gradients_are_not_lost_in_the_product_of_their_moments():
     params = {"w": jnp.ones((16, 24))}
     grads = {"w": 1e-12 * noise(0, (16, 24))}
     large = {"w": 1e12 * grads["w"]}
-    found = one_update(adafactor(), params, grads)
-    assert_trees_close(found, one_update(adafactor(), params, large), rtol=1e-4)
+    found = one_update(adafactor(params), params, grads)
+    assert_trees_close(found, one_update(adafactor(params), params, large), rtol=1e-4)

@@ -8,6 +8,7 @@ from flax import linen as nn
 from salt_jax.mesh.partitioning import MeshShape, Partitioning
 from salt_jax.optim.optimizer import Adafactor, AdamW
 from salt_jax.optim.schedules import Constant, LinearDecay
+from tests.optim.facts import facts_of
 
 RATE = Constant(value=0.01)
 
@@ -88,7 +89,7 @@ def test_adamw_is_the_adamw_of_optax_that_spares_the_norms():
         optax.clip_by_global_norm(1.0),
         optax.adamw(schedule, b1=0.8, b2=0.95, weight_decay=0.1, mask=is_matrix),
     )
-    found, _ = run(ours.build(), plain_params())
+    found, _ = run(ours.build(facts_of(plain_params())), plain_params())
     expected, _ = run(theirs, plain_params())
     assert_trees_close(found, expected, rtol=1e-6, atol=1e-7)
 
@@ -97,7 +98,9 @@ def test_adamw_is_the_adamw_of_optax_that_spares_the_norms():
 def test_weight_decay_is_multiplied_by_the_learning_rate_and_spares_vectors(kind):
     params = plain_params()
     half = Constant(value=0.5)
-    optimizer = jitted(kind(learning_rate=half, weight_decay=0.1).build())
+    optimizer = jitted(
+        kind(learning_rate=half, weight_decay=0.1).build(facts_of(params))
+    )
     zeros = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(zeros, optimizer.init(params), params)
     expected = jax.tree.map(
@@ -113,7 +116,8 @@ def test_weight_decay_spares_biases_stacked_or_not(kind):
     layer = {"query": jnp.ones((3, 4)), "query_bias": jnp.ones((3, 4))}
     stack = jax.tree.map(lambda x: jnp.stack([x, x]), layer)
     params = {"layers": {"attention": stack}, "layer_0": {"attention": layer}}
-    optimizer = kind(learning_rate=Constant(value=0.5), weight_decay=0.1).build()
+    rate = Constant(value=0.5)
+    optimizer = kind(learning_rate=rate, weight_decay=0.1).build(facts_of(params))
     zeros = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(zeros, optimizer.init(params), params)
     for layer in updates.values():
@@ -129,7 +133,8 @@ def test_the_schedule_is_read_at_the_number_of_updates_made(kind):
             return jnp.float32(0.1)
 
     seen = []
-    run(kind(learning_rate=Recorded()).build(), plain_params(), num_steps=4)
+    params = plain_params()
+    run(kind(learning_rate=Recorded()).build(facts_of(params)), params, num_steps=4)
     jax.effects_barrier()
     assert seen == [0, 1, 2, 3]
 
@@ -145,11 +150,12 @@ def test_a_gradient_above_the_clip_norm_counts_as_one_of_that_norm(kind):
         return optimizer.update(grads, state, params)[0]
 
     norm = float(optax.tree.norm(gradients(plain_params(), 0)))
-    clipped = jitted(kind(learning_rate=RATE, clip_norm=norm).build())
+    facts = facts_of(plain_params())
+    clipped = jitted(kind(learning_rate=RATE, clip_norm=norm).build(facts))
     assert_trees_close(
         first_update(clipped, 50.0), first_update(clipped, 1.0), rtol=1e-4, atol=1e-7
     )
-    free = jitted(kind(learning_rate=RATE, clip_norm=None).build())
+    free = jitted(kind(learning_rate=RATE, clip_norm=None).build(facts))
     gap = jax.tree.map(
         lambda x, y: jnp.max(jnp.abs(x - y)),
         first_update(free, 50.0),
@@ -160,8 +166,8 @@ def test_a_gradient_above_the_clip_norm_counts_as_one_of_that_norm(kind):
 
 @pytest.mark.parametrize("kind", [AdamW, Adafactor])
 def test_moments_of_bfloat16_params_are_float32_and_as_good(kind):
-    optimizer = jitted(kind(learning_rate=RATE).build())
     params = plain_params(jnp.bfloat16)
+    optimizer = jitted(kind(learning_rate=RATE).build(facts_of(params)))
     state = optimizer.init(params)
     grads = gradients(params, 0)
     updates, state = optimizer.update(grads, state, params)
@@ -177,7 +183,7 @@ def test_moments_of_bfloat16_params_are_float32_and_as_good(kind):
 def test_on_a_mesh_every_moment_lies_where_its_parameter_does(kind, momentum):
     options = {"momentum": momentum, "min_dim_size_to_factor": 8}
     options = options if kind is Adafactor else {}
-    optimizer = kind(learning_rate=RATE, **options).build()
+    optimizer = kind(learning_rate=RATE, **options).build(facts_of(plain_params()))
     partitioning = Partitioning(mesh=MeshShape(data=2, model=4).build())
 
     def init():
@@ -206,7 +212,7 @@ def test_on_a_mesh_every_moment_lies_where_its_parameter_does(kind, momentum):
 def test_a_mesh_of_eight_gives_the_numbers_of_one_device(kind):
     options = {"min_dim_size_to_factor": 8} if kind is Adafactor else {}
     options |= {"weight_decay": 0.1, "clip_norm": 0.5}
-    optimizer = kind(learning_rate=RATE, **options).build()
+    optimizer = kind(learning_rate=RATE, **options).build(facts_of(plain_params()))
 
     def run_on(mesh):
         partitioning = Partitioning(mesh=mesh)
@@ -231,8 +237,9 @@ def test_a_mesh_of_eight_gives_the_numbers_of_one_device(kind):
 
 def test_switching_clipping_or_momentum_off_is_a_choice_by_name():
     params = plain_params()
-    with_clip = AdamW(learning_rate=RATE, clip_norm=1.0).build().init(params)
-    without = AdamW(learning_rate=RATE, clip_norm=None).build().init(params)
+    facts = facts_of(params)
+    with_clip = AdamW(learning_rate=RATE, clip_norm=1.0).build(facts).init(params)
+    without = AdamW(learning_rate=RATE, clip_norm=None).build(facts).init(params)
     assert jax.tree.structure(with_clip) == jax.tree.structure(without)
 
 

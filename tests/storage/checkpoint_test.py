@@ -19,10 +19,12 @@ from salt_jax.mesh.partitioning import MeshShape, Partitioning
 from salt_jax.optim.optimizer import Adafactor, AdamW
 from salt_jax.optim.schedules import Constant
 from salt_jax.storage.checkpoint import Checkpointer
+from tests.optim.facts import facts_of
 
 RATE = Constant(value=0.1)
-ADAMW = AdamW(learning_rate=RATE).build()
-ADAFACTOR = Adafactor(learning_rate=RATE, min_dim_size_to_factor=4).build()
+FACTS = facts_of({"embedding_VD": 0, "layers": {"gate": 0}})
+ADAMW = AdamW(learning_rate=RATE).build(FACTS)
+ADAFACTOR = Adafactor(learning_rate=RATE, min_dim_size_to_factor=4).build(FACTS)
 ON_2X4 = Partitioning(mesh=MeshShape(data=2, model=4).build())
 ON_8X1 = Partitioning(mesh=MeshShape(data=8, model=1).build())
 ON_ONE = Partitioning(mesh=MeshShape().build(jax.devices()[:1]))

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from salt_jax.model.transformer import parameter_facts
 from salt_jax.training.train_step import TrainState, Update
 from tests.examples import packed_batch, small_model
 from tests.training.train_step_test import OPTIMIZERS
@@ -32,7 +33,7 @@ def floats(tree):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_parameters_and_moments_stay_float32_where_a_model_computes_in_bfloat16(name):
     model, params = small_model(dtype="bfloat16")
-    optimizer = OPTIMIZERS[name].build()
+    optimizer = OPTIMIZERS[name].build(parameter_facts(model))
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
     update = Update(student=model, optimizer=optimizer, chunk_tokens=16)
     after, _ = jax.eval_shape(update, state, None, packed_batch())

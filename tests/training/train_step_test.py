@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from salt_jax.model.transformer import Transformer, init_params
+from salt_jax.model.transformer import Transformer, init_params, parameter_facts
 from salt_jax.optim.optimizer import Adafactor, AdamW
 from salt_jax.optim.schedules import Constant, Step
 from salt_jax.training.train_step import TrainState, Update
@@ -25,7 +25,7 @@ def stage(mesh=None, *, optimizer="adamw", with_teacher=True, **changes):
     teacher, teacher_params = None, None
     if with_teacher:
         teacher, teacher_params = small_model(mesh, num_layers=1, embed_dim=16)
-    optimizer = OPTIMIZERS[optimizer].build()
+    optimizer = OPTIMIZERS[optimizer].build(parameter_facts(student))
     update = Update(
         student=student,
         optimizer=optimizer,

@@ -12,7 +12,7 @@ from worker import Model, Sizes, make_student, make_teacher, make_tokens, serve
 from salt_jax.batch import Batch
 from salt_jax.mesh.partitioning import MeshShape, Partitioning
 from salt_jax.model.config import TransformerConfig
-from salt_jax.model.transformer import Params, Transformer
+from salt_jax.model.transformer import Params, Transformer, parameter_facts
 from salt_jax.optim.optimizer import AdamW
 from salt_jax.optim.schedules import Constant
 from salt_jax.training.train_step import TrainState, Update
@@ -72,15 +72,16 @@ def make_batch(sizes: Sizes) -> Batch:
 def make_step(sizes: Sizes) -> Callable[[], float]:
     """Returns a step that goes on from the one before, and gives the loss."""
     partitioning = Partitioning(mesh=MeshShape().build(jax.devices()[:1]))
+    student = Transformer(shape_of(sizes, sizes.student_layers), partitioning)
     optimizer = AdamW(
         learning_rate=Constant(value=sizes.learning_rate),
         b1=sizes.b1,
         b2=sizes.b2,
         weight_decay=sizes.weight_decay,
         clip_norm=sizes.clip_norm,
-    ).build()
+    ).build(parameter_facts(student))
     update = Update(
-        student=Transformer(shape_of(sizes, sizes.student_layers), partitioning),
+        student=student,
         teacher=Transformer(shape_of(sizes, sizes.teacher_layers), partitioning),
         optimizer=optimizer,
         kd_weight=Constant(value=sizes.kd_weight),

@@ -1,0 +1,72 @@
+"""The facts of every parameter, as the modules declare them."""
+
+import dataclasses
+
+import jax
+import pytest
+from flax import traverse_util
+
+from salt_jax.model.transformer import Transformer, abstract_params, parameter_facts
+from tests.examples import SMALL, partitioning, small_model
+from tests.model.all_parts import ALL_PARTS
+
+# Of each parameter: its axes, and those that its product sums over.
+EXPECTED = {
+    "embedding_VD": (("vocab", "vocab_embed"), ("vocab_embed",)),
+    "unembedding_VD": (("vocab", "vocab_embed"), ("vocab_embed",)),
+    "query": (("embed", "heads", "head_dim"), ("embed",)),
+    "key": (("embed", "kv_heads", "head_dim"), ("embed",)),
+    "value": (("embed", "kv_heads", "head_dim"), ("embed",)),
+    "out": (("heads", "head_dim", "embed"), ("heads", "head_dim")),
+    "gate": (("embed", "mlp"), ("embed",)),
+    "up": (("embed", "mlp"), ("embed",)),
+    "down": (("mlp", "embed"), ("mlp",)),
+    "query_bias": (("heads", "head_dim"), ()),
+    "key_bias": (("kv_heads", "head_dim"), ()),
+    "value_bias": (("kv_heads", "head_dim"), ()),
+    "query_norm": (("head_dim",), ()),
+    "key_norm": (("head_dim",), ()),
+    "attention_norm": (("act_embed",), ()),
+    "attention_post_norm": (("act_embed",), ()),
+    "mlp_norm": (("act_embed",), ()),
+    "mlp_post_norm": (("act_embed",), ()),
+    "final_norm": (("act_embed",), ()),
+}
+
+
+def facts_and_shapes(scan_layers):
+    config = dataclasses.replace(SMALL, **ALL_PARTS, scan_layers=scan_layers)
+    model = Transformer(config, partitioning())
+    flat = [
+        traverse_util.flatten_dict(f(model)) for f in (parameter_facts, abstract_params)
+    ]
+    assert flat[0].keys() == flat[1].keys()
+    return [(path, flat[0][path], flat[1][path].shape) for path in flat[0]]
+
+
+@pytest.mark.parametrize("scan_layers", [True, False])
+def test_every_parameter_says_what_its_dimensions_mean(scan_layers):
+    found = {}
+    for path, facts, shape in facts_and_shapes(scan_layers):
+        name = path[-2] if path[-1] == "scale" else path[-1]
+        stack = ("layers",) if "layers" in path else ()
+        axes, summed = EXPECTED[name]
+        assert (facts.axes, facts.summed, facts.shape) == (stack + axes, summed, shape)
+        assert facts.is_stacked == bool(stack)
+        assert facts.layer_shape == shape[len(stack) :]
+        assert facts.is_matrix == bool(summed)
+        assert [facts.axes[i] for i in facts.summed_dimensions] == list(summed)
+        found[name] = facts
+    assert found.keys() == EXPECTED.keys()
+
+
+def test_new_matrices_have_the_variance_of_their_fan_in():
+    model, params = small_model(embed_dim=64, mlp_dim=256, tied_embedding=False)
+    for facts, x in zip(
+        jax.tree.leaves(parameter_facts(model)), jax.tree.leaves(params), strict=True
+    ):
+        if facts.is_matrix:
+            sizes = [facts.shape[i] for i in facts.summed_dimensions]
+            fan_in = sizes[0] if len(sizes) == 1 else sizes[0] * sizes[1]
+            # Drawn within two deviations, which leaves 0.774 of the variance.
+            assert abs(float(x.var()) * fan_in / 0.774 - 1.0) < 0.1
