@@ -1,4 +1,10 @@
-"""Which kernel computes a model's attention."""
+"""The choice of the kernel that computes a model's attention.
+
+splash     A flash attention for TPUs.
+cudnn      A flash attention for GPUs.
+xla        Plain JAX operations with a hand-written gradient, on any device.
+reference  The formula, with JAX's gradient, on any device.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +18,12 @@ from salt_jax.model.config import TransformerConfig
 
 _PLATFORMS = {"splash": "tpu", "cudnn": "gpu"}
 _FASTEST = {platform: name for name, platform in _PLATFORMS.items()}
+_ANYWHERE = "xla"  # The fastest kernel that every platform, model and length can use.
 
 
 @dataclasses.dataclass(frozen=True)
 class AttentionChoice:
-    """The kernel that computes a model's attention, and why it is not the fastest."""
+    """The kernel of a model's attention, and what kept a faster one from being used."""
 
     name: str
     obstacle: str | None = None
@@ -25,26 +32,26 @@ class AttentionChoice:
     def of(
         cls, config: TransformerConfig, partitioning: Partitioning, length: int
     ) -> AttentionChoice:
-        """Returns the kernel that `config` names, or the fastest that can be used.
+        """Returns the kernel that `config` names; for "auto" the fastest usable one.
 
         Raises:
-          ValueError: the one it names cannot be used here.
+          ValueError: the named kernel cannot be used for this model on these devices.
         """
         is_named = config.attention != "auto"
-        fastest = _FASTEST.get(_platform(partitioning), "reference")
+        fastest = _FASTEST.get(_platform(partitioning), _ANYWHERE)
         name = config.attention if is_named else fastest
         obstacle = _obstacle(name, config, partitioning, length)
         if obstacle is None:
             return cls(name)
         if is_named:
             raise ValueError(
-                f"attention={name!r} cannot be used: {obstacle}. Set it to 'auto', or "
-                "to 'reference'."
+                f"attention={name!r} cannot be used: {obstacle}. Set it to 'auto' or "
+                f"{_ANYWHERE!r}."
             )
-        return cls("reference", f"{name!r} cannot be used: {obstacle}")
+        return cls(_ANYWHERE, f"{name!r} cannot be used: {obstacle}")
 
     def log(self, role: str) -> None:
-        """Says which model's attention is slower than its devices could be, and why."""
+        """Logs why the attention of the model in `role` is not the fastest kernel."""
         if self.obstacle is not None:
             logging.info("Attention of the %s: %r; %s.", role, self.name, self.obstacle)
 
@@ -56,32 +63,29 @@ def _platform(partitioning: Partitioning) -> str:
 def _obstacle(
     name: str, config: TransformerConfig, partitioning: Partitioning, length: int
 ) -> str | None:
-    """Returns why the kernel `name` cannot be used; None if it can."""
-    if name == "reference":
+    """Returns why the kernel `name` cannot be used; None if it can be."""
+    if name not in _PLATFORMS:
         return None
     wanted, found = _PLATFORMS[name], _platform(partitioning)
     if found != wanted:
-        return f"it needs a {wanted}, and this is a {found}"
+        return f"it needs a {wanted}, and the devices are {found}s"
     if name == "splash" and config.sliding_window is not None:
-        return f"it has no window, and sliding_window={config.sliding_window}"
+        return f"it supports no sliding_window, got {config.sliding_window}"
     if name == "cudnn" and config.attention_softcap is not None:
-        return (
-            "it does not bound scores, and "
-            f"attention_softcap={config.attention_softcap}"
-        )
+        return f"it supports no attention_softcap, got {config.attention_softcap}"
     shards = partitioning.compute_size("heads")
     own, shared = config.num_heads // shards, config.num_heads // config.num_kv_heads
     if config.num_heads % shards or (own % shared and shared % own):
         return (
-            f"num_heads={config.num_heads} in {shards} shards do not divide with "
-            f"their num_kv_heads={config.num_kv_heads}"
+            f"num_heads={config.num_heads} with num_kv_heads={config.num_kv_heads} "
+            f"cannot be split into {shards} shards of whole groups"
         )
     if name == "splash" and length % LANES:
         return f"the length {length} is not a multiple of {LANES}"
     if name == "cudnn" and length % 2:
         return f"the length {length} is odd"
     if name == "cudnn" and config.dtype != "bfloat16":
-        return f"it computes in bfloat16, and dtype={config.dtype!r}"
+        return f"it needs dtype='bfloat16', got {config.dtype!r}"
     if name == "cudnn" and (config.head_dim % 8 or config.head_dim > 128):
-        return f"head_dim={config.head_dim} is not a multiple of 8 up to 128"
+        return f"head_dim={config.head_dim} is not a multiple of 8, at most 128"
     return None

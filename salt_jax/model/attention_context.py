@@ -1,4 +1,4 @@
-"""Who may look at whom, and by which angles positions turn: what all layers share.
+"""Attention masks and rotary angles, computed once and shared by all layers.
 
 Dimensions: B batch, L length, M attended length, K head_dim.
 """
@@ -22,18 +22,17 @@ Angles = tuple[jax.Array, jax.Array]  # Cosines and sines, as `rotate` applies t
 
 @flax.struct.dataclass
 class AttentionContext:
-    """What the layers share: who may look at whom, and the rotary angles."""
+    """The kernel, masks and rotary angles that all layers share."""
 
     kernel: str = flax.struct.field(pytree_node=False)
     angles: Angles
     segments_BL: jax.Array
-    # Splash reads how far each token sees, None for up to itself; others the mask.
+    # Splash only: the last position each token attends to; None: its own.
     furthest_BL: jax.Array | None
-    mask_BLM: jax.Array | None
-    # Of layers with a window, None without: what is not too far back, and the angles
-    # if they are others.
-    near_1LM: jax.Array | None = None
-    local_angles: Angles | None = None
+    mask_BLM: jax.Array | None  # Every other kernel: True where L attends to M.
+    # Layers with a sliding window only.
+    near_1LM: jax.Array | None = None  # True where M is within the window of L.
+    local_angles: Angles | None = None  # None: the same as `angles`.
 
     @classmethod
     def of(
@@ -43,16 +42,24 @@ class AttentionContext:
         partitioning: Partitioning,
         cache: Cache | None = None,
     ) -> AttentionContext:
-        """Returns the context of `batch`, which a `cache` has admitted before.
+        """Returns the context of `batch`.
+
+        Args:
+          batch: The tokens that attend.
+          config: The model.
+          partitioning: The mesh and the rules.
+          cache: The cache, after it admitted `batch`; None: tokens attend only to
+            those of `batch`.
 
         Raises:
           ValueError: the attention that `config` names cannot be used.
         """
         segments_BL, prefix_BL = batch.segments_BL, batch.prefix_BL
-        # No kernel reads fewer queries than keys.
-        kernel = "reference"
         if cache is None:
-            kernel = AttentionChoice.of(config, partitioning, segments_BL.shape[1]).name
+            length = segments_BL.shape[1]
+            kernel = AttentionChoice.of(config, partitioning, length).name
+        else:  # Splash and cuDNN need as many queries as keys.
+            kernel = "reference" if config.attention == "reference" else "xla"
         angles, local_angles = _angles(batch.positions_BL, config)
         furthest_BL = mask_BLM = near_1LM = None
         if kernel != "splash":
@@ -68,7 +75,7 @@ class AttentionContext:
     ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
         """Returns the cosines, the sines and the mask_BLM of a layer.
 
-        The number of the layer matters only where some have a window.
+        `layer` is read only if the model has a sliding window.
         """
         cos, sin = self.angles
         if self.near_1LM is None:
@@ -87,8 +94,8 @@ def attention_mask(
 ) -> jax.Array:
     """Returns the mask_BLM of documents packed into rows.
 
-    A token sees the tokens of its own segment that do not come after it and, where
-    `prefix_BL` is True, those that do: a prefix is seen by its whole document.
+    A token attends to earlier tokens of its own segment, to itself, and to every token
+    of the segment where `prefix_BL` is True.
     """
     length = segments_BL.shape[1]
     visible_1LM = jnp.tril(jnp.ones((length, length), dtype=bool))[None]
@@ -100,7 +107,7 @@ def attention_mask(
 def _masks(
     batch: Batch, config: TransformerConfig, cache: Cache | None
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Returns the mask_BLM of all layers, and what is near in those with a window."""
+    """Returns mask_BLM, and the window's near_1LM if the model has a window."""
     length = batch.segments_BL.shape[1]
     first: jax.Array | int = 0
     if cache is None:
@@ -116,7 +123,7 @@ def _masks(
 
 
 def _cached_mask(batch: Batch, cache: Cache) -> jax.Array:
-    """Returns `attention_mask`, of which M are the columns of the cache."""
+    """Returns the attention mask of `batch` over the columns of the cache."""
     length = batch.segments_BL.shape[1]
     first = cache.used - length
     column_11M = jnp.arange(cache.segments_BM.shape[1])[None, None]
@@ -135,7 +142,7 @@ def _own_columns(first: jax.Array | int, length: int) -> jax.Array:
 def _angles(
     positions_BL: jax.Array, config: TransformerConfig
 ) -> tuple[Angles, Angles | None]:
-    """Returns the angles of layers that see all, and of others if theirs are others."""
+    """Returns the angles of global layers, and of local ones if they differ."""
     K, scaling = config.head_dim, config.rope_scaling
     angles = rotary_angles(positions_BL, K, config.rope_theta, scaling)
     if config.local_rope_theta is None:

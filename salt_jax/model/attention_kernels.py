@@ -1,7 +1,7 @@
-"""Attention without the scores in memory, by kernels written for an accelerator.
+"""Flash attention for TPUs and GPUs: kernels that never store the scores.
 
 Dimensions: B batch, L length, M attended length, H heads, G key-value heads,
-K head_dim. L and M are equal and whole on each device.
+K head_dim. L equals M, and each device holds the whole length.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from salt_jax.mesh.partitioning import Partitioning
 
 _Kernel = splash_attention_kernel.SplashAttentionKernel
 
-ATTENDED = "attended"  # What a remat policy calls the outputs of the kernel.
-LANES = 128  # Of a TPU's vector unit: blocks are multiples of them.
-# The widest block of which the backward pass was seen to fit the memory of a TPU's
-# core, and of those that fit the one that compiled to the least memory.
+ATTENDED = "attended"  # The name of the kernel's outputs in a remat policy.
+LANES = 128  # The lanes of a TPU's vector unit; block sizes are multiples of it.
+# The widest block whose backward pass was seen to fit the memory of a TPU core. Of the
+# blocks that fit, it compiled to the least memory.
 _WIDEST_BLOCK = 640
 
 
 def furthest_seen(segments_BL: jax.Array, prefix_BL: jax.Array) -> jax.Array:
     """Returns the last position that each token may attend to, int32 [B, L].
 
-    That is its own, or in a prefix the last of it: a prefix is the beginning of its
-    segment, so up to there all of the segment is seen.
+    It is the token's own position, or the end of the prefix for a token inside one. A
+    prefix begins its segment, so everything up to that position is visible.
     """
     length = segments_BL.shape[1]
     position_1L = jnp.arange(length, dtype=jnp.int32)[None]
@@ -56,17 +56,17 @@ def splash(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> jax.Array:
-    """Returns the attended values_BLHK by JAX's splash attention for TPUs.
+    """Returns the attended values_BLHK, by JAX's splash attention for TPUs.
 
     Args:
-      partitioning: Where the arrays live.
+      partitioning: The mesh and the rules of the arrays.
       q_BLHK: Queries; head h reads key-value head h // (H // G).
       k_BMGK: Keys.
       v_BMGK: Values.
-      segments_BL: A token attends to those of its segment.
-      furthest_BL: Up to which position; None for its own.
-      scale: What queries are multiplied with; by default K ** -0.5.
-      softcap: What scores are bounded by, smoothly.
+      segments_BL: A token attends only to tokens of its segment.
+      furthest_BL: The last position that each token attends to; None: its own.
+      scale: Multiplies the queries; K ** -0.5 by default.
+      softcap: Scores s become softcap * tanh(s / softcap); None leaves them alone.
     """
     rows = (segments_BL,) if furthest_BL is None else (segments_BL, furthest_BL)
     attend = functools.partial(_splash_rows, scale, softcap)
@@ -83,16 +83,16 @@ def cudnn(
     *,
     scale: float | None = None,
 ) -> jax.Array:
-    """Returns the attended values_BLHK by the flash attention of cuDNN for GPUs.
+    """Returns the attended values_BLHK, by cuDNN's flash attention for GPUs.
 
     Args:
-      partitioning: Where the arrays live.
+      partitioning: The mesh and the rules of the arrays.
       q_BLHK: Queries; head h reads key-value head h // (H // G).
       k_BMGK: Keys.
       v_BMGK: Values.
       mask_BLM: True where the token at L may attend to the one at M.
-      implementation: "xla" computes the same on any device, without the kernel.
-      scale: What queries are multiplied with; by default K ** -0.5.
+      implementation: "xla" computes the same values on any device, without cuDNN.
+      scale: Multiplies the queries; K ** -0.5 by default.
     """
 
     def rows(q_BLHK, k_BMGK, v_BMGK, mask_BLM):
@@ -116,9 +116,9 @@ def _on_each_device(
     v_BMGK: jax.Array,
     *rows: jax.Array,
 ) -> jax.Array:
-    """Returns `attend` of the rows and heads of each device.
+    """Calls `attend` on each device, with that device's rows and heads.
 
-    The compiler splits what it compiles over a mesh, but not a kernel.
+    XLA partitions its own operations over a mesh, but not a kernel.
     """
     axes = partitioning.compute_axes("heads")
     own = q_BLHK.shape[2] // partitioning.compute_size("heads")
@@ -143,7 +143,7 @@ def _on_each_device(
         mesh=partitioning.mesh,
         in_specs=(q_spec, kv_spec, kv_spec, *[partitioning.spec("batch")] * len(rows)),
         out_specs=q_spec,
-        check_vma=False,  # What a kernel writes does not say over what it varies.
+        check_vma=False,  # A kernel's outputs do not declare how they vary.
     )(q_BLHK, k_BMGK, v_BMGK, *rows)
 
 
@@ -173,7 +173,7 @@ def _splash_rows(
 
 
 def _causal_kernel(length: int, num_heads: int, softcap: float | None) -> _Kernel:
-    """Returns the kernel that leaves out the blocks above the diagonal."""
+    """Returns the kernel that skips the blocks above the diagonal."""
     sizes = range(LANES, _WIDEST_BLOCK + 1, LANES)
     block = max(size for size in sizes if length % size == 0)
     mask = splash_attention_mask.CausalMask((length, length))
@@ -192,9 +192,9 @@ def _causal_kernel(length: int, num_heads: int, softcap: float | None) -> _Kerne
 
 
 def _up_to(furthest_L: Any, causal: _Kernel) -> _Kernel:
-    """Returns the kernel that compares keys with `furthest_L`, in all blocks.
+    """Returns the kernel that masks keys after `furthest_L`, and visits all blocks.
 
-    The causal one compares them with the positions of queries, which it is given.
+    The causal kernel masks keys after the position of the query.
     """
     everywhere = splash_attention_mask_info.MaskInfo(
         None, None, None, None, q_sequence=furthest_L

@@ -1,4 +1,4 @@
-"""The shape of a decoder, as one value."""
+"""The architecture of a decoder, as one frozen value."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 
 ACTIVATIONS = ("gelu", "silu")
-ATTENTIONS = ("auto", "reference", "splash", "cudnn")
+ATTENTIONS = ("auto", "reference", "xla", "splash", "cudnn")
 DTYPES = ("bfloat16", "float32")
-# How a program computes, not what: a checkpoint may be read with others.
+# Fields that do not change the function: a checkpoint can be read with other values.
 COMPUTE_FIELDS = ("attention", "dtype", "remat")
 REMAT_POLICIES = ("none", "full", "save_dots", "save_dots_without_batch")
 ROPE_SCALINGS = ("linear", "llama3")
@@ -16,12 +16,12 @@ ROPE_SCALINGS = ("linear", "llama3")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RopeScaling:
-    """How rotary positions are slowed down for texts longer than those learnt from.
+    """Scaling of rotary frequencies, for texts longer than those of pretraining.
 
-    "linear" divides every frequency by `factor` (Chen et al., arXiv 2306.15595).
-    "llama3" divides those that turn less than `low_freq_factor` times within
-    `original_max_len` tokens, leaves those that turn more than `high_freq_factor`
-    times, and goes from one to the other between them.
+    "linear" divides every frequency by `factor` (Chen et al. 2023, arXiv 2306.15595).
+    "llama3" counts the turns of a frequency within `original_max_len` tokens. It
+    divides frequencies below `low_freq_factor` turns by `factor`, keeps those above
+    `high_freq_factor` turns, and interpolates between them, as Llama 3.1 does.
     """
 
     kind: str
@@ -38,7 +38,7 @@ class RopeScaling:
         others = (low, high, self.original_max_len)
         if self.kind == "linear" and others != (None, None, None):
             raise ValueError(
-                f"RopeScaling.kind='linear' has a factor and nothing else, got {self}."
+                f"RopeScaling.kind='linear' takes only a factor, got {self}."
             )
         if self.kind == "llama3" and (
             low is None
@@ -54,43 +54,45 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """A decoder with RMSNorm, rotary positions and a gated feed-forward."""
+    """A pre-norm decoder with RMSNorm, rotary positions and a gated feed-forward."""
 
     vocab_size: int
     num_layers: int
     embed_dim: int
     num_heads: int
-    num_kv_heads: int  # Equal to num_heads: multi-head; 1: multi-query.
+    num_kv_heads: int  # num_heads: multi-head; 1: multi-query; between: grouped.
     head_dim: int
     mlp_dim: int
     activation: str = "gelu"
     tied_embedding: bool = True
-    scale_embedding: bool = True  # Inputs times sqrt(embed_dim), as Gemma does.
-    logit_softcap: float | None = None
+    scale_embedding: bool = True  # Multiply inputs by sqrt(embed_dim), as Gemma does.
+    logit_softcap: float | None = None  # Bounds logits: cap * tanh(logits / cap).
     rope_theta: float = 10_000.0
     rope_scaling: RopeScaling | None = None
     norm_eps: float = 1e-6
-    zero_centered_norm: bool = False  # A scale is stored as w and applied as 1 + w.
-    post_norms: bool = False  # What attention and feed-forward give is normed too.
+    zero_centered_norm: bool = False  # A norm's scale w is applied as 1 + w.
+    post_norms: bool = False  # Also norm the outputs of attention and feed-forward.
     qkv_bias: bool = False
-    qk_norm: bool = False  # Queries and keys are normed, head by head.
-    query_scale: float | None = None  # Of queries; None: head_dim ** -0.5.
-    attention_softcap: float | None = None
-    # A token of most layers sees so many, itself included; one of every
-    # `global_every`-th layer sees all.
+    qk_norm: bool = False  # RMSNorm on each head's queries and keys.
+    query_scale: float | None = None  # Multiplies queries; None: head_dim ** -0.5.
+    attention_softcap: float | None = None  # Bounds scores: cap * tanh(scores / cap).
+    # Local layers attend to the last `sliding_window` tokens, the token itself
+    # included. Every `global_every`-th layer is global and attends to all of them.
     sliding_window: int | None = None
     global_every: int = 1
-    # In layers with the window in place of rope_theta, and of rope_scaling.
+    # Replaces rope_theta and rope_scaling in local layers; None: all layers share them.
     local_rope_theta: float | None = None
-    dtype: str = "bfloat16"  # Of activations; parameters are float32.
-    # What the backward pass computes again. "save_dots": no product, nor attention;
-    # "save_dots_without_batch": attention and no other product.
+    dtype: str = "bfloat16"  # The compute dtype; parameters are float32.
+    # Rematerialization: what the backward pass recomputes. "none": nothing; "full":
+    # each block; "save_dots": all but matrix products and attention;
+    # "save_dots_without_batch": all but the products with parameters.
     remat: str = "full"
-    attention: str = "auto"  # The kernel; "auto": the fastest of the devices.
-    scan_layers: bool = True  # One compiled layer, run num_layers times.
+    # The kernel, or "auto": the fastest for the devices. See `attention_choice.py`.
+    attention: str = "auto"
+    scan_layers: bool = True  # Compile one layer and scan it num_layers times.
 
     def __post_init__(self):
-        if isinstance(self.rope_scaling, Mapping):  # As JSON has it.
+        if isinstance(self.rope_scaling, Mapping):  # Read from JSON.
             object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
         for name in ("vocab_size", "num_layers", "embed_dim", "mlp_dim", "num_heads"):
             if getattr(self, name) < 1:
@@ -121,19 +123,18 @@ class TransformerConfig:
             if self.global_every > 1 or self.local_rope_theta is not None:
                 raise ValueError(
                     f"global_every={self.global_every} and local_rope_theta="
-                    f"{self.local_rope_theta} say which layers have a window, and "
-                    "there is none: set sliding_window."
+                    f"{self.local_rope_theta} need a sliding_window: set it."
                 )
             return
         if self.sliding_window < 1 or self.global_every == 1:
             raise ValueError(
-                f"sliding_window={self.sliding_window} must be positive, and needs "
-                f"global_every above 1, got {self.global_every}: every such layer "
-                "sees all, the others the window."
+                f"sliding_window={self.sliding_window} must be positive and "
+                f"global_every above 1, got global_every={self.global_every}: every "
+                "global_every-th layer has no window."
             )
 
     def differences(self, other: TransformerConfig) -> list[str]:
-        """Returns the fields in which `other` is another function of its parameters."""
+        """Returns the names of fields that differ, without the `COMPUTE_FIELDS`."""
         return [
             field.name
             for field in dataclasses.fields(self)

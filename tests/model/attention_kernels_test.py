@@ -13,9 +13,10 @@ from jax.experimental.pallas.ops.tpu import splash_attention
 
 from salt_jax.mesh.partitioning import AxisRules, MeshShape, Partitioning
 from salt_jax.model import attention_choice, attention_kernels
-from salt_jax.model.attention import attend
 from salt_jax.model.attention_context import attention_mask
 from salt_jax.model.attention_kernels import cudnn, furthest_seen, splash
+from salt_jax.model.attention_reference import reference
+from salt_jax.model.attention_xla import xla
 from salt_jax.model.transformer import Transformer, abstract_params
 from tests.examples import SMALL, on_mesh, packed_batch, partitioning, small_model
 
@@ -86,7 +87,7 @@ def by_splash(partitioning, segments_BL, prefix_BL, **parts):
 
 def by_reference(segments_BL, prefix_BL, **parts):
     mask_BLM = attention_mask(segments_BL, prefix_BL)
-    return lambda q, k, v: attend(q, k, v, mask_BLM, **parts)
+    return lambda q, k, v: reference(q, k, v, mask_BLM, **parts)
 
 
 def check_equal(actual, expected, q_k_v_gradient):
@@ -102,6 +103,18 @@ def check_equal(actual, expected, q_k_v_gradient):
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5),
         jax.jit(functools.partial(both, actual))(*q_k_v),
         jax.jit(functools.partial(both, expected))(*q_k_v),
+    )
+
+
+@pytest.mark.parametrize("parts", [{}, {"softcap": 3.0, "scale": 0.4}])
+@pytest.mark.parametrize("kind, num_kv_heads", [("causal", H), ("packed prefix", 2)])
+def test_xla_and_its_gradients_are_those_of_the_reference(kind, num_kv_heads, parts):
+    rows = packing(kind, length=32)
+    mask_BLM = attention_mask(*rows)
+    check_equal(
+        lambda q, k, v: xla(q, k, v, mask_BLM, **parts),
+        by_reference(*rows, **parts),
+        arrays(num_kv_heads, head_dim=8, length=32),
     )
 
 

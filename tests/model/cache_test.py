@@ -170,7 +170,7 @@ def test_a_model_with_a_kernel_reads_with_a_cache_by_the_reference():
     model, params = lively_model()
     named = model.clone(config=dataclasses.replace(SMALL, attention="splash"))
     left, _ = texts()
-    with pytest.raises(ValueError, match="attention='splash' cannot be used"):
+    with pytest.raises(ValueError, match="attention='splash'.*tpu"):
         at_once(named, params, left)
     np.testing.assert_array_equal(
         in_pieces(named, params, left, [14]), in_pieces(model, params, left, [14])
@@ -180,14 +180,12 @@ def test_a_model_with_a_kernel_reads_with_a_cache_by_the_reference():
 @pytest.mark.parametrize("rows, length", [(4, 13), (2, 14)])
 def test_a_batch_that_is_larger_than_the_cache_is_refused(rows, length):
     model, params = lively_model()
-    message = f"4 rows of 14 tokens does not fit a cache of {rows} rows of {length}"
+    message = f"4 rows of 14 .* cache of {rows} rows of {length}"
     with pytest.raises(ValueError, match=message):
         model.apply(params, texts()[0], empty_cache(model, rows, length))
 
 
 def test_rows_that_do_not_divide_over_the_mesh_are_refused():
     model = Transformer(SMALL, partitioning(8, model=2))
-    with pytest.raises(
-        ValueError, match="6 rows of 5 tokens: rows must be a multiple of 4"
-    ):
+    with pytest.raises(ValueError, match="6 rows of 5 tokens.* multiple of 4"):
         empty_cache(model, 6, 5)

@@ -59,13 +59,13 @@ def test_gin_reads_how_positions_are_scaled():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"attention_softcap": 0.0}, "attention_softcap must be positive, or None"),
-        ({"query_scale": -1.0}, "query_scale must be positive, or None, got -1.0"),
-        ({"sliding_window": 8}, "sliding_window=8 must be positive, and needs global"),
-        ({"sliding_window": 0, "global_every": 2}, "sliding_window=0 must be positive"),
-        ({"global_every": 0}, "global_every must be positive, got 0"),
-        ({"global_every": 6}, "global_every=6 .* there is none: set sliding_window"),
-        ({"local_rope_theta": 1e4}, "local_rope_theta=10000.0 .*set sliding_window"),
+        ({"attention_softcap": 0.0}, "attention_softcap .*got 0.0"),
+        ({"query_scale": -1.0}, "query_scale .*got -1.0"),
+        ({"sliding_window": 8}, "sliding_window=8 .*global_every=1"),
+        ({"sliding_window": 0, "global_every": 2}, "sliding_window=0 "),
+        ({"global_every": 0}, "global_every .*got 0"),
+        ({"global_every": 6}, "global_every=6 .*sliding_window"),
+        ({"local_rope_theta": 1e4}, "local_rope_theta=10000.0 .*sliding_window"),
     ],
 )
 def test_an_impossible_part_is_refused(change, message):
@@ -76,9 +76,9 @@ def test_an_impossible_part_is_refused(change, message):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"kind": "yarn"}, "RopeScaling.kind='yarn' is not one of linear, llama3"),
-        ({"factor": 0}, "RopeScaling.factor must be positive, got 0"),
-        ({"kind": "linear"}, "'linear' has a factor and nothing else"),
+        ({"kind": "yarn"}, "RopeScaling.kind='yarn'.* linear, llama3"),
+        ({"factor": 0}, "RopeScaling.factor .*got 0"),
+        ({"kind": "linear"}, "'linear' .*factor"),
         ({"low_freq_factor": None}, "'llama3' needs 0 < low_freq_factor < high"),
         ({"low_freq_factor": 5.0}, "'llama3' needs 0 < low_freq_factor < high"),
         ({"original_max_len": None}, "'llama3' needs .* and an original_max_len"),

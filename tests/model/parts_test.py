@@ -9,8 +9,8 @@ import pytest
 from flax import linen as nn
 
 from salt_jax.batch import Batch
-from salt_jax.model.attention import attend
 from salt_jax.model.attention_context import attention_mask
+from salt_jax.model.attention_xla import xla
 from salt_jax.model.config import RopeScaling
 from salt_jax.model.layers import RMSNorm
 from salt_jax.model.quantized import abstract_held, hold
@@ -150,7 +150,7 @@ def test_a_softcap_in_bfloat16_has_the_gradient_of_float32():
     mask = attention_mask(jnp.ones((2, 12), jnp.int32))
 
     def gradient(dtype):
-        total = lambda *x: attend(*x, mask, softcap=3.0).astype(jnp.float32).sum()
+        total = lambda *x: xla(*x, mask, softcap=3.0).astype(jnp.float32).sum()
         found = jax.grad(total, argnums=(0, 1, 2))(
             *(x.astype(dtype) for x in (q, k, v))
         )

@@ -8,8 +8,9 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from salt_jax.batch import Batch
-from salt_jax.model.attention import attend
 from salt_jax.model.attention_context import attention_mask
+from salt_jax.model.attention_reference import reference
+from salt_jax.model.attention_xla import xla
 from salt_jax.model.config import REMAT_POLICIES, TransformerConfig
 from salt_jax.model.layers import project
 from salt_jax.model.transformer import Transformer, abstract_params
@@ -116,7 +117,11 @@ def test_a_prefix_reaches_the_logits():
     assert jnp.abs(before[:, 0] - after[:, 0]).max() > 1e-4
 
 
-def test_grouped_heads_equal_key_value_heads_said_several_times():
+both = pytest.mark.parametrize("attend", [reference, xla])
+
+
+@both
+def test_grouped_heads_equal_key_value_heads_said_several_times(attend):
     keys = jax.random.split(jax.random.key(1), 3)
     q_BLHK = jax.random.normal(keys[0], (2, 5, 4, 8))
     k_BMGK, v_BMGK = (jax.random.normal(key, (2, 5, 2, 8)) for key in keys[1:])
@@ -130,7 +135,8 @@ def test_grouped_heads_equal_key_value_heads_said_several_times():
     )
 
 
-def test_attention_equals_that_of_jax():
+@both
+def test_attention_equals_that_of_jax(attend):
     keys = jax.random.split(jax.random.key(1), 3)
     q_BLHK = jax.random.normal(keys[0], (2, 5, 4, 8))
     k_BMGK, v_BMGK = (jax.random.normal(key, (2, 5, 2, 8)) for key in keys[1:])
