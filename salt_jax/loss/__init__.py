@@ -1,1 +1,1 @@
-"""The SALT objective, dense and in chunks of tokens."""
+"""The SALT loss: a dense reference, and in chunks of tokens on a mesh."""

@@ -1,9 +1,9 @@
-"""The blend of losses on chunks of tokens, with its gradient formed on the way.
+"""The SALT loss in chunks of tokens, with the gradient computed in the forward pass.
 
-The public functions, and the formula, are in `losses.py`.
+`losses.py` has the public functions and the formula.
 
 Dimensions: B batch, L length, D embed, V vocabulary, C tokens of a chunk, 1 a broadcast
-dimension. On a device, V is its share of the vocabulary.
+dimension. Inside `shard_map`, V is the device's part of the vocabulary.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from jax.sharding import PartitionSpec
 from salt_jax.loss.token_chunks import TokenChunks
 from salt_jax.model.unembedding import Unembedding
 
-Values = dict[str, jax.Array]  # By the name of a metric.
+Values = dict[str, jax.Array]  # Per token, by the name of the metric.
 
 
 @flax.struct.dataclass
 class Tokens:
-    """What a loss is told of each token."""
+    """The target of each token, and its weight in the loss."""
 
     targets_BL: jax.Array
     weights_BL: jax.Array  # float32.
@@ -32,7 +32,7 @@ class Tokens:
 
 @dataclasses.dataclass(frozen=True)
 class ChunkedBlend:
-    """What does not change from chunk to chunk, nor from step to step."""
+    """The static arguments of the loss: the same for all chunks and all steps."""
 
     chunks: TokenChunks
     temperature: float
@@ -46,7 +46,7 @@ class ChunkedBlend:
         *,
         with_gradient: bool,
     ) -> tuple[Values, Unembedding | None]:
-        """Returns values_BL, and the gradient of their blend's weighted sum."""
+        """Returns values_BL, and the gradient of the weighted sum of their blend."""
         chunks = self.chunks
         student_specs = chunks.student_specs(student)
         if teacher is not None:
@@ -80,9 +80,9 @@ class ChunkedBlend:
             dlogits_CV = self._dlogits(p, soft, tokens, kd_weight)
             if student.softcap is not None:
                 dlogits_CV *= 1.0 - jnp.square(logits_CV / student.softcap)
-            # In float32: where the student is nearly certain, what is left of p - 1
-            # has no digits in bfloat16. Products on a TPU round the difference, which
-            # keeps its digits.
+            # In float32: if the student is nearly certain, p - 1 cancels to nothing in
+            # bfloat16. A TPU rounds the factors of a product to bfloat16, but only
+            # after the subtraction, so the difference keeps its significant digits.
             gradient_CD = dlogits_CV @ student.embedding_VD.astype(jnp.float32)
             gradient_CD = shards.sum_to_own(gradient_CD)
             gradient_VD += dlogits_CV.T @ student_CD.astype(jnp.float32)
@@ -102,7 +102,10 @@ class ChunkedBlend:
         return values, Unembedding(gradient_BLD, gradient_VD, student.softcap)
 
     def _dlogits(self, p, soft, tokens, kd_weight):
-        """Returns the gradient of the loss by the student's logits."""
+        """Returns the gradient of the weighted loss by the student's logits.
+
+        It is weight * (p - (1 - w) * onehot(target) - w * soft), with w = kd_weight.
+        """
         weights_C1 = tokens.weights_BL[:, None]
         if soft is None:
             kd_weight = 0.0
@@ -114,7 +117,7 @@ class ChunkedBlend:
         return dlogits_CV - soft.times(kd_weight * weights_C1)
 
     def _read(self, student_CV, teacher_CV, targets_C):
-        """Returns values_C by name, p, and the teacher's softmax at the temperature."""
+        """Returns values_C by name, the student's p, and the teacher's soft targets."""
         chunks = self.chunks
         student_max_C1 = chunks.largest(student_CV)
         shifted_CV = student_CV - student_max_C1
@@ -127,8 +130,8 @@ class ChunkedBlend:
             soft_CV = q_CV
             if self.temperature != 1.0:
                 soft_CV = jnp.exp(teacher_shifted_CV / self.temperature)
-            # Compared as they are: a compiler may fuse the softcap's product into a
-            # subtraction, and then the largest logit less itself is not zero.
+            # Compared unshifted: XLA may fuse the softcap's product into the
+            # subtraction, and then the largest logit minus itself is not exactly 0.
             both_top_CV = (student_CV == student_max_C1) & (
                 teacher_CV == teacher_max_C1
             )
@@ -142,7 +145,7 @@ class ChunkedBlend:
             }
         sums = chunks.shards.sum(sums)
         p = _Softmax(p_CV, sums["p"])
-        log_p = jnp.log(sums["p"])  # Less the shift, as log_q below.
+        log_p = jnp.log(sums["p"])  # Without the shift by the maximum; so is log_q.
         values = {"ce": log_p + (student_max_C1 - sums["target"])}
         if teacher_CV is None:
             return _squeezed(values), p, None
@@ -159,7 +162,7 @@ class ChunkedBlend:
 
 @flax.struct.dataclass
 class _Softmax:
-    """A softmax that is not yet divided by its sum."""
+    """A softmax before the division by its sum."""
 
     exp_CV: jax.Array
     sum_C1: jax.Array
@@ -176,9 +179,9 @@ def summed_loss(
     tokens: Tokens,
     kd_weight: jax.Array,
 ) -> tuple[jax.Array, Values]:
-    """Returns the weighted sum of the loss, and the values_BL it was made of.
+    """Returns the weighted sum of the loss, and values_BL by name.
 
-    Only the sum can be differentiated, by the student; the rest have no gradient.
+    The sum has a gradient by the student. Everything else has none.
     """
     values, _ = loss.run(student, teacher, tokens, kd_weight, with_gradient=False)
     return _weighted_sum(values, tokens, kd_weight), values
@@ -201,7 +204,7 @@ summed_loss.defvjp(_forward, _backward)
 
 
 def blend(values: Values, kd_weight: jax.Array | float) -> jax.Array:
-    """Returns (1 - w) * CE + w * KD of each token, or CE without a teacher."""
+    """Returns (1 - w) * CE + w * KD for each token; CE without a teacher."""
     if "kd" not in values:
         return values["ce"]
     return (1.0 - kd_weight) * values["ce"] + kd_weight * values["kd"]

@@ -1,4 +1,4 @@
-"""The SALT objective, on whole logits and in chunks of tokens.
+"""The SALT loss: dense on whole logits, and in chunks of tokens.
 
 Dimensions: B batch, L length, V vocabulary, 1 a broadcast dimension.
 """
@@ -25,25 +25,27 @@ def salt_loss(
     kd_weight: jax.Array | float = 0.0,
     temperature: float = 1.0,
 ) -> dict[str, WeightedMean]:
-    """Blends hard and soft next-token losses: (1 - w) * CE + w * KD.
+    """Returns the blend of cross-entropy and distillation: (1 - w) * CE + w * KD.
 
-    With p the student and q the teacher, CE = -log p(target) and
+    With p the student's distribution, CE = -log p(target) and
     KD = -sum_v softmax(teacher logits / temperature)(v) log p(v), in nats (SALT,
-    arXiv 2410.18779). Stage two is stage one with `teacher_logits_BLV=None`.
+    arXiv 2410.18779). Stage two is this loss with `teacher_logits_BLV=None`.
+
+    This is the dense reference; training calls `chunked_salt_loss`.
 
     Args:
-      student_logits_BLV: Logits of the model being trained.
-      teacher_logits_BLV: Logits of the frozen small model, or None.
+      student_logits_BLV: The student's logits.
+      teacher_logits_BLV: The teacher's logits, or None.
       targets_BL: The next token at each position.
-      weights_BL: How much each target counts; 0 for padding.
-      kd_weight: w above, in [0, 1]. May be traced, so that it can follow a schedule.
-      temperature: Divides the teacher's logits; below 1 sharpens its distribution.
+      weights_BL: The weight of each target; 0 for padding.
+      kd_weight: w above, in [0, 1]. It may be traced, and so follow a schedule.
+      temperature: Divides the teacher's logits; values below 1 sharpen them.
 
     Returns:
-      "loss" and "ce"; with a teacher also "kd", "kl" (KL(q || p) at temperature 1),
-      "teacher_ce" (at temperature 1), "agreement" (where both have one argmax) and
-      "teacher_wrong" (where the target is not the teacher's argmax). Only the total
-      of "loss" has a gradient, and only for the student's logits.
+      "loss" and "ce". With a teacher q also "kd", "kl" (KL(q || p) at temperature 1),
+      "teacher_ce" (at temperature 1), "agreement" (1 where the argmaxes are equal) and
+      "teacher_wrong" (1 where the target is not the teacher's argmax). Only the total
+      of "loss" has a gradient, and only by the student's logits.
 
     Raises:
       ValueError: the temperature is not positive.
@@ -83,29 +85,29 @@ def chunked_salt_loss(
     kd_weight: jax.Array | float = 0.0,
     temperature: float = 1.0,
 ) -> dict[str, WeightedMean]:
-    """Computes `salt_loss` without ever holding the logits of a whole batch.
+    """Computes `salt_loss` without the logits of a whole batch in memory.
 
-    Each device cuts its tokens into chunks, and makes the logits of one at a time.
-    When the loss is differentiated, the gradient of a chunk is formed beside its loss,
-    so no logits are computed twice. Logits and sums are float32.
+    Each device splits its tokens into chunks and computes logits one chunk at a time.
+    Under differentiation, the gradient of a chunk is computed beside its loss, so no
+    logits are computed twice. Logits and sums are float32.
 
     Args:
-      student: Of the model being trained. Its embedding is split over the axes "vocab"
-        and "vocab_embed" of `partitioning`, and so is the gradient of it.
-      teacher: Of the frozen small model, which may have another width, or None.
+      student: The student's unembedding. Its embedding, and the gradient by it, are
+        sharded over the logical axes "vocab" and "vocab_embed".
+      teacher: The teacher's unembedding, of any width, or None.
       targets_BL: The next token at each position.
-      weights_BL: How much each target counts; 0 for padding.
-      partitioning: Where the batch and the student live.
-      chunk_tokens: The most tokens of which one device holds logits.
+      weights_BL: The weight of each target; 0 for padding.
+      partitioning: The mesh and the rules of the batch and the student.
+      chunk_tokens: Tokens per chunk, counted over the devices that share tokens.
       kd_weight: As in `salt_loss`.
-      temperature: As in `salt_loss`; a number, not traced.
+      temperature: As in `salt_loss`, but not traced.
 
     Returns:
-      What `salt_loss` returns. A target that is not in the vocabulary makes it NaN.
+      The metrics of `salt_loss`. A target outside the vocabulary makes them NaN.
 
     Raises:
       ValueError: a dimension does not divide over the mesh, the vocabularies differ,
-        or `chunk_tokens` or the temperature is not positive.
+        or `chunk_tokens` or `temperature` is not positive.
     """
     _check_temperature(temperature)
     chunks = TokenChunks(partitioning, chunk_tokens)
@@ -132,9 +134,9 @@ def chunked_token_statistics(
     partitioning: Partitioning,
     chunk_tokens: int,
 ) -> TokenStatistics:
-    """Returns what a model made of each target, without a gradient.
+    """Returns per-target cross-entropy, rank and entropy, without a gradient.
 
-    Takes its arguments, and makes logits, as `chunked_salt_loss` does.
+    Arguments are those of `chunked_salt_loss`.
 
     Raises:
       ValueError: a dimension does not divide over the mesh, or `chunk_tokens` is not
@@ -146,7 +148,7 @@ def chunked_token_statistics(
 
 
 def _means(loss, values, weights_BL):
-    """Returns the loss with its gradient, and what it was made of without."""
+    """Returns the means by name; only that of "loss" has a gradient."""
     means = {
         name: WeightedMean.of(jax.lax.stop_gradient(x_BL), weights_BL)
         for name, x_BL in values.items()
@@ -155,7 +157,7 @@ def _means(loss, values, weights_BL):
 
 
 def _take(x_BLV: jax.Array, targets_BL: jax.Array) -> jax.Array:
-    """Returns x at the targets; NaN for one that is not in the vocabulary."""
+    """Returns x at the targets; NaN for a target outside the vocabulary."""
     last = x_BLV.shape[-1] - 1
     safe_BL1 = jnp.clip(targets_BL, 0, last)[..., None]
     x_BL = jnp.take_along_axis(x_BLV, safe_BL1, axis=-1)[..., 0]
@@ -171,12 +173,12 @@ def _check_teacher(student: Unembedding, teacher: Unembedding) -> None:
     ours, theirs = student.embedding_VD.shape[0], teacher.embedding_VD.shape[0]
     if ours != theirs:
         raise ValueError(
-            f"The teacher predicts {theirs} tokens and the student {ours}. "
-            "Distillation compares their distributions, so they need one vocabulary."
+            f"The teacher has a vocabulary of {theirs} tokens and the student of "
+            f"{ours}: distillation needs one vocabulary for both."
         )
     shapes = teacher.hidden_BLD.shape[:2], student.hidden_BLD.shape[:2]
     if shapes[0] != shapes[1]:
         raise ValueError(
-            f"The teacher read {shapes[0]} tokens, rows by length, and the student "
-            f"{shapes[1]}; they must read the same batch."
+            f"The teacher has hidden states of shape {shapes[0]} (rows, length) and "
+            f"the student of {shapes[1]}: both must read the same batch."
         )

@@ -22,70 +22,70 @@ from salt_jax.model.unembedding import Unembedding
 
 @flax.struct.dataclass
 class TokenStatistics:
-    """How a model met each target; sharded as the targets are."""
+    """Per-target cross-entropy, rank and entropy; sharded as the targets are."""
 
     ce_BL: jax.Array  # float32, nats.
-    rank_BL: jax.Array  # int32, how many logits are greater than the target's.
-    # float32, nats; of the model's own distribution. None where nobody asks.
-    entropy_BL: jax.Array | None
+    rank_BL: jax.Array  # int32: how many logits are greater than the target's.
+    entropy_BL: jax.Array | None  # float32, nats: of the predicted distribution.
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenChunks:
-    """How a loss is cut: tokens over devices, then in chunks; vocabulary over devices.
+    """How a loss is split: tokens and vocabulary over devices, then tokens in chunks.
 
-    Every device scans over chunks of its own tokens. Devices that split the vocabulary
-    read the same tokens: if each has tokens of its own, chunks are shared first.
+    Every device scans over chunks of its own tokens. Devices that hold different parts
+    of the vocabulary need the same tokens; if their tokens differ, each chunk is first
+    all-gathered among them.
     """
 
     partitioning: Partitioning
-    chunk_tokens: int  # The most tokens of which one device holds logits.
+    chunk_tokens: int  # Tokens per chunk, over the devices that share tokens.
 
     @property
     def shards(self) -> VocabShards:
-        """How the embedding and the vocabulary are split."""
+        """The sharding of the embedding and the vocabulary."""
         return VocabShards(self.partitioning)
 
     @property
     def tokens_spec(self) -> PartitionSpec:
-        """How arrays that begin with B and L are split."""
+        """The spec of arrays whose first dimensions are B and L."""
         return self.partitioning.spec("batch", "length")
 
     def student_specs(self, model: Any) -> Any:
-        """Returns how the student, and the gradient of it, enter and leave devices.
-
-        The specs are in an `Unembedding`, in place of its arrays.
-        """
+        """Returns the specs of the student and of its gradient, as an `Unembedding`."""
         return model.replace(
             hidden_BLD=PartitionSpec(*self.tokens_spec, None),
             embedding_VD=self.shards.stored_spec,
         )
 
     def teacher_specs(self, model: Any) -> Any:
-        """Returns how a model without gradient enters devices: gathered already."""
+        """Returns the specs of a model without a gradient, whose embedding is gathered.
+
+        None stands for no teacher.
+        """
         if model is None:
             return None
         return self.student_specs(model).replace(embedding_VD=self.shards.used_spec)
 
     def gather_embedding(self, model: Unembedding) -> Unembedding:
-        """Returns `model` with a device's part of V, in the compute dtype."""
-        # Cast first: what moves between devices is then half as large in bfloat16.
+        """Returns `model` with the device's part of V, in the compute dtype."""
+        # Cast before the all-gather: bfloat16 moves half the bytes.
         embedding_VD = model.embedding_VD.astype(model.hidden_BLD.dtype)
         embedding_VD = self.shards.gather_embedding(embedding_VD)
         return dataclasses.replace(model, embedding_VD=embedding_VD)
 
     def scan(self, step: Callable[..., Any], carry: Any, tokens_BL: Any) -> Any:
-        """Applies `step(carry, chunk) -> (carry, outputs)` to a device's tokens.
+        """Scans `step(carry, chunk) -> (carry, outputs)` over a device's tokens.
 
         Args:
-          step: Reads and returns arrays that begin with C, a device's own tokens. All
-            that share theirs have at most `chunk_tokens`.
-          carry: What the first step is given.
-          tokens_BL: A tree of arrays that begin with B and L. The chunks are made
-            equal by adding zeros to the end.
+          step: Takes and returns arrays whose first dimension is C, the device's own
+            tokens of a chunk: `chunk_tokens` divided by the devices that share tokens.
+          carry: The first carry.
+          tokens_BL: A tree of arrays whose first dimensions are B and L. Zeros pad the
+            last chunk.
 
         Returns:
-          The last carry, and the outputs of all steps as arrays that begin with B, L.
+          The last carry, and the outputs with B and L as their first dimensions.
         """
         rows, length = jax.tree.leaves(tokens_BL)[0].shape[:2]
         tokens = rows * length
@@ -110,18 +110,18 @@ class TokenChunks:
         return dataclasses.replace(model, hidden_BLD=hidden_CD[None]).logits()[0]
 
     def largest(self, logits_CV: jax.Array) -> jax.Array:
-        """Returns the largest logit of each token over the whole vocabulary, as C1."""
+        """Returns each token's largest logit over the whole vocabulary, [C, 1]."""
         return self.shards.largest(jnp.max(logits_CV, axis=-1, keepdims=True))
 
     def is_target(self, like_CV: jax.Array, targets_C: jax.Array) -> jax.Array:
-        """Returns where the target is, which is nowhere if another device has it."""
+        """Returns a bool [C, V], True at the target if this device has it."""
         ids_CV = jax.lax.broadcasted_iota(targets_C.dtype, like_CV.shape, 1)
         return ids_CV == self.shards.local(targets_C, like_CV.shape[1])[:, None]
 
     def target_share(self, x_CV: jax.Array, targets_C: jax.Array) -> jax.Array:
-        """Returns x at the targets as x_C1, zero for those that another device has.
+        """Returns x at the targets, [C, 1]; 0 for targets that another device has.
 
-        A target that no device has gives NaN, which a sum over devices keeps.
+        A target outside the vocabulary gives NaN, and so does its sum over devices.
         """
         size = x_CV.shape[1]
         whole = size * self.shards.num_shards
@@ -132,15 +132,15 @@ class TokenChunks:
         return jnp.where(is_token_C1, x_C1, jnp.nan)
 
     def check(self, model: Unembedding, targets_BL: jax.Array) -> None:
-        """Raises ValueError if `model` cannot be read in these chunks on this mesh."""
+        """Raises ValueError if shapes do not match or do not divide over the mesh."""
         if self.chunk_tokens < 1:
             raise ValueError(
                 f"chunk_tokens must be at least 1, got {self.chunk_tokens}."
             )
         if model.hidden_BLD.shape[:2] != targets_BL.shape:
             raise ValueError(
-                f"There are hidden states for {model.hidden_BLD.shape[:2]} tokens, "
-                f"rows by length, and targets for {targets_BL.shape}; they must agree."
+                f"Hidden states have shape {model.hidden_BLD.shape[:2]} (rows, length) "
+                f"and targets {targets_BL.shape}: they must agree."
             )
         for size, axis in zip(targets_BL.shape, ("batch", "length"), strict=True):
             self.shards.check_divides(size, axis)
@@ -150,7 +150,7 @@ class TokenChunks:
 def token_statistics(
     chunks: TokenChunks, model: Unembedding, targets_BL: jax.Array
 ) -> TokenStatistics:
-    """Returns what `model` made of each target."""
+    """Returns per-target cross-entropy, rank and entropy of `model`."""
 
     def body(model, targets_BL):
         model = chunks.gather_embedding(model)
@@ -160,7 +160,8 @@ def token_statistics(
             logits_CV = chunks.logits(model, hidden_CD)
             max_C1 = chunks.largest(logits_CV)
             sum_C1 = _sum(jnp.exp(logits_CV - max_C1))
-            # Both sums in one loop, as XLA would make them, take a CPU 3 times as long.
+            # The barrier keeps XLA from fusing both sums into one loop, which takes a
+            # CPU three times as long.
             shifted_CV = logits_CV - jax.lax.optimization_barrier(max_C1)
             dot_C1 = _sum(jnp.exp(shifted_CV) * shifted_CV)
             share_C1 = chunks.target_share(logits_CV, targets_C)

@@ -1,1 +1,1 @@
-"""The devices, and where arrays live on them."""
+"""The device mesh, and the sharding of arrays over it."""

@@ -1,8 +1,8 @@
-"""What one accelerator can do, by the name JAX gives its kind.
+"""Published peak rates and memory of accelerators, by JAX's `device_kind`.
 
-Peak rates are the makers' published figures for dense bfloat16 products and for memory;
-none was measured here. How much of a TPU's memory a program may use is what the TPU
-compiler says when it refuses one that is too large.
+FLOPs are for dense bfloat16 products. The vendors published the rates; none was
+measured here. Usable memory on a TPU is the limit in the TPU compiler's out-of-memory
+error.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
-    """The published figures of one device, as JAX counts devices.
+    """The published figures of one JAX device.
 
-    Where a TPU chip has two cores, v4 and v5p, JAX makes one device of both.
+    A TPU v4 or v5p chip has two cores, which JAX presents as one device.
     """
 
     name: str
-    flops_per_second: float  # bfloat16 products, float32 sums.
+    flops_per_second: float  # bfloat16 products with float32 accumulation.
     memory_bytes_per_second: float
     memory_gib: float
-    usable_gib: float  # What a compiled program may use of it.
+    usable_gib: float  # The memory that a compiled program may use.
 
 
 # By `jax.Device.device_kind`.
@@ -45,7 +45,7 @@ CHIPS = {
         flops_per_second=459e12,
         memory_bytes_per_second=2765e9,
         memory_gib=95,
-        usable_gib=95.74,  # More than is published.
+        usable_gib=95.74,  # More than the published figure.
     ),
     "TPU v6 lite": Chip(
         name="TPU v6e",
@@ -54,8 +54,7 @@ CHIPS = {
         memory_gib=32,
         usable_gib=31.25,
     ),
-    # JAX takes three quarters of a GPU unless XLA_PYTHON_CLIENT_MEM_FRACTION says
-    # otherwise.
+    # JAX preallocates 75% of a GPU; XLA_PYTHON_CLIENT_MEM_FRACTION changes that.
     "NVIDIA A100-SXM4-80GB": Chip(
         name="NVIDIA A100 80GB",
         flops_per_second=312e12,
@@ -81,5 +80,5 @@ CHIPS = {
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """Returns the figures of a kind of device; None for one that is not known."""
+    """Returns the chip of `device_kind`; None if it is not in `CHIPS`."""
     return CHIPS.get(device_kind)

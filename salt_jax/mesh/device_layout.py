@@ -1,4 +1,4 @@
-"""Which device of a mesh lies beside which."""
+"""The assignment of physical devices to positions of the mesh."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ from jax.experimental import mesh_utils
 
 
 def lay_out(shape: tuple[int, int, int], devices: Sequence[jax.Device]) -> np.ndarray:
-    """Returns the devices in `shape`, neighbours where they have links to each other.
+    """Returns the devices in `shape`, with linked devices next to each other.
 
-    `jax.make_mesh` refuses several slices, and on some chips a mesh that splits an
-    axis of the torus.
+    `jax.make_mesh` is not enough: it rejects several slices, and on some TPUs it
+    rejects a mesh that splits an axis of the torus.
+
+    Args:
+      shape: The sizes of replica, data and model.
+      devices: All devices of the mesh.
+
+    Raises:
+      ValueError: TPU slices do not divide `replica`.
     """
     replica, data, model = shape
     num_slices = len({getattr(device, "slice_index", 0) for device in devices})
@@ -26,8 +33,8 @@ def lay_out(shape: tuple[int, int, int], devices: Sequence[jax.Device]) -> np.nd
         )
     if num_slices > 1 and devices[0].platform == "tpu":
         raise ValueError(
-            f"The devices are in {num_slices} slices, which replica={replica} does "
-            f"not divide into: set the mesh's replica to {num_slices}, so that "
-            "parameters are split within a slice and gradients summed across."
+            f"replica={replica} is not a multiple of the {num_slices} slices: set "
+            f"MeshShape.replica={num_slices}, which shards parameters within a slice "
+            "and sums gradients across slices."
         )
     return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)

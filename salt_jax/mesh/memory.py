@@ -1,4 +1,4 @@
-"""Whether an experiment fits the devices, asked before anything is allocated."""
+"""A check that an experiment fits into device memory, before anything is allocated."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ GIB = 2**30
 
 
 def available_per_device(device: jax.Device) -> int:
-    """Returns the bytes that one device can hold.
+    """Returns the memory of one device, in bytes.
 
-    Devices of the CPU share the memory of the host.
+    CPU devices share the memory of the host equally.
     """
     if device.platform == "cpu":
         host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -22,22 +22,22 @@ def available_per_device(device: jax.Device) -> int:
 
 
 def check_fits(parts: Mapping[str, int], available: int) -> None:
-    """Refuses what cannot fit.
+    """Checks that the parts fit into the memory of one device.
 
     Args:
-      parts: Bytes on one device, by what they are for. A lower bound: activations
-        come on top.
+      parts: Bytes per device, by purpose. They are a lower bound: activations are not
+        among them.
       available: Bytes that one device has.
 
     Raises:
-      ValueError: the parts together are larger than `available`.
+      ValueError: the sum of the parts exceeds `available`.
     """
     needed = sum(parts.values())
     if needed <= available:
         return
     listed = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items())
     raise ValueError(
-        f"This experiment needs at least {needed / GIB:.1f} GiB a device ({listed}), "
+        f"The experiment needs at least {needed / GIB:.1f} GiB per device ({listed}), "
         f"and a device has {available / GIB:.1f} GiB: use more devices, a mesh that "
-        "splits more, or a smaller model."
+        "shards more, or a smaller model."
     )

@@ -1,4 +1,4 @@
-"""Where arrays live: one mesh, and one rule per logical axis name."""
+"""Sharding: one device mesh, and one rule per logical axis."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ MeshAxes = str | tuple[str, ...] | None
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshShape:
-    """How many devices lie along each axis of the mesh.
+    """The number of devices along each axis of the mesh.
 
-    `data` is left out of an experiment as a rule: it takes the devices that the
-    other two leave.
+    `data` is usually unset: it is inferred from the device count and the other two.
     """
 
-    replica: int = 1  # Across slices: parameters copied, gradients summed.
-    data: int | None = None  # Within a slice: the batch and the parameters split.
-    model: int = 1  # Within a layer: vocabulary, heads and feed-forward split.
+    replica: int = 1  # Across slices: replicated parameters, summed gradients.
+    data: int | None = None  # Within a slice: sharded batch and parameters (FSDP).
+    model: int = 1  # Tensor parallelism: sharded vocabulary, heads and feed-forward.
 
     def __post_init__(self):
         sizes = dataclasses.asdict(self)
         if any(size is not None and size < 1 for size in sizes.values()):
-            raise ValueError(f"A mesh has sizes from 1 on, got {sizes}.")
+            raise ValueError(f"The sizes of a mesh must be positive, got {sizes}.")
 
     def build(self, devices: Sequence[jax.Device] | None = None) -> Mesh:
-        """Returns the mesh over `devices`, by default all there are.
+        """Returns the mesh over `devices`; all of JAX's by default.
 
         Raises:
-          ValueError: the devices do not divide into this shape.
+          ValueError: the number of devices is not that of the shape.
         """
         devices = jax.devices() if devices is None else devices
         data = self.data or len(devices) // (self.replica * self.model)
         if self.replica * data * self.model != len(devices):
             raise ValueError(
-                f"A mesh of replica={self.replica} x data={self.data or 'the rest'} x "
-                f"model={self.model} does not fill the {len(devices)} devices here."
+                f"The mesh replica={self.replica} x data={self.data or 'inferred'} x "
+                f"model={self.model} does not fit {len(devices)} devices: the product "
+                "must be the number of devices."
             )
         return Mesh(
             lay_out((self.replica, data, self.model), devices),
@@ -56,34 +56,34 @@ class MeshShape:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AxisRules:
-    """The mesh axes that each logical axis is split over; None is not split.
+    """The mesh axes that shard each logical axis; None does not shard it.
 
-    The defaults are FSDP over `data` and tensor over `model`. With
-    `batch = ("replica", "data", "model")` it is FSDP over both, and `model` is only
-    what the vocabulary is split over in the loss; with `length = "model"` activations
-    between the blocks are split over `model` too.
+    The defaults are FSDP over `data` and tensor parallelism over `model`. With
+    `batch = ("replica", "data", "model")`, FSDP covers both axes, and `model` shards
+    only the vocabulary in the loss. With `length = "model"`, activations between blocks
+    are sharded over `model` as well (sequence parallelism).
     """
 
-    # Of parameters, as they are stored. To compute with them, they are gathered from
-    # the axes that split the batch.
+    # Parameters, as stored. For a computation they are all-gathered over the mesh axes
+    # that shard the batch.
     layers: MeshAxes = None
     vocab: MeshAxes = ("model", "data")
-    vocab_embed: MeshAxes = None  # Of what has a "vocab" as well.
+    vocab_embed: MeshAxes = None  # The embed axis of arrays with a "vocab" axis.
     embed: MeshAxes = "data"
     heads: MeshAxes = "model"
-    kv_heads: MeshAxes = None  # Often fewer than `model` devices, and small.
+    kv_heads: MeshAxes = None  # Often fewer than the devices along `model`.
     head_dim: MeshAxes = None
     mlp: MeshAxes = "model"
-    # Of activations.
+    # Activations.
     batch: MeshAxes = ("replica", "data")
-    length: MeshAxes = None  # Between blocks, and in the loss; within, it is whole.
+    length: MeshAxes = None  # Between blocks and in the loss; never inside a block.
     act_embed: MeshAxes = None
-    act_vocab: MeshAxes = "model"  # Of logits; the first axes of `vocab`.
+    act_vocab: MeshAxes = "model"  # Logits; must be the first axes of `vocab`.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Partitioning:
-    """A device mesh and the rules that put arrays on it."""
+    """A device mesh, and the rules that shard arrays over it."""
 
     mesh: Mesh
     rules: AxisRules = AxisRules()
@@ -93,52 +93,52 @@ class Partitioning:
             unknown = sorted(set(self.mesh_axes(axis)) - set(self.mesh.axis_names))
             if unknown:
                 raise ValueError(
-                    f"The rule for {axis!r} names the mesh axes {unknown}; there are "
-                    f"{list(self.mesh.axis_names)}."
+                    f"The rule for {axis!r} names unknown mesh axes {unknown}; the "
+                    f"mesh has {list(self.mesh.axis_names)}."
                 )
         both = sorted(set(self.mesh_axes("batch")) & set(self.mesh_axes("length")))
         if both:
             raise ValueError(
                 f"The rules for 'batch' and 'length' both name the mesh axes {both}: "
-                "an axis can split one of them."
+                "a mesh axis can shard only one of them."
             )
 
     def spec(self, *axes: str | None) -> PartitionSpec:
-        """Returns the mesh axes for an array whose dimensions are `axes`."""
+        """Returns the spec of a stored array with logical `axes`."""
         table = dataclasses.asdict(self.rules)
         unknown = sorted({axis for axis in axes if axis is not None} - set(table))
         if unknown:
             raise ValueError(
-                f"No sharding rule for logical axes {unknown}; "
-                f"there are rules for {sorted(table)}."
+                f"No sharding rule for the logical axes {unknown}; there are rules "
+                f"for {sorted(table)}."
             )
         return PartitionSpec(*(None if axis is None else table[axis] for axis in axes))
 
     def sharding(self, *axes: str | None) -> NamedSharding:
-        """Returns the sharding for an array whose dimensions are `axes`."""
+        """Returns the sharding of a stored array with logical `axes`."""
         return NamedSharding(self.mesh, self.spec(*axes))
 
     def size(self, axis: str) -> int:
-        """Returns into how many pieces the logical `axis` is split."""
+        """Returns the number of shards of the logical `axis`."""
         return math.prod(self.mesh.shape[name] for name in self.mesh_axes(axis))
 
     def mesh_axes(self, axis: str) -> tuple[str, ...]:
-        """Returns the mesh axes that the logical `axis` is split over."""
+        """Returns the mesh axes that shard the logical `axis`."""
         (names,) = self.spec(axis)
         return (names,) if isinstance(names, str) else names or ()
 
     def of_one_replica(self) -> Partitioning:
-        """Returns the rules for rows that are not split over `replica`.
+        """Returns the partitioning of one replica, which does not split its batch.
 
         Raises:
-          ValueError: the rules store a parameter in pieces along it.
+          ValueError: a rule other than that of "batch" names `replica`.
         """
         names = (field.name for field in dataclasses.fields(self.rules))
         stored = [x for x in names if "replica" in self.mesh_axes(x) and x != "batch"]
         if stored:
             raise ValueError(
-                f"The rules for {stored} name the mesh axis 'replica', along which "
-                "parameters are copied and gradients summed: leave it to 'batch'."
+                f"The rules for {stored} name the mesh axis 'replica': only 'batch' "
+                "may, because parameters are replicated along it."
             )
         batch = tuple(name for name in self.mesh_axes("batch") if name != "replica")
         return dataclasses.replace(
@@ -146,9 +146,9 @@ class Partitioning:
         )
 
     def compute_axes(self, axis: str) -> tuple[str, ...]:
-        """Returns the mesh axes that `axis` is split over in a computation.
+        """Returns the mesh axes that shard `axis` in a computation.
 
-        Those that split the batch can split nothing else.
+        Mesh axes that shard the batch shard nothing else there.
         """
         if axis == "batch":
             return self.mesh_axes(axis)
@@ -156,11 +156,11 @@ class Partitioning:
         return tuple(name for name in self.mesh_axes(axis) if name not in taken)
 
     def compute_size(self, axis: str) -> int:
-        """Returns into how many pieces `axis` is split in a computation."""
+        """Returns the number of shards of `axis` in a computation."""
         return math.prod(self.mesh.shape[name] for name in self.compute_axes(axis))
 
     def compute_spec(self, *axes: str | None) -> PartitionSpec:
-        """Returns the mesh axes for an array in a computation."""
+        """Returns the spec in a computation of an array with logical `axes`."""
         return PartitionSpec(
             *(
                 None if axis is None else self.compute_axes(axis) or None
@@ -169,24 +169,25 @@ class Partitioning:
         )
 
     def constrain(self, x: jax.Array, *axes: str | None) -> jax.Array:
-        """Pins an array in a computation: an activation, or a gathered parameter."""
+        """Constrains an activation or a gathered parameter to its compute sharding."""
         sharding = NamedSharding(self.mesh, self.compute_spec(*axes))
         return jax.lax.with_sharding_constraint(x, sharding)
 
     def gather(self, parameter: jax.Array, *axes: str) -> jax.Array:
-        """Returns a parameter, stored in pieces, as a computation needs it.
+        """Returns a stored parameter, all-gathered to its compute sharding.
 
-        From one mesh axis at a time: of two at once, XLA for TPUs makes a sum over all
-        devices of mostly zeros, which moves twice as much.
+        One mesh axis at a time: for two at once, XLA for TPUs emits an all-reduce of
+        mostly zeros, which moves twice the bytes.
         """
         for sharding in self._between_stored_and_computed(*axes)[1:]:
             parameter = jax.lax.with_sharding_constraint(parameter, sharding)
         return parameter
 
     def scatter(self, gradient: jax.Array, *axes: str) -> jax.Array:
-        """Returns the gradient of a gathered parameter in the pieces it is stored in.
+        """Returns the gradient of a gathered parameter, sharded as it is stored.
 
-        Added up over devices and cut in one go, which is half of adding up the whole.
+        One constraint for all axes lets XLA reduce-scatter, which moves half the bytes
+        of an all-reduce.
         """
         *stored, gathered = self._between_stored_and_computed(*axes)
         for sharding in reversed(stored or [gathered]):
@@ -194,7 +195,7 @@ class Partitioning:
         return gradient
 
     def _between_stored_and_computed(self, *axes: str) -> list[NamedSharding]:
-        """Returns how a parameter is split, as one mesh axis after another goes."""
+        """Returns the shardings on the way from stored to gathered, axis by axis."""
         split = [self.mesh_axes(axis) for axis in axes]
         kept = {name for axis in axes for name in self.compute_axes(axis)}
         steps = [split]
@@ -209,10 +210,10 @@ class Partitioning:
         ]
 
     def abstract(self, init: Callable[..., Any], *args: Any) -> Any:
-        """Returns what `init` would make, as shapes, dtypes and shardings.
+        """Returns the result of `init` as shapes, dtypes and shardings.
 
-        Parameters take their sharding from the axes they were declared with, and
-        optimizer moments from their parameters. Scalars are replicated.
+        A boxed array is sharded by the rules of its logical axes. Other arrays, such as
+        the step, are replicated.
 
         Raises:
           ValueError: an array does not divide over the mesh axes of its rule.
@@ -231,17 +232,17 @@ class Partitioning:
         return unboxed
 
     def materialize(self, init: Callable[..., Any], *args: Any) -> Any:
-        """Calls `init` so that every array it makes is born on its own shards."""
+        """Calls `init` under `jit`, so every array is created in its shards."""
         return self.jit_init(init, *args)(*args)
 
     def jit_init(self, init: Callable[..., Any], *args: Any) -> jax.stages.Wrapped:
-        """Returns `init` as `materialize` calls it."""
+        """Returns the jitted `init` that `materialize` calls."""
         shardings = jax.tree.map(lambda x: x.sharding, self.abstract(init, *args))
         return jax.jit(lambda *args: nn.unbox(init(*args)), out_shardings=shardings)
 
 
 def bytes_per_device(abstract_tree: Any) -> int:
-    """Returns the bytes that one device holds of a tree with shardings."""
+    """Returns the bytes of a tree with shardings on one device."""
     return sum(
         math.prod(x.sharding.shard_shape(x.shape)) * np.dtype(x.dtype).itemsize
         for x in jax.tree.leaves(abstract_tree)
@@ -255,5 +256,5 @@ def _check_divides(path: Any, x: jax.ShapeDtypeStruct) -> None:
         raise ValueError(
             f"{jax.tree_util.keystr(path)} of shape {x.shape} does not divide over "
             f"{x.sharding.spec} of the mesh {dict(x.sharding.mesh.shape)}: change "
-            "the mesh, or the axis rule."
+            "the mesh or the axis rule."
         ) from error

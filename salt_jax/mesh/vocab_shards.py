@@ -1,11 +1,12 @@
-"""The embedding on a mesh: how it is stored, gathered, and split while it is used.
+"""The embedding on a mesh: its stored shards, and its shards in a computation.
 
-A device's part of the embedding is stored in pieces as the rules for "vocab" and
-"vocab_embed" say. To be used it is gathered until only `act_vocab` splits it. Devices
-along `act_vocab` that hold tokens of their own read each other's: moving a token's
-hidden state is cheap beside moving, and holding, the whole embedding.
+The rules for "vocab" and "vocab_embed" shard the stored embedding. A computation
+all-gathers it until only the mesh axes of "act_vocab" shard it. If devices along those
+axes hold different tokens, they exchange hidden states: a token's hidden state is small
+beside the embedding, which would otherwise be gathered whole.
 
-Dimensions: D embed, V vocabulary, C tokens. Inside a device's part, each is its share.
+Dimensions: D embed, V vocabulary, C tokens. Inside `shard_map`, each is the device's
+part.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from salt_jax.mesh.partitioning import Partitioning
 
 @dataclasses.dataclass(frozen=True)
 class VocabShards:
-    """What each device of a mesh holds of an embedding, and of other devices' tokens.
+    """The shards of an embedding, and the exchange of tokens between devices.
 
-    Methods that take arrays are for the inside of `jax.shard_map`.
+    Methods that take arrays are called inside `jax.shard_map`.
     """
 
     partitioning: Partitioning
@@ -35,13 +36,13 @@ class VocabShards:
         stored, used = self._mesh_axes("vocab"), self.axes
         if stored[: len(used)] != used:
             raise ValueError(
-                f"The rule for 'vocab' is {stored} and that for 'act_vocab' {used}: "
-                "the first must begin with the second, to be gathered in whole pieces."
+                f"The rule for 'vocab' is {stored} and for 'act_vocab' {used}: 'vocab' "
+                "must begin with the axes of 'act_vocab'."
             )
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """The mesh axes along which devices use different parts of V."""
+        """The mesh axes along which devices compute with different parts of V."""
         return self._mesh_axes("act_vocab")
 
     @property
@@ -51,45 +52,44 @@ class VocabShards:
 
     @property
     def shared_axes(self) -> tuple[str, ...]:
-        """The mesh axes along which devices read one another's tokens."""
+        """The mesh axes along which devices exchange their tokens."""
         return tuple(axis for axis in self.axes if axis in self.token_axes)
 
     @property
     def num_sharing(self) -> int:
-        """How many devices read one another's tokens."""
+        """The number of devices that exchange their tokens."""
         return self._size(self.shared_axes)
 
     @property
     def num_shards(self) -> int:
-        """Into how many parts V is split while it is used."""
+        """The number of shards of V in a computation."""
         return self._size(self.axes)
 
     @property
     def stored_spec(self) -> PartitionSpec:
-        """How an embedding, and the gradient of it, is stored."""
+        """The spec of a stored embedding, and of the gradient by it."""
         return self.partitioning.spec("vocab", "vocab_embed")
 
     @property
     def used_spec(self) -> PartitionSpec:
-        """How an embedding is split while it is used."""
+        """The spec of an embedding in a computation."""
         return PartitionSpec(self.axes or None, None)
 
     def on_devices(
         self, body: Callable[..., Any], in_specs: Any, out_specs: Any
     ) -> Callable[..., Any]:
-        """Returns `body`, to be called with whole arrays and run on each part."""
+        """Returns `body` under `jax.shard_map` over the mesh."""
         return jax.shard_map(
             body,
             mesh=self.partitioning.mesh,
             in_specs=in_specs,
             out_specs=out_specs,
-            # The check of what varies over which axes does not know `jax.vmap`, by
-            # which replicas are kept apart.
+            # The check does not support the `jax.vmap` that separates replicas.
             check_vma=False,
         )
 
     def gather_embedding(self, embedding_VD: jax.Array) -> jax.Array:
-        """Returns a device's part of V from the pieces that are stored."""
+        """Returns the device's part of V, all-gathered from the stored shards."""
         for axes, dimension in self._gathered:
             embedding_VD = jax.lax.all_gather(
                 embedding_VD, axes, axis=dimension, tiled=True
@@ -97,13 +97,13 @@ class VocabShards:
         return embedding_VD
 
     def scatter_gradient(self, gradient_VD: jax.Array) -> jax.Array:
-        """Returns the sum over all tokens of `gradient_VD`, in the pieces stored."""
+        """Returns `gradient_VD` summed over all tokens, sharded as it is stored."""
         for axes, dimension in reversed(self._gathered):
             gradient_VD = jax.lax.psum_scatter(
                 gradient_VD, axes, scatter_dimension=dimension, tiled=True
             )
         gathered = tuple(axis for axes, _ in self._gathered for axis in axes)
-        # Devices along some axes may have had the same tokens.
+        # Devices along axes that do not shard tokens computed the same gradient.
         alike = tuple(axis for axis in gathered if axis not in self.token_axes)
         gradient_VD /= self._size(alike)
         done = self.axes + gathered
@@ -111,7 +111,7 @@ class VocabShards:
         return jax.lax.psum(gradient_VD, rest) if rest else gradient_VD
 
     def share(self, tokens: Any) -> Any:
-        """Returns a tree of arrays that begin with C for the tokens of all sharing."""
+        """All-gathers arrays with first dimension C from the devices that exchange."""
         if not self.shared_axes:
             return tokens
         return jax.tree.map(
@@ -120,7 +120,7 @@ class VocabShards:
         )
 
     def own(self, values: Any) -> Any:
-        """Returns this device's part of what it has of all shared tokens."""
+        """Returns the values of this device's own tokens; the inverse of `share`."""
         if not self.shared_axes:
             return values
         index = jax.lax.axis_index(self.shared_axes)
@@ -132,7 +132,7 @@ class VocabShards:
         return jax.tree.map(part, values)
 
     def sum_to_own(self, partial_CD: jax.Array) -> jax.Array:
-        """Returns the sum over V of shared tokens' `partial_CD`, for its own tokens."""
+        """Returns `partial_CD` summed over the shards of V, for the own tokens."""
         if self.shared_axes:
             partial_CD = jax.lax.psum_scatter(
                 partial_CD, self.shared_axes, scatter_dimension=0, tiled=True
@@ -141,15 +141,18 @@ class VocabShards:
         return jax.lax.psum(partial_CD, rest) if rest else partial_CD
 
     def sum(self, partial: Any) -> Any:
-        """Returns a tree of arrays added up over the devices that split V."""
+        """Returns a tree of arrays summed over the shards of V."""
         return jax.lax.psum(partial, self.axes) if self.axes else partial
 
     def largest(self, x_C1: jax.Array) -> jax.Array:
-        """Returns the largest value over the devices that split V."""
+        """Returns the maximum over the shards of V."""
         return jax.lax.pmax(x_C1, self.axes) if self.axes else x_C1
 
     def local(self, ids_C: jax.Array, size: int) -> jax.Array:
-        """Returns token ids counted from the first of a device's part, of `size`."""
+        """Returns token ids relative to the first id of the device's part of V.
+
+        `size` is the size of that part.
+        """
         if not self.axes:
             return ids_C
         return ids_C - jax.lax.axis_index(self.axes) * size
@@ -166,13 +169,13 @@ class VocabShards:
         shape = {name: self._size((name,)) for name in self._mesh_axes(axis)}
         if size % math.prod(shape.values()):
             raise ValueError(
-                f"The axis {axis!r} of size {size} does not divide over {shape} of the "
-                "mesh: change the mesh, the axis rule or the size."
+                f"The axis {axis!r} of size {size} does not divide over the mesh axes "
+                f"{shape}: change the mesh, the axis rule or the size."
             )
 
     @property
     def _gathered(self) -> list[tuple[tuple[str, ...], int]]:
-        """The mesh axes that an embedding is gathered from, with its dimension."""
+        """The mesh axes to all-gather over, each with the embedding's dimension."""
         rest = self._mesh_axes("vocab")[len(self.axes) :]
         embed = self._mesh_axes("vocab_embed")
         return [(axes, i) for i, axes in enumerate((rest, embed)) if axes]
@@ -190,10 +193,10 @@ def look_up(
     tokens_BL: jax.Array,
     dtype: str,
 ) -> jax.Array:
-    """Returns the rows of an embedding for `tokens_BL`, in `dtype`, as x_BLD.
+    """Returns the embeddings x_BLD of `tokens_BL` in `dtype`.
 
-    The gradient by the embedding is summed in its own dtype, so that those of a
-    frequent token add up in float32. A token that is not in the vocabulary gives NaN.
+    The gradient is accumulated in the embedding's own dtype, so float32 for a float32
+    embedding whatever `dtype` is. A token outside the vocabulary gives NaN.
     """
     shards = VocabShards(partitioning)
     shards.check(embedding_VD)
@@ -204,7 +207,7 @@ def look_up(
         ids_C = shards.local(shards.share(tokens_BL.reshape(-1)), size)
         here_C1 = ((ids_C >= 0) & (ids_C < size))[:, None]
         x_CD = jnp.take(embedding_VD, jnp.clip(ids_C, 0, size - 1), axis=0)
-        # Of all devices one has the row, so that adding zeros to it is exact.
+        # Exactly one device has the row, so summing it with zeros is exact.
         x_CD = jnp.where(here_C1, x_CD, 0.0).astype(dtype)
         x_BLD = shards.sum_to_own(x_CD).reshape(*tokens_BL.shape, -1)
         is_token_BL = (tokens_BL >= 0) & (tokens_BL < size * shards.num_shards)

@@ -1,1 +1,1 @@
-"""The decoder language model that students, teachers and scorers all are."""
+"""The decoder language model of students, teachers and scorers."""

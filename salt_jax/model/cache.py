@@ -1,4 +1,4 @@
-"""Keys and values of tokens already read, so that the next ones need only themselves.
+"""The key-value cache of incremental decoding.
 
 Dimensions: N layers, B batch, L length, M columns of the cache, G key-value heads,
 K head_dim.
@@ -19,7 +19,7 @@ from salt_jax.model.config import TransformerConfig
 
 
 class Decoder(Protocol):
-    """What a cache needs to know of a `Transformer`."""
+    """The attributes of `Transformer` that a cache reads; avoids an import cycle."""
 
     @property
     def config(self) -> TransformerConfig: ...
@@ -30,30 +30,30 @@ class Decoder(Protocol):
 
 @flax.struct.dataclass
 class Cache:
-    """What every layer remembers of the columns that a model has read.
+    """Keys and values of every layer, for the columns that a model has read.
 
-    All rows are filled to the same column: texts of different lengths end in one
-    column, and what stands before a shorter one is padding, of segment 0.
+    All rows are filled to the same column. Shorter texts are padded on the left, with
+    segment 0.
     """
 
-    keys_NBGMK: jax.Array  # Turned to their positions.
+    keys_NBGMK: jax.Array  # Already rotated.
     values_NBGMK: jax.Array
-    segments_BM: jax.Array  # int32; 0 is padding, and what is not filled.
-    used: jax.Array  # int32, the columns filled; where the next one goes.
+    segments_BM: jax.Array  # int32; 0 is padding or an empty column.
+    used: jax.Array  # int32: how many columns are filled.
 
     def admit(self, batch: Batch) -> Cache:
-        """Returns the cache with the columns of `batch`, but for keys and values.
+        """Returns the cache with columns for `batch`; `put` fills in keys and values.
 
         Raises:
-          ValueError: it has not as many rows, or never room for as many columns.
+          ValueError: row counts differ, or the batch is longer than the cache.
         """
         rows, length = batch.segments_BL.shape
         own_rows, own_length = self.segments_BM.shape
         if rows != own_rows or length > own_length:
             raise ValueError(
                 f"A batch of {rows} rows of {length} tokens does not fit a cache of "
-                f"{own_rows} rows of {own_length}: make it with empty_cache for as "
-                "many rows, and for all tokens to be read and written."
+                f"{own_rows} rows of {own_length}: call empty_cache with the rows of "
+                "the batch and a length for the prompt and the continuation."
             )
         segments_BM = jax.lax.dynamic_update_slice(
             self.segments_BM, batch.segments_BL, (0, self.used)
@@ -65,7 +65,7 @@ class Cache:
     def put(
         self, layer: jax.Array | int, k_BLGK: jax.Array, v_BLGK: jax.Array
     ) -> Cache:
-        """Returns the cache with what `layer` made of the batch admitted last."""
+        """Returns the cache with keys and values of `layer` for the last batch."""
         first = self.used - k_BLGK.shape[1]
 
         def write(held_NBGMK: jax.Array, new_BLGK: jax.Array) -> jax.Array:
@@ -80,7 +80,7 @@ class Cache:
         )
 
     def read(self, layer: jax.Array | int, dtype: str) -> tuple[jax.Array, jax.Array]:
-        """Returns the k_BMGK and the v_BMGK of `layer`."""
+        """Returns k_BMGK and v_BMGK of `layer` in `dtype`."""
 
         def of_layer(held_NBGMK: jax.Array) -> jax.Array:
             held_BGMK = jax.lax.dynamic_index_in_dim(held_NBGMK, layer, keepdims=False)
@@ -92,23 +92,24 @@ class Cache:
 def empty_cache(
     model: Decoder, rows: int, length: int, dtype: str | None = None
 ) -> Cache:
-    """Returns a cache that holds nothing yet, split over the model's mesh.
+    """Returns an empty cache, sharded over the model's mesh.
 
     Args:
-      model: A `Transformer`, which will fill it.
-      rows: Of a batch.
-      length: How many tokens of a row are read and written together.
-      dtype: Of keys and values; by default the one that the model computes in.
+      model: The `Transformer` that will fill it.
+      rows: Rows of a batch.
+      length: Tokens of a row: prompt and continuation together.
+      dtype: The dtype of keys and values; the model's compute dtype by default.
 
     Raises:
-      ValueError: `rows` do not divide over the mesh, or there is no length.
+      ValueError: `rows` does not divide over the mesh, or `length` is not positive.
     """
     config, partitioning = model.config, model.partitioning
     pieces = partitioning.size("batch")
     if rows < 1 or rows % pieces or length < 1:
         raise ValueError(
-            f"A cache of {rows} rows of {length} tokens: rows must be a multiple of "
-            f"{pieces}, into which the mesh splits a batch, and tokens positive."
+            f"A cache cannot have {rows} rows of {length} tokens: rows must be a "
+            f"positive multiple of {pieces}, the batch shards of the mesh, and tokens "
+            "positive."
         )
     shape = (config.num_layers, rows, config.num_kv_heads, length, config.head_dim)
 

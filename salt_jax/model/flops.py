@@ -1,7 +1,7 @@
-"""How much arithmetic a decoder takes, by formula.
+"""Model FLOPs per token, by formula.
 
-`Compiled.cost_analysis` counts the body of a scan once, whatever its length, so it
-cannot be asked. All figures are per token and count multiply and add as two.
+A multiply-add counts as two FLOPs. `Compiled.cost_analysis` is no alternative: it
+counts the body of a scan once, whatever the length of the scan.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from salt_jax.model.config import TransformerConfig
 
 
 def matmul_params(config: TransformerConfig) -> int:
-    """Returns how many parameters each token is multiplied with in the layers."""
+    """Returns the number of parameters in the layers' matrices, embeddings excluded."""
     c = config
     attention = c.embed_dim * c.head_dim * 2 * (c.num_heads + c.num_kv_heads)
     return c.num_layers * (attention + 3 * c.embed_dim * c.mlp_dim)
 
 
 def forward_flops(config: TransformerConfig, seq_len: int) -> int:
-    """Returns the FLOPs of a forward pass per token, with logits.
+    """Returns the FLOPs per token of a forward pass, logits included.
 
-    Attention is counted over the full square of `seq_len`, as it is computed.
+    Attention counts all `seq_len` keys for each token, masked ones too.
     """
     c = config
     scores_and_mix = 4 * c.num_layers * c.num_heads * c.head_dim * seq_len
@@ -30,11 +30,10 @@ def forward_flops(config: TransformerConfig, seq_len: int) -> int:
 def step_flops(
     student: TransformerConfig, teacher: TransformerConfig | None, seq_len: int
 ) -> int:
-    """Returns the model FLOPs of a training step per token.
+    """Returns the model FLOPs per token of a training step.
 
-    Three forward passes for the student (one forward, two backward) and one for the
-    teacher if there is one. Recomputation is not counted: it is a choice of the
-    program, not of the model.
+    The student counts three times its forward pass: once forward, twice backward. The
+    teacher, if there is one, counts one forward pass. Rematerialization is excluded.
     """
     total = 3 * forward_flops(student, seq_len)
     return total + (0 if teacher is None else forward_flops(teacher, seq_len))

@@ -1,4 +1,4 @@
-"""Norm, feed-forward, rotary positions, and how a weight is declared.
+"""RMSNorm, gated feed-forward, rotary positions, and projections by a weight.
 
 Dimensions: B batch, L length, D embed, F mlp, H heads, G key-value heads, K head_dim.
 """
@@ -57,14 +57,13 @@ def project(
 ) -> jax.Array:
     """Returns `jnp.einsum(dimensions, x, weight)`, computed in the dtype of `x`.
 
-    The weight is cast, and then gathered from the devices that read other tokens: a
-    compiler that is left to choose moves twice as much.
+    The weight is cast first and all-gathered second. Left to choose, XLA gathers
+    float32, which moves twice the bytes.
 
-    The gradient of the weight is summed and returned in the weight's own dtype, with
-    the factors in this order, in the pieces in which the weight is stored. JAX would
-    round it to the dtype of `x`, and would put the gradient by the output first and so
-    transpose that, which is often wider than x and computed once more, activation and
-    all, for being transposed.
+    The gradient by the weight is hand-written for two reasons. It is accumulated and
+    returned in the weight's own dtype, where JAX would round it to the dtype of `x`.
+    And x is its first factor: JAX would put the output's gradient first and transpose
+    it, and XLA would then recompute that often wider array, activation included.
     """
     return _project(_Projection(partitioning, dimensions), x, weight)
 
@@ -76,7 +75,7 @@ class _Projection:
 
     @property
     def operands(self) -> list[str]:
-        """The dimensions of x, of the weight and of the output."""
+        """The dimensions of x, the weight and the output."""
         return self.dimensions.replace("->", ",").split(",")
 
     @property
@@ -93,7 +92,7 @@ def _project(projection: _Projection, x: jax.Array, weight: jax.Array) -> jax.Ar
 
 
 def _project_forward(projection, x, weight):
-    # Written out, and not a call of `_project`: a remat policy looks for products.
+    # Not a call of `_project`: a remat policy has to see the product itself.
     output = jnp.einsum(projection.dimensions, x, projection.gather(weight, x.dtype))
     return output, (x, weight)
 
@@ -116,16 +115,17 @@ _project.defvjp(_project_forward, _project_backward)
 def add_bias(
     module: nn.Module, name: str, x_BLHK: jax.Array, axes: tuple[str, ...]
 ) -> jax.Array:
-    """Returns `x_BLHK` with a learned bias_HK of logical `axes`, in the dtype of x."""
+    """Returns x_BLHK plus a learned bias_HK with logical `axes`, in the dtype of x."""
     bias_HK = declare(module, name, nn.initializers.zeros, x_BLHK.shape[2:], axes)
-    # In float32: the gradient of a bias is a sum over all tokens.
+    # Added in float32, because the gradient of a bias is a sum over all tokens.
     return (x_BLHK.astype(jnp.float32) + bias_HK[None, None]).astype(x_BLHK.dtype)
 
 
 class RMSNorm(nn.Module):
-    """Division by the root mean square over the last dimension, then a learned scale.
+    """RMSNorm over the last dimension (Zhang & Sennrich 2019, arXiv 1910.07467).
 
-    `axis` is the logical axis of that dimension.
+    y = scale * x / sqrt(mean(x**2) + eps), or (1 + scale) if norms are zero-centered.
+    `axis` is the logical axis of the last dimension.
     """
 
     config: TransformerConfig
@@ -136,11 +136,11 @@ class RMSNorm(nn.Module):
         is_zero_centered = self.config.zero_centered_norm
         init = nn.initializers.zeros if is_zero_centered else nn.initializers.ones
         scale_D = declare(self, "scale", init, (x.shape[-1],), (self.axis,))
-        # Before 1 is added: what is held in bfloat16 would be rounded.
+        # Cast before 1 is added: 1 + scale would be rounded in bfloat16.
         scale_D = scale_D.astype(jnp.float32)
         if is_zero_centered:
             scale_D = 1.0 + scale_D
-        # In float32: the mean of squares overflows the precision of bfloat16.
+        # In float32: in bfloat16 the mean of squares drops small terms.
         x = x.astype(jnp.float32)
         mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
         x = x * jax.lax.rsqrt(mean_square + self.config.norm_eps)
@@ -149,7 +149,7 @@ class RMSNorm(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """down(activation(gate(x)) * up(x)), after Shazeer, arXiv 2002.05202."""
+    """down(activation(gate(x)) * up(x)) (Shazeer 2020, arXiv 2002.05202)."""
 
     config: TransformerConfig
     partitioning: Partitioning
@@ -174,10 +174,10 @@ def rotary_angles(
     theta: float,
     scaling: RopeScaling | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the cosines and sines of shape BL1K/2 that `rotate` applies.
+    """Returns the cosines and sines for `rotate`, each of shape [B, L, 1, K / 2].
 
-    Pair i of a head turns by position / theta**(2i / head_dim) radians (Su et al.,
-    arXiv 2104.09864, eq. 15), or slower as `scaling` says.
+    Pair i of a head turns by position / theta**(2i / head_dim) radians (Su et al. 2021,
+    arXiv 2104.09864, eq. 15). `scaling` lowers the frequencies.
     """
     exponents = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
     frequencies = theta**-exponents
@@ -198,9 +198,9 @@ def _slow_down(frequencies: jax.Array, scaling: RopeScaling) -> jax.Array:
 
 
 def rotate(x_BLHK: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Rotates each head's first half against its second, as Llama and Gemma do."""
+    """Rotates pairs (i, i + K / 2) of each head, the order of Llama and Gemma."""
     halves = x_BLHK.astype(jnp.float32).reshape(*x_BLHK.shape[:-1], 2, -1)
-    # Swapped rather than split and joined: one pass over x, and one over its gradient.
+    # A flip, not a split and a concatenation: one pass over x and over its gradient.
     along, across = jnp.stack([cos, cos], -2), jnp.stack([-sin, sin], -2)
     rotated = halves * along + jnp.flip(halves, -2) * across
     return rotated.reshape(x_BLHK.shape).astype(x_BLHK.dtype)

@@ -1,10 +1,10 @@
-"""Matrices held as int8, for models that are read and not trained.
+"""int8 weights for teachers and scorers, which are never trained.
 
-Each output channel of a matrix has a float32 scale of its own. An embedding has one for
-each row, which is a channel both where it is looked up and where it makes logits.
+Quantization is symmetric, with one float32 scale per output channel. The channels of an
+embedding are its rows, for looking up tokens and for logits alike.
 
-A model knows nothing of this. `Int8` is a box as Flax knows them, which Flax opens
-where a module asks for the parameter: inside the scan over layers, one layer at a time.
+Modules do not know of it: `Int8` is a Flax metadata box, and Flax unboxes a parameter
+when a module asks for it. Inside the scan over layers, that is one layer at a time.
 """
 
 from __future__ import annotations
@@ -29,29 +29,28 @@ from salt_jax.model.transformer import (
     parameter_facts,
 )
 
-HELD_DTYPES = (*DTYPES, "int8")  # Of the parameters of a teacher or a scorer.
+HELD_DTYPES = (*DTYPES, "int8")  # For the parameters of a teacher or a scorer.
 
 
 @flax.struct.dataclass
 class Int8(AxisMetadata[jax.Array]):
-    """A matrix, or a stack of them, as small integers and a scale for each channel."""
+    """A matrix, or a stack of them, as int8 values times a scale per output channel."""
 
     values: jax.Array  # int8, from -127 to 127.
-    scale: jax.Array  # float32; of size 1 where a product sums.
-    dtype: str = flax.struct.field(pytree_node=False)  # Of the matrix when opened.
-    # How a device needs it to read its own tokens. A stack has entries for more
-    # dimensions, in front.
+    scale: jax.Array  # float32; of size 1 in dimensions that the product sums over.
+    dtype: str = flax.struct.field(pytree_node=False)  # Of the dequantized matrix.
+    # The sharding to compute with. The spec of a stack has a leading entry for layers.
     gathered: NamedSharding = flax.struct.field(pytree_node=False)
 
     def unbox(self) -> jax.Array:
-        """Returns the matrix, gathered from other devices while it is still int8."""
+        """Returns the dequantized matrix; the all-gather moves int8."""
         spec = PartitionSpec(*self.gathered.spec[-self.values.ndim :])
         sharding = NamedSharding(self.gathered.mesh, spec)
         values = jax.lax.with_sharding_constraint(self.values, sharding)
         return (values.astype(jnp.float32) * self.scale).astype(self.dtype)
 
     def replace_boxed(self, val: Any) -> Any:
-        raise TypeError("A matrix held as int8 is read only.")
+        raise TypeError("An int8 parameter is read-only.")
 
     def add_axis(self, index: int, params: dict[Any, Any]) -> Int8:
         return self
@@ -61,10 +60,10 @@ class Int8(AxisMetadata[jax.Array]):
 
 
 def abstract_held(model: Transformer, dtype: str) -> Params:
-    """Returns the parameters of a model that is only read, as shapes and shardings.
+    """Returns the parameters of a frozen model, held in `dtype`, as shapes.
 
     Args:
-      model: Which says the mesh, the rules and the dtype that it computes in.
+      model: The model, with its mesh, rules and compute dtype.
       dtype: One of `HELD_DTYPES`.
     """
     if dtype != "int8":
@@ -77,9 +76,10 @@ def abstract_held(model: Transformer, dtype: str) -> Params:
 
 
 def reading_model(model: Transformer, dtype: str) -> Transformer:
-    """Returns `model` as it reads parameters held in `dtype`.
+    """Returns `model` with rules for parameters held in `dtype`.
 
-    Those held as int8 come to it gathered: it has nothing to gather from other devices.
+    An int8 parameter is already gathered when it is unboxed, so the rules say that
+    nothing is left to gather.
     """
     if dtype != "int8":
         return model
@@ -98,7 +98,7 @@ def reading_model(model: Transformer, dtype: str) -> Transformer:
 
 
 def as_exported(like: Params, dtype: str) -> Params:
-    """Returns `like` with every matrix and norm an array of `dtype`."""
+    """Returns `like` with every parameter an array of `dtype`: no int8."""
 
     def plain(x: Any) -> Any:
         return (x.values if _is_int8(x) else x).update(dtype=jnp.dtype(dtype))
@@ -109,15 +109,15 @@ def as_exported(like: Params, dtype: str) -> Params:
 def hold(params: Params, like: Params) -> Params:
     """Returns `params` in the dtypes of `like`, on the same shards.
 
-    Those that become int8 are given up one by one, so that not all are held twice.
+    Each array that is quantized is deleted at once, so at most one is in memory twice.
     """
     return jax.tree.map(_hold, params, like)
 
 
 def quantize(x: jax.Array, summed: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    """Returns int8 values and float32 scales, whose product is `x` but for rounding.
+    """Returns int8 values and float32 scales with values * scales = x, rounded.
 
-    The largest absolute value of a channel becomes 127.
+    The largest absolute value of each channel becomes 127.
     """
     x = x.astype(jnp.float32)
     largest = jnp.max(jnp.abs(x), axis=summed, keepdims=True)
@@ -149,7 +149,7 @@ def _describe(facts: ParameterFacts, x: Any, model: Transformer) -> Int8:
 
 
 def _gathered(axes: MeshAxes, partitioning: Partitioning) -> MeshAxes:
-    """Returns `axes` without those that split the batch."""
+    """Returns `axes` without the mesh axes that split the batch."""
     tokens = partitioning.mesh_axes("batch")
     axes = (axes,) if isinstance(axes, str) else axes or ()
     return tuple(axis for axis in axes if axis not in tokens) or None

@@ -24,7 +24,7 @@ from salt_jax.model.layers import GatedMLP, RMSNorm, weight
 from salt_jax.model.parameters import STACK, Parameter, layer_name
 from salt_jax.model.unembedding import Unembedding
 
-Params = Any  # Nested dicts of arrays, as `Transformer.init` makes them.
+Params = Any  # Nested dicts of arrays, as `Transformer.init` returns them.
 
 _REMAT = {
     "full": None,
@@ -36,12 +36,12 @@ _REMAT = {
 }
 
 
-# What goes from block to block: activations, and the cache if there is one.
+# The carry from block to block: activations and, while decoding, the cache.
 Carry = tuple[jax.Array, Cache | None]
 
 
 class Block(nn.Module):
-    """Attention and a feed-forward, each on a norm and added to its input."""
+    """A pre-norm residual block: attention, then a gated feed-forward."""
 
     config: TransformerConfig
     partitioning: Partitioning
@@ -69,7 +69,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A decoder language model, up to but without its logits."""
+    """A decoder language model up to its final norm; `Unembedding` makes logits."""
 
     config: TransformerConfig
     partitioning: Partitioning
@@ -78,19 +78,19 @@ class Transformer(nn.Module):
     def __call__(
         self, batch: Batch, cache: Cache | None = None
     ) -> Unembedding | tuple[Unembedding, Cache]:
-        """Returns the hidden states of `batch`, with the embedding that reads them.
+        """Returns the hidden states of `batch` and the embedding that unembeds them.
 
         Args:
-          batch: What to read.
-          cache: What was read before, of the same rows. If there is one, it is
-            returned as well, with `batch` in its next columns. Rows of texts of
-            different lengths begin with padding of segment 0, which no text sees;
-            positions are those in the text. There must be columns left: this is
-            refused where the shapes say that there are not, and not seen elsewhere.
+          batch: The tokens to read.
+          cache: Keys and values of earlier tokens of the same rows. If given, it is
+            returned too, with `batch` in its next columns. Shorter texts are padded on
+            the left with segment 0; positions count from the start of the text. The
+            cache must have room: an overflow is an error only if the batch alone is
+            longer than the cache, because the filled columns are a traced number.
 
         Raises:
-          ValueError: the attention of the config cannot be used, or the batch is
-            larger than the cache.
+          ValueError: the attention that the config names cannot be used, or the batch
+            is larger than the cache.
         """
         config = self.config
         embedding_VD = self._embedding("embedding_VD")
@@ -117,8 +117,8 @@ class Transformer(nn.Module):
     def _blocks(self, carry: Carry, context: AttentionContext) -> Carry:
         config, block = self.config, Block
         if config.remat != "none":
-            # Inside a scan nothing can be shared between the passes; outside, the
-            # compiler would undo the recomputation unless told not to.
+            # Outside a scan, common-subexpression elimination would undo the
+            # rematerialization. Inside a scan it cannot.
             block = nn.remat(
                 Block,
                 policy=_REMAT[config.remat],
@@ -139,7 +139,7 @@ class Transformer(nn.Module):
 
 
 def _stack(block: type[nn.Module], num_layers: int) -> Any:
-    """Returns `num_layers` copies of `block`, compiled once.
+    """Returns a scan over `num_layers` copies of `block`.
 
     Every parameter of the stack gains a leading axis, `STACK`.
     """
@@ -147,17 +147,17 @@ def _stack(block: type[nn.Module], num_layers: int) -> Any:
         block,
         variable_axes={"params": 0},
         split_rngs={"params": True},
-        in_axes=(nn.broadcast, 0),  # The context, and the layer's number if it matters.
+        in_axes=(nn.broadcast, 0),  # The context, and the layer's index or None.
         length=num_layers,
         metadata_params={nn.PARTITION_NAME: STACK},
     )
 
 
 def init_params(model: Transformer, key: jax.Array) -> Params:
-    """Returns fresh parameters, boxed with their logical axes.
+    """Returns freshly initialized parameters, each boxed as a `Parameter`.
 
-    Shapes do not depend on the batch; it only has to divide over the mesh. Nor do they
-    on the attention, of which not each can do so short a batch.
+    The parameters depend neither on the batch, which only has to divide over the mesh,
+    nor on the attention kernel. The reference kernel accepts any length.
     """
     shape = dataclasses.replace(model.config, attention="reference")
     model = model.clone(config=shape)
@@ -170,7 +170,7 @@ def init_params(model: Transformer, key: jax.Array) -> Params:
 
 
 def abstract_params(model: Transformer, dtype: str = "float32") -> Params:
-    """Returns the parameters as shapes and shardings in `dtype`; allocates nothing."""
+    """Returns the parameters as shapes with shardings in `dtype`."""
     abstract = model.partitioning.abstract(
         lambda key: init_params(model, key), jax.random.key(0)
     )

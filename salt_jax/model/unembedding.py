@@ -1,4 +1,4 @@
-"""The last layer of a decoder, kept apart so that a loss can apply it in pieces.
+"""The unembedding, separate from the decoder so that a loss can apply it in chunks.
 
 Dimensions: B batch, L length, D embed, V vocabulary.
 """
@@ -12,9 +12,9 @@ import jax.numpy as jnp
 
 @flax.struct.dataclass
 class Unembedding:
-    """What a decoder knows just before its logits: hidden states and the embedding.
+    """Final hidden states and the embedding matrix: logits in factored form.
 
-    Logits over a large vocabulary are many times the size of both.
+    Logits over a large vocabulary take many times the memory of both factors.
     """
 
     hidden_BLD: jax.Array  # After the final norm, in the compute dtype.

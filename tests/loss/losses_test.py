@@ -564,7 +564,7 @@ def test_the_gradient_of_the_embedding_is_summed_once_into_its_own_pieces(
 @pytest.mark.parametrize("chunk_tokens", [0, -4])
 def test_a_chunk_of_no_tokens_is_refused(tokens, chunk_tokens):
     options = dict(partitioning=partitioned("one"), chunk_tokens=chunk_tokens)
-    message = f"chunk_tokens must be at least 1, got {chunk_tokens}"
+    message = f"chunk_tokens .*1, got {chunk_tokens}"
     with pytest.raises(ValueError, match=message):
         chunked(unembedding(0), None, tokens, **options)
     with pytest.raises(ValueError, match=message):
@@ -577,7 +577,7 @@ def test_a_temperature_that_is_not_positive_is_refused(tokens, loss, temperature
     options = {} if loss is dense else dict(chunk_tokens=5)
     if loss is chunked:
         options["partitioning"] = partitioned("one")
-    with pytest.raises(ValueError, match="temperature must be positive, got"):
+    with pytest.raises(ValueError, match=f"temperature .*{temperature}"):
         loss(unembedding(0), unembedding(1), tokens, temperature=temperature, **options)
 
 
@@ -585,7 +585,7 @@ def test_a_teacher_of_another_vocabulary_is_refused(tokens):
     teacher = unembedding(1)
     teacher = teacher.replace(embedding_VD=teacher.embedding_VD[: V - 8])
     options = dict(partitioning=partitioned("one"), chunk_tokens=5)
-    with pytest.raises(ValueError, match="predicts 24 tokens and the student 32"):
+    with pytest.raises(ValueError, match="teacher .*24 .*student .*32"):
         chunked(unembedding(0), teacher, tokens, **options)
 
 
@@ -593,7 +593,7 @@ def test_a_teacher_of_another_batch_is_refused(tokens):
     teacher = unembedding(1)
     teacher = teacher.replace(hidden_BLD=teacher.hidden_BLD[:4])
     options = dict(partitioning=partitioned("one"), chunk_tokens=5)
-    with pytest.raises(ValueError, match="must read the same batch"):
+    with pytest.raises(ValueError, match=r"teacher .*\(4, 6\) .*student .*\(8, 6\)"):
         chunked(unembedding(0), teacher, tokens, **options)
 
 
@@ -617,5 +617,5 @@ def test_a_size_that_the_mesh_does_not_divide_is_refused_by_name(
 
 def test_hidden_states_of_other_tokens_than_the_targets_are_refused(tokens):
     options = dict(partitioning=partitioned("one"), chunk_tokens=5)
-    with pytest.raises(ValueError, match=r"hidden states for \(8, 6\) tokens"):
+    with pytest.raises(ValueError, match=r"\(8, 6\) .*targets \(8, 3\)"):
         chunked_token_statistics(unembedding(0), tokens[0][:, :3], **options)

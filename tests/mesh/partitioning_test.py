@@ -25,10 +25,10 @@ def test_data_takes_the_devices_that_the_others_leave():
 @pytest.mark.parametrize(
     "shape, said",
     [
-        (MeshShape(model=3), "replica=1 x data=the rest x model=3 does not fill the 8"),
-        (MeshShape(model=16), "model=16 does not fill the 8 devices"),
-        (MeshShape(data=2), "data=2 x model=1 does not fill the 8 devices"),
-        (MeshShape(data=16), "data=16 x model=1 does not fill the 8 devices"),
+        (MeshShape(model=3), "replica=1 .*model=3 .*8 devices"),
+        (MeshShape(model=16), "model=16 .*8 devices"),
+        (MeshShape(data=2), "data=2 x model=1 .*8 devices"),
+        (MeshShape(data=16), "data=16 x model=1 .*8 devices"),
     ],
 )
 def test_a_mesh_that_does_not_fill_the_devices_is_refused(shape, said):
@@ -39,17 +39,17 @@ def test_a_mesh_that_does_not_fill_the_devices_is_refused(shape, said):
 @pytest.mark.parametrize("size", [0, -1])
 @pytest.mark.parametrize("axis", ["replica", "data", "model"])
 def test_a_mesh_of_no_size_is_refused(axis, size):
-    with pytest.raises(ValueError, match=f"sizes from 1 on, got .*'{axis}': {size}"):
+    with pytest.raises(ValueError, match=f"mesh .*'{axis}': {size}"):
         MeshShape(**{axis: size})
 
 
 def test_an_unknown_axis_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"logical axes \['hedas'\]; there are rules"):
+    with pytest.raises(ValueError, match=r"axes \['hedas'\].*'heads'"):
         ON_8.sharding("embed", "hedas")
 
 
 def test_a_rule_on_an_unknown_mesh_axis_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"rule for 'mlp' names .*\['modle'\]"):
+    with pytest.raises(ValueError, match=r"'mlp' .*\['modle'\].*'model'"):
         Partitioning(mesh=ON_8.mesh, rules=AxisRules(mlp=("data", "modle")))
 
 
@@ -94,7 +94,7 @@ def test_gathered_axes_multiply_to_no_pieces(axis, size):
 
 def test_one_mesh_axis_cannot_split_both_the_batch_and_the_length():
     rules = AxisRules(batch=("data", "model"), length="model")
-    with pytest.raises(ValueError, match=r"'batch' and 'length' both name .*'model'"):
+    with pytest.raises(ValueError, match=r"'batch' and 'length' .*'model'"):
         Partitioning(mesh=ON_8.mesh, rules=rules)
 
 
@@ -143,7 +143,7 @@ def test_bytes_on_a_device_are_those_of_its_shards():
 
 
 def test_an_array_that_does_not_divide_is_refused_by_its_name_and_mesh():
-    with pytest.raises(ValueError, match=r"\['weight'\] of shape \(7, 6\) does not"):
+    with pytest.raises(ValueError, match=r"\['weight'\] of shape \(7, 6\)"):
         ON_8.abstract(lambda key: init(key, width=7), jax.random.key(0))
 
 
@@ -195,5 +195,5 @@ def test_a_partitioning_is_a_value():
 )
 def test_parameters_are_not_stored_along_the_axis_that_sums_gradients(rules):
     on = dataclasses.replace(ON_8, rules=AxisRules(**rules))
-    with pytest.raises(ValueError, match="name the mesh axis 'replica'"):
+    with pytest.raises(ValueError, match="'replica'.*'batch'"):
         on.of_one_replica()

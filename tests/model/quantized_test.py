@@ -187,5 +187,5 @@ def test_int8_is_counted_as_it_is_held():
 
 
 def test_int8_cannot_be_written_by_a_module():
-    with pytest.raises(TypeError, match="read only"):
+    with pytest.raises(TypeError, match="int8"):
         boxes(held()[2])["gate"].replace_boxed(None)
