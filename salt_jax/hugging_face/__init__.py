@@ -1,1 +1,1 @@
-"""Models as the files that Hugging Face's libraries read and write."""
+"""Import of models from Hugging Face files, and export to them."""

@@ -1,4 +1,4 @@
-"""Which decoder classes of transformers this model is."""
+"""The decoder classes of transformers that this model can express."""
 
 from __future__ import annotations
 
@@ -13,27 +13,22 @@ Config = Mapping[str, Any]  # A config.json.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """A decoder class of transformers, as what is the same in all models of it."""
+    """A decoder class of transformers: what all models of the class share."""
 
     name: str
     model_type: str
-    # Fields of `TransformerConfig` that its code fixes.
+    # Fields of `TransformerConfig` with a fixed value in the class.
     qkv_bias: bool = False
     qk_norm: bool = False
     post_norms: bool = False
-    is_gemma: bool = False  # Zero-centred norms, and an embedding that is scaled.
-    # Fields of config.json that it reads.
+    is_gemma: bool = False  # Zero-centered norms and a scaled embedding.
+    # Groups of config.json fields that the class reads.
     has_windows: bool = False
     has_softcaps: bool = False
     has_query_scale: bool = False
-    wants_whole_heads: bool = False  # That their number divides the width.
-    defaults: Config  # What fields mean that are not there.
-    only: Config  # Fields that must say this, or say nothing.
-
-    @property
-    def norm_offset(self) -> float:
-        """What is added to a stored norm before it is applied."""
-        return 1.0 if self.is_gemma else 0.0
+    wants_whole_heads: bool = False  # num_heads must divide embed_dim.
+    defaults: Config  # The values of fields that config.json leaves out.
+    only: Config  # Fields that must have this value or be absent.
 
 
 _PLAIN: Config = {
@@ -56,7 +51,7 @@ _ANY_ONLY: Config = {
     "use_bidirectional_attention": False,
     "is_encoder_decoder": False,
     "quantization_config": None,
-    "auto_map": None,  # Code of its own.
+    "auto_map": None,  # Custom modeling code.
 }
 
 ARCHITECTURES = {
@@ -75,7 +70,7 @@ ARCHITECTURES = {
             qkv_bias=True,
             has_windows=True,
             defaults={**_PLAIN, "sliding_window": 4096},
-            # It does not ask whether there is a bias: there is, but for the output's.
+            # The class ignores this field: query, key and value always have a bias.
             only={k: v for k, v in _ANY_ONLY.items() if k != "attention_bias"},
         ),
         Architecture(
@@ -130,7 +125,7 @@ ARCHITECTURES = {
                 "sliding_window": 4096,
                 "sliding_window_pattern": 6,
             },
-            # Its class reads this field and does not apply it.
+            # The class reads this field but does not apply it.
             only={**_ANY_ONLY, "attn_logit_softcapping": None},
         ),
     )
@@ -141,7 +136,7 @@ def architecture_in(about: Config) -> Architecture:
     """Returns the architecture that a config.json names.
 
     Raises:
-      ValueError: it names none, or one that this model is not.
+      ValueError: it names none, or one that is not in `ARCHITECTURES`.
     """
     names = about.get("architectures")
     by_type = {x.model_type: name for name, x in ARCHITECTURES.items()}
@@ -149,17 +144,17 @@ def architecture_in(about: Config) -> Architecture:
         names = [by_type.get(about.get("model_type", ""), about.get("model_type"))]
     if len(names) != 1 or names[0] not in ARCHITECTURES:
         raise ValueError(
-            f"config.json has architectures={names!r}: salt_jax has the parts of "
+            f"config.json has architectures={names!r}: salt_jax supports "
             f"{', '.join(ARCHITECTURES)}."
         )
     return ARCHITECTURES[names[0]]
 
 
 def architecture_of(model: TransformerConfig) -> Architecture:
-    """Returns the architecture that a model is.
+    """Returns the architecture that computes the same function as `model`.
 
     Raises:
-      ValueError: none has all of its parts; names the first that is in the way.
+      ValueError: no architecture does; the message names the first field that differs.
     """
     is_scaled_here = model.scale_embedding and model.tied_embedding
     if model.post_norms:
@@ -171,9 +166,9 @@ def architecture_of(model: TransformerConfig) -> Architecture:
     else:
         name = "GemmaForCausalLM" if is_scaled_here else "LlamaForCausalLM"
     architecture = ARCHITECTURES[name]
-    in_the_way = {
+    unsupported = {
         "qkv_bias": model.qkv_bias and not architecture.qkv_bias,
-        # Two matrices can be scaled by the right factor; one that is both cannot.
+        # An untied embedding can absorb the scale; a tied one cannot.
         "scale_embedding": architecture.is_gemma != model.scale_embedding
         and model.tied_embedding,
         "logit_softcap": model.logit_softcap and not architecture.has_softcaps,
@@ -185,7 +180,7 @@ def architecture_of(model: TransformerConfig) -> Architecture:
         "query_scale": model.query_scale and not architecture.has_query_scale,
         "sliding_window": model.sliding_window and not architecture.has_windows,
         "local_rope_theta": model.local_rope_theta and name != "Gemma3ForCausalLM",
-        # Its layers with a window are never scaled.
+        # The class never scales the positions of local layers.
         "rope_scaling": model.rope_scaling
         and model.sliding_window
         and not model.local_rope_theta
@@ -193,11 +188,11 @@ def architecture_of(model: TransformerConfig) -> Architecture:
         "num_heads": architecture.wants_whole_heads
         and model.embed_dim % model.num_heads,
     }
-    for field, is_so in in_the_way.items():
-        if is_so:
+    for field, is_unsupported in unsupported.items():
+        if is_unsupported:
             raise ValueError(
-                f"No architecture of transformers is this model: {name} comes nearest, "
-                f"and has no {field}={getattr(model, field)!r}. It stays an export of "
+                f"transformers has no class for this model; the closest, {name}, lacks "
+                f"{field}={getattr(model, field)!r}. Use the model as an export of "
                 "salt_jax."
             )
     return architecture

@@ -1,7 +1,7 @@
-"""The config.json of a model: read field by field, and written.
+"""Reading and writing config.json.
 
-What this model has no part for is refused by the field. Fields that no class of
-`ARCHITECTURES` reads say nothing, and are passed over.
+A field that asks for a part that this model lacks is an error. Fields that no class in
+`ARCHITECTURES` reads are ignored.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ACTIVATIONS = {
     "gelu_new": "gelu",
 }
 _WRITTEN_ACTIVATIONS = {"silu": "silu", "gelu": "gelu_pytorch_tanh"}
-# Of these, null does not mean what a field means that is not there, but none.
+# In these fields null means "none", not the default.
 _OR_NONE = ("final_logit_softcapping", "attn_logit_softcapping", "sliding_window")
 
 
@@ -33,7 +33,7 @@ def read_model(about: Config) -> TransformerConfig:
     """Returns the model that a config.json describes.
 
     Raises:
-      ValueError: it has parts that this model has not, or lacks a field.
+      ValueError: it has parts that this model lacks, or it lacks a field.
     """
     architecture = architecture_in(about)
     _check_only(architecture, about)
@@ -70,16 +70,16 @@ def write_model(
     dtype: str,
     special_tokens: Mapping[str, int],
 ) -> dict[str, Any]:
-    """Returns the config.json of `model`, as any version of transformers reads it.
+    """Returns the config.json of `model`, readable by any version of transformers.
 
     Args:
-      model: Of which `architecture_of` is one.
-      max_length: In tokens, of a text that it has learnt to read.
-      dtype: Of its tensors.
+      model: A model that has an `architecture_of`.
+      max_length: The longest text that the model was trained on, in tokens.
+      dtype: The dtype of the tensors.
       special_tokens: "bos_token_id", "eos_token_id" and "pad_token_id".
 
     Raises:
-      ValueError: no architecture is this model, or a number cannot be written.
+      ValueError: no architecture matches, or config.json cannot express query_scale.
     """
     architecture = architecture_of(model)
     activation = _WRITTEN_ACTIVATIONS[model.activation]
@@ -97,7 +97,7 @@ def write_model(
         "rms_norm_eps": model.norm_eps,
         "tie_word_embeddings": model.tied_embedding,
         "max_position_embeddings": max_length,
-        # Transformers 5 calls it dtype, and reads both.
+        # Transformers 5 renamed it to dtype and reads both.
         "torch_dtype": dtype,
         **special_tokens,
         **positions.write_positions(
@@ -109,7 +109,7 @@ def write_model(
     }
     if architecture.is_gemma:
         about["hidden_activation"] = activation
-    if not architecture.qkv_bias:  # The class that has it does not ask.
+    if not architecture.qkv_bias:  # The class with biases does not read the field.
         about["attention_bias"] = False
     if architecture.has_softcaps:
         about["final_logit_softcapping"] = model.logit_softcap
@@ -120,7 +120,7 @@ def write_model(
 
 
 def _given(about: Config) -> dict[str, Any]:
-    """Returns the fields that say something, under one name each."""
+    """Returns the fields that are set, each under one name."""
     fields = {name: value for name, value in about.items() if value is not None}
     fields |= {name: None for name in _OR_NONE if name in about and about[name] is None}
     if "hidden_activation" in fields:
@@ -132,8 +132,8 @@ def _check_only(architecture: Architecture, about: Config) -> None:
     for name, value in architecture.only.items():
         if about.get(name) not in (value, None):
             raise ValueError(
-                f"config.json has {name}={about[name]!r}: of {architecture.name}, "
-                f"salt_jax has {name}={value!r} only."
+                f"config.json has {name}={about[name]!r}: for {architecture.name}, "
+                f"salt_jax supports only {name}={value!r}."
             )
 
 
@@ -147,10 +147,10 @@ def _number(fields: Config, name: str) -> int:
 def _activation(architecture: Architecture, fields: Config) -> str:
     name = fields["hidden_act"]
     if architecture.name == "GemmaForCausalLM" and name == "gelu":
-        return "gelu"  # Its releases say so and mean the approximation by tanh.
+        return "gelu"  # Gemma 1 releases say gelu and mean the tanh approximation.
     if name not in _ACTIVATIONS:
         raise ValueError(
-            f"config.json has hidden_act={name!r}: salt_jax has "
+            f"config.json has hidden_act={name!r}: salt_jax supports "
             f"{', '.join(_ACTIVATIONS)}."
         )
     return _ACTIVATIONS[name]
@@ -163,7 +163,7 @@ def _softcap(architecture: Architecture, fields: Config, name: str) -> float | N
 def _query_scale(
     architecture: Architecture, fields: Config, head_dim: int
 ) -> float | None:
-    """Returns what queries are scaled by; None if it is what they always are."""
+    """Returns the factor of queries; None for the usual head_dim ** -0.5."""
     if not architecture.has_query_scale:
         return None
     scalar = fields["query_pre_attn_scalar"]
@@ -174,10 +174,10 @@ def _written_query_scale(model: TransformerConfig) -> int:
     if model.query_scale is None:
         return model.head_dim
     scalar = round(model.query_scale**-2)
-    # The field is a whole number; its root is to be this very scale.
+    # The field is an integer n, and transformers scales queries by n ** -0.5.
     if scalar < 1 or abs(scalar**-0.5 / model.query_scale - 1) > 1e-6:
         raise ValueError(
-            f"query_scale={model.query_scale!r} is not 1 over the root of a whole "
-            "number, which is how transformers writes it."
+            f"query_scale={model.query_scale!r} is not n ** -0.5 for an integer n, "
+            "and config.json can only say n."
         )
     return scalar

@@ -1,7 +1,6 @@
-"""An export becomes a folder that transformers loads without any code of ours.
+"""Export to a folder that transformers loads without any code of salt_jax.
 
-Tensors are written one after another, each read from the export when its turn comes, so
-that no more than the largest is in memory.
+Tensors are read and written one at a time, so the largest tensor bounds the memory.
 """
 
 from __future__ import annotations
@@ -39,15 +38,15 @@ def export_to_hugging_face(
     """Writes `export` as the new folder `output`: tensors, config, tokenizer and card.
 
     Args:
-      export: What to write.
-      output: Where; nothing may be there.
-      dtype: Of the tensors: "float32" or "bfloat16".
-      max_length: In tokens, of a text; None: as the export says.
-      shard_bytes: What a file of tensors holds at most, unless one is larger.
+      export: The export to write.
+      output: The new folder.
+      dtype: The dtype of the tensors, "float32" or "bfloat16".
+      max_length: The longest text, in tokens; None: the length in the export.
+      shard_bytes: The size limit of a file; a larger tensor has a file of its own.
 
     Raises:
-      ValueError: no architecture of transformers is its model, or it does not know its
-        length, or it is damaged, or something is at `output`.
+      ValueError: transformers has no class for the model, the export has no length and
+        `max_length` is None, the export is damaged, or `output` exists.
     """
     output = absolute(output)
     check_new(output, dtype)
@@ -104,7 +103,7 @@ def _write_tensors(
 
 
 def _rows(stored: StoredArrays, tensor: Tensor, dtype: str) -> Iterator[np.ndarray]:
-    """Yields the rows of a tensor, some at a time, in `dtype`."""
+    """Yields a tensor in `dtype`, some rows at a time."""
     pieces = stored.pieces(tensor.parameter, tensor.layer)
     if not tensor.is_transposed:
         for _, piece in pieces:
@@ -121,20 +120,21 @@ def _rows(stored: StoredArrays, tensor: Tensor, dtype: str) -> Iterator[np.ndarr
 
 
 def _check_arrays(export: Export, stored: StoredArrays, tensors: list[Tensor]) -> None:
-    """Refuses arrays that are not those of the export's model."""
+    """Raises ValueError if names or shapes are not those of the export's model."""
     found = {name: array.shape for name, array in stored.shapes.items()}
     wanted = {tensor.parameter: tensor.facts.shape for tensor in tensors}
     for name in sorted(wanted | found):
         if found.get(name) != wanted.get(name):
             raise ValueError(
-                f"The export at {export.path} is damaged: it holds {name} of shape "
-                f"{found.get(name)} and its model has {wanted.get(name)}. Export again."
+                f"The export at {export.path} is damaged: {name} has shape "
+                f"{found.get(name)}, and the model expects {wanted.get(name)}. Export "
+                "again."
             )
 
 
 def _special_tokens(vocabulary: Vocabulary) -> dict[str, int]:
-    """Returns the tokens that generation knows by their place."""
+    """Returns the ids of the tokens that begin, end and pad."""
     begin, end, padding = vocabulary.begin_id, vocabulary.eos_id, vocabulary.pad_id
-    # Transformers takes what is padding out of a prompt, and its beginning is none.
+    # Transformers masks padding in a prompt, so the first token must not be padding.
     padding = end if padding == begin else padding
     return {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": padding}

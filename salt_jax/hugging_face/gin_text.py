@@ -1,4 +1,4 @@
-"""The shape of an imported model as gin text, to include in an experiment."""
+"""The architecture of an imported model as gin text, to include in an experiment."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import dataclasses
 
 from salt_jax.model.config import COMPUTE_FIELDS, RopeScaling, TransformerConfig
 
-_HEADER = """# The shape of {what}, to include in an experiment whose teacher or
-# student it is: @imported/model.TransformerConfig().
+_HEADER = """# The architecture of {what}. Include this file in an experiment and set
+# its teacher or student to @imported/model.TransformerConfig().
 
 from __gin__ import dynamic_registration
 from salt_jax.model import config as model
@@ -19,8 +19,8 @@ imported/model.TransformerConfig:
 def model_gin(model: TransformerConfig, what: str) -> str:
     """Returns gin text that binds `imported/model.TransformerConfig` to `model`.
 
-    Every field is bound, so that what an experiment binds for all its models does not
-    change this one; how a program computes is left to the experiment.
+    Every field is bound, so bindings for all models of an experiment do not change this
+    one. The `COMPUTE_FIELDS` are left to the experiment.
     """
     lines = []
     scaling = model.rope_scaling

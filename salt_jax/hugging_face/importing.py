@@ -1,8 +1,7 @@
-"""A folder of Hugging Face becomes an export: a teacher, or where a student starts.
+"""Import of a Hugging Face folder as an export: a teacher or an initialization.
 
-Tensors are read one after another and written into our arrays layer by layer, so that
-no more than the largest is in memory. Nothing that is pickled is ever opened, and no
-code that comes with a model is run.
+Tensors are read one at a time and written layer by layer, so the largest tensor bounds
+the memory. No pickle is ever opened, and no code that comes with a model is run.
 """
 
 from __future__ import annotations
@@ -31,26 +30,26 @@ from salt_jax.storage.export import Export
 from salt_jax.storage.export_writing import check_new, new_export
 from salt_jax.storage.unfinished import unfinished_folder
 
-# Tables that old files have and that a model computes for itself.
+# Tables in old files that the model computes instead.
 _COMPUTED = ".rotary_emb.inv_freq"
 
 
 def import_from_hugging_face(
     folder: epath.PathLike, output: epath.PathLike, *, dtype: str | None = None
 ) -> Export:
-    """Writes the model in `folder` as an export, and returns it.
+    """Writes the model in `folder` as an export, and returns the export.
 
     Args:
-      folder: With config.json, safetensors and a tokenizer.
-      output: Where; nothing may be there.
-      dtype: Of the arrays to write: "float32" or "bfloat16". None: bfloat16 if all
-        tensors are, else float32.
+      folder: A folder with config.json, safetensors and a tokenizer.
+      output: The new export.
+      dtype: The dtype of the arrays, "float32" or "bfloat16". None: bfloat16 if all
+        tensors are bfloat16, else float32.
 
     Raises:
       FileNotFoundError: a file is missing.
-      ValueError: its architecture has parts that this model has not, or tensors are
-        missing, too many or of other shapes, or a file is damaged or pickled, or the
-        tokenizer has more tokens than the model.
+      ValueError: the architecture has parts that this model lacks; tensors are missing,
+        unknown or of other shapes; a file is damaged or pickled; or the tokenizer has
+        more tokens than the model.
     """
     folder, output = absolute(folder), absolute(output)
     about = _read_config(folder)
@@ -70,7 +69,7 @@ def import_from_hugging_face(
             for tensor in tensors:
                 values = tensor.to_ours(found[tensor.name].read())
                 writer.write(tensor.parameter, values, tensor.layer)
-                del values  # Before the next is read.
+                del values  # Freed before the next tensor is read.
             return writer.finish()
 
     provenance = {
@@ -90,12 +89,12 @@ def import_from_hugging_face(
             seq_len=seq_len,
             files={"model.gin": model_gin(model, architecture.name)},
         )
-    logging.info("Imported it to %s.", output)
+    logging.info("Imported %s to %s.", architecture.name, output)
     return export
 
 
 def _dtype(found: Mapping[str, StoredTensor]) -> str:
-    """Returns the dtype of arrays that lose nothing of these tensors."""
+    """Returns the dtype that represents all tensors exactly."""
     is_narrow = {tensor.dtype.name for tensor in found.values()} == {"bfloat16"}
     return "bfloat16" if is_narrow else "float32"
 
@@ -103,9 +102,7 @@ def _dtype(found: Mapping[str, StoredTensor]) -> str:
 def _read_config(folder: epath.Path) -> Mapping[str, Any]:
     path = folder / "config.json"
     if not path.exists():
-        raise FileNotFoundError(
-            f"No {path}: give the folder of a model as Hugging Face has it."
-        )
+        raise FileNotFoundError(f"No {path}: give the folder of a Hugging Face model.")
     return read_object(path, remedy="fetch it again")
 
 
@@ -113,8 +110,8 @@ def _max_length(about: Mapping[str, Any]) -> int:
     length = about.get("max_position_embeddings")
     if not isinstance(length, int) or length < 1:
         raise ValueError(
-            f"config.json has max_position_embeddings={length!r}, which is no positive "
-            "number."
+            f"config.json has max_position_embeddings={length!r}, not a positive "
+            "integer."
         )
     return length
 
@@ -122,13 +119,13 @@ def _max_length(about: Mapping[str, Any]) -> int:
 def _check_tensors(
     folder: epath.Path, tensors: Sequence[Tensor], found: Mapping[str, StoredTensor]
 ) -> None:
-    """Refuses, by their names, tensors that are not those of the model."""
+    """Raises ValueError if tensors are missing, unknown or of other shapes."""
     wanted = {tensor.name: tensor.shape for tensor in tensors}
     missing = [name for name in wanted if name not in found]
     extra = [
         name for name in found if name not in wanted and not _is_spare(name, wanted)
     ]
-    for what, names in (("lacks", missing), ("has, beside those of its model,", extra)):
+    for what, names in (("lacks", missing), ("has unknown tensors", extra)):
         if names:
             raise ValueError(
                 f"{folder} {what} {few(names)}: its config.json is of another model, "
@@ -138,11 +135,11 @@ def _check_tensors(
         if found[name].shape != shape:
             raise ValueError(
                 f"{name} in {found[name].path} has shape {list(found[name].shape)}, "
-                f"and by config.json it should have {list(shape)}."
+                f"and config.json implies {list(shape)}."
             )
 
 
 def _is_spare(name: str, wanted: Mapping[str, Any]) -> bool:
-    """Returns whether a model that lacks this tensor is none the less whole."""
+    """Returns whether a tensor is redundant: a tied copy or a computed table."""
     is_tied_copy = name == "lm_head.weight" and name not in wanted
     return is_tied_copy or name.endswith(_COMPUTED)

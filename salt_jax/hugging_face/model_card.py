@@ -1,4 +1,4 @@
-"""What a model says of itself where people choose among models."""
+"""The model card: README.md of an exported folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def model_card(
     dtype: str,
     max_length: int,
 ) -> str:
-    """Returns the README.md of the folder `name`, to which `export` was written."""
+    """Returns the model card of `export`, written to a folder called `name`."""
     model = export.model
     origin = "\n".join(f"- {key}: {value}" for key, value in export.provenance.items())
     return f"""---
@@ -29,8 +29,8 @@ tags:
 
 A decoder language model of {model.num_layers} layers, {model.embed_dim} wide, with a
 vocabulary of {model.vocab_size:,}, exported by salt_jax as `{architecture.name}` in
-{dtype}. It has learnt to read texts of up to {max_length:,} tokens, and was trained to
-continue them, not to follow instructions.
+{dtype}. It was trained to continue texts of up to {max_length:,} tokens, not to follow
+instructions.
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -41,12 +41,12 @@ prompt = tokenizer("Once upon a time", return_tensors="pt")
 print(tokenizer.decode(model.generate(**prompt, max_new_tokens=32)[0]))
 ```
 
-A text begins with a token that says so, which the tokenizer puts there.
+The tokenizer puts a beginning-of-text token in front of every text, as in training.
 
-Where its parameters came from:
+Origin of the parameters:
 
 {origin or "- (nothing was recorded)"}
 
 SHA-256 of the vocabulary: {export.vocabulary_fingerprint}
-Fingerprint of the parameters as exported first, in {export.dtype}: {export.fingerprint}
+Fingerprint of the salt_jax export, in {export.dtype}: {export.fingerprint}
 """

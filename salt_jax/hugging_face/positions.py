@@ -1,8 +1,8 @@
-"""How positions turn, and who sees how far, as a config.json says it.
+"""Rotary positions and sliding windows in config.json.
 
-Transformers 5 has a table for each kind of layer under `rope_parameters`; before, there
-were `rope_theta`, `rope_scaling` and, for layers with a window, `rope_local_base_freq`.
-All versions read the older fields, so those are written, and both are read.
+Transformers 5 has one table per kind of layer under `rope_parameters`. Earlier versions
+have `rope_theta`, `rope_scaling` and, for local layers, `rope_local_base_freq`. All
+versions read the older fields, so those are written; both forms are read.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ def read_positions(fields: Mapping[str, Any], *, has_windows: bool) -> dict[str,
     """Returns the fields of `TransformerConfig` about positions and windows.
 
     Args:
-      fields: Of a config.json, with defaults for those that it leaves out.
-      has_windows: Whether its class knows layers with a window.
+      fields: The fields of a config.json, with defaults filled in.
+      has_windows: Whether the class supports sliding windows.
 
     Raises:
-      ValueError: this model has no such positions, or no such pattern of windows.
+      ValueError: this model cannot express the positions or the pattern of windows.
     """
     full, window = _rope(fields)
     windows = _read_windows(fields) if has_windows else {}
@@ -41,8 +41,8 @@ def read_positions(fields: Mapping[str, Any], *, has_windows: bool) -> dict[str,
     if windows and window is not None:
         if _read_scaling(window) is not None:
             raise ValueError(
-                f"config.json scales the positions of layers with a window ({window}): "
-                "salt_jax scales only those of the others."
+                f"config.json scales the positions of local layers ({window}): "
+                "salt_jax scales only those of global layers."
             )
         found["local_rope_theta"] = float(window["rope_theta"])
     return found
@@ -63,7 +63,7 @@ def write_positions(
         for i in range(model.num_layers)
     ]
     about |= {"layer_types": kinds, "sliding_window": model.sliding_window}
-    if name.startswith("Gemma"):  # It asks for a window even if no layer has one.
+    if name.startswith("Gemma"):  # Needs a window even if no layer uses it.
         about["sliding_window"] = model.sliding_window or max_length
     if name.startswith("Qwen"):
         about["use_sliding_window"] = model.sliding_window is not None
@@ -77,7 +77,7 @@ def write_positions(
 def _rope(
     fields: Mapping[str, Any],
 ) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
-    """Returns the table of layers that see all, and the others' if they have one."""
+    """Returns the table of global layers, and that of local layers if there is one."""
     given = fields.get("rope_parameters") or {}
     theta = {"rope_theta": fields["rope_theta"]}
     if _FULL in given or _WINDOW in given:
@@ -95,8 +95,8 @@ def _read_scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
     partial = rope.get("partial_rotary_factor", 1.0)
     if partial != 1.0:
         raise ValueError(
-            f"config.json has partial_rotary_factor={partial!r}: salt_jax turns all of "
-            "a head."
+            f"config.json has partial_rotary_factor={partial!r}: salt_jax supports "
+            "only 1.0."
         )
     if kind == "default":
         return None
@@ -107,10 +107,11 @@ def _read_scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
             return RopeScaling(kind=kind, **{k: rope[v] for k, v in _LLAMA3.items()})
     except KeyError as error:
         raise ValueError(
-            f"config.json has rope_type={kind!r} without its {error.args[0]!r}."
+            f"config.json has rope_type={kind!r} without {error.args[0]!r}."
         ) from error
     raise ValueError(
-        f"config.json has rope_type={kind!r}: salt_jax has default, linear and llama3."
+        f"config.json has rope_type={kind!r}: salt_jax supports default, linear and "
+        "llama3."
     )
 
 
@@ -124,7 +125,7 @@ def _written_scaling(scaling: RopeScaling | None) -> dict[str, Any] | None:
 
 
 def _read_windows(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns `sliding_window` and `global_every`; nothing if all layers see all."""
+    """Returns `sliding_window` and `global_every`; nothing if no layer is local."""
     window = fields.get("sliding_window")
     kinds = _layer_types(fields)
     if window is None or _WINDOW not in kinds:
@@ -134,15 +135,15 @@ def _read_windows(fields: Mapping[str, Any]) -> dict[str, Any]:
     expected = [_WINDOW if (i + 1) % every else _FULL for i in range(len(kinds))]
     if every == 1 or kinds != expected:
         raise ValueError(
-            f"config.json has layers with and without sliding_window={window} as "
-            f"{_as_digits(kinds)} (1: with): in salt_jax every k-th layer has none and "
-            "all others have one."
+            f"config.json applies sliding_window={window} to layers as "
+            f"{_as_digits(kinds)} (1: local, 0: global): salt_jax supports a global "
+            "layer at every k-th place only."
         )
     return {"sliding_window": window, "global_every": every}
 
 
 def _layer_types(fields: Mapping[str, Any]) -> list[str]:
-    """Returns the kind of each layer, as the classes find it where none is given."""
+    """Returns the kind of each layer, with the defaults of the classes."""
     num_layers = fields["num_hidden_layers"]
     given = fields.get("layer_types")
     if given is not None:
@@ -150,7 +151,7 @@ def _layer_types(fields: Mapping[str, Any]) -> list[str]:
         if unknown or len(given) != num_layers:
             raise ValueError(
                 f"config.json has layer_types={given!r} for {num_layers} layers: "
-                f"salt_jax has {_FULL} and {_WINDOW}."
+                f"salt_jax supports {_FULL} and {_WINDOW}, one for each layer."
             )
         return list(given)
     if "sliding_window_pattern" in fields:

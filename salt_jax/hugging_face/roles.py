@@ -1,4 +1,4 @@
-"""Which tokens begin, end and pad, as the files beside a tokenizer say it."""
+"""The tokens that begin, end and pad, from the files beside a tokenizer."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from etils import epath
 from salt_jax.data.json_files import read_object
 from salt_jax.data.tokenizers_vocabulary import OTHER_ENDS
 
-# Where special tokens are named, and where they are numbers; what comes first counts.
+# Files with names of special tokens, and files with their ids. The first one decides.
 _NAMED_IN = ("tokenizer_config.json", "special_tokens_map.json")
 _NUMBERED_IN = ("generation_config.json", "config.json")
 
 
 def read_roles(folder: epath.Path, known: Mapping[str, int]) -> dict[str, Any]:
-    """Returns which of the `known` tokens begin, end and pad, by what a folder says.
+    """Returns the ids of the tokens that begin, end and pad, as `folder` says.
 
     Raises:
-      ValueError: it does not say how texts end, or names a token that is not known.
+      ValueError: no file says how texts end, or one names a token that is not `known`.
     """
     eos_id = _token(folder, known, "eos")
     if eos_id is None:
@@ -34,7 +34,7 @@ def read_roles(folder: epath.Path, known: Mapping[str, int]) -> dict[str, Any]:
             "%s has no bos token: texts begin with its eos token, %d.", folder, eos_id
         )
         begin_id = eos_id
-    # Padding is never read, so without a token of its own any will do.
+    # Padding is never read, so any token can stand in for a missing one.
     pad_id = _token(folder, known, "pad", is_needed=False)
     roles: dict[str, Any] = {
         "begin_id": begin_id,
@@ -46,10 +46,10 @@ def read_roles(folder: epath.Path, known: Mapping[str, int]) -> dict[str, Any]:
 
 
 def other_ends(folder: epath.Path, eos_id: int, known: Collection[int]) -> list[int]:
-    """Returns the `known` tokens that end what a model writes, beside `eos_id`.
+    """Returns the `known` tokens besides `eos_id` that end a generated text.
 
-    The first file that has numbers counts, as it does in transformers. A model writes
-    no token that is not known, so such an end is none.
+    The first file with ids decides, as in transformers. Unknown ids are dropped,
+    because a model never generates them.
     """
     for file in _NUMBERED_IN:
         said = read_json(folder / file, is_needed=False).get("eos_token_id")
@@ -60,10 +60,10 @@ def other_ends(folder: epath.Path, eos_id: int, known: Collection[int]) -> list[
 
 
 def read_json(path: epath.Path, *, is_needed: bool = True) -> dict[str, Any]:
-    """Returns the object in a file; an empty one if it is not there and not needed.
+    """Returns the JSON object in a file; {} if the file is missing and not needed.
 
     Raises:
-      ValueError: the file holds something else.
+      ValueError: the file holds no JSON object.
     """
     if not is_needed and not path.exists():
         return {}
@@ -73,10 +73,10 @@ def read_json(path: epath.Path, *, is_needed: bool = True) -> dict[str, Any]:
 def _token(
     folder: epath.Path, known: Mapping[str, int], role: str, *, is_needed: bool = True
 ) -> int | None:
-    """Returns the token of a role that one of the files gives; None if none does.
+    """Returns the token of a role; None if no file names one.
 
     Raises:
-      ValueError: a file gives one that the tokenizer does not have, and it is needed.
+      ValueError: a file names a token that the tokenizer lacks, and `is_needed`.
     """
     for path, key, said in _said(folder, role):
         token = known.get(said) if isinstance(said, str) else said
@@ -84,14 +84,14 @@ def _token(
             return token
         if is_needed:
             raise ValueError(
-                f"{path} says {key}={said!r}, which its tokenizer.json does not have: "
-                "they are of different models."
+                f"{path} has {key}={said!r}, which tokenizer.json lacks: they are of "
+                "different models."
             )
     return None
 
 
 def _said(folder: epath.Path, role: str) -> Iterator[tuple[epath.Path, str, Any]]:
-    """Yields what each file says of a role, with its key, in the order that counts."""
+    """Yields the path, key and value of a role in each file, the deciding one first."""
     for file, key in [
         *((file, f"{role}_token") for file in _NAMED_IN),
         *((file, f"{role}_token_id") for file in _NUMBERED_IN),
@@ -99,7 +99,7 @@ def _said(folder: epath.Path, role: str) -> Iterator[tuple[epath.Path, str, Any]
         said = read_json(folder / file, is_needed=False).get(key)
         if isinstance(said, dict):
             said = said.get("content")
-        if isinstance(said, list):  # Of several ends, the first is the text's.
+        if isinstance(said, list):  # Of several ends, the first ends training texts.
             said = said[0] if said else None
         if said is not None:
             yield folder / file, key, said

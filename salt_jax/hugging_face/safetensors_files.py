@@ -1,9 +1,9 @@
-"""Folders of safetensors, read and written by rows of one tensor at a time.
+"""Safetensors files, read and written some rows of one tensor at a time.
 
-A file is a JSON header, of the length that its first eight bytes say, and then the
-bytes of each tensor, which the header gives by where they begin and end. The library
-reads such a file as mapped memory, whose pages count as held until it is closed, and
-writes only tensors that are all in memory; so the bytes are read and written here.
+A file is an 8-byte header length, a JSON header with the byte range of each tensor, and
+the bytes of the tensors. The safetensors library is not used: it maps a file into
+memory, where pages count as used until the file is closed, and it writes only tensors
+that are all in memory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from etils import epath
 
 from salt_jax.data.json_files import write_json
 
-SHARD_BYTES = 5_000_000_000  # What a file holds at most, if it is of several tensors.
+SHARD_BYTES = 5_000_000_000  # The size limit of a file with more than one tensor.
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _DTYPES = {
@@ -30,27 +30,27 @@ _DTYPES = {
 }
 _CODES = {dtype.name: code for code, dtype in _DTYPES.items()}
 _LENGTH_BYTES = 8
-_READ_BYTES = 1 << 20  # At a time: files in buckets can fill no buffer themselves.
-_LONGEST_HEADER = 100_000_000  # In bytes; the library's own limit.
+_READ_BYTES = 1 << 20  # Bytes per read: files in buckets cannot read into a buffer.
+_LONGEST_HEADER = 100_000_000  # Bytes; the limit of the safetensors library.
 _PICKLED = ("*.bin", "*.pt", "*.pth")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StoredTensor:
-    """A tensor in a file, and where it is."""
+    """The name, dtype, shape and position of a tensor in a file."""
 
     name: str
     path: epath.Path
     dtype: np.dtype
     shape: tuple[int, ...]
-    begin: int  # Of its bytes in the file.
+    begin: int  # The offset of its first byte in the file.
 
     @property
     def num_bytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def read(self) -> np.ndarray:
-        """Returns the tensor, all of it."""
+        """Returns the whole tensor."""
         values = np.empty(self.shape, self.dtype)
         buffer = values.reshape(-1).view(np.uint8).data
         with self.path.open("rb") as file:
@@ -65,21 +65,21 @@ class StoredTensor:
 
 
 def open_tensors(folder: epath.Path) -> dict[str, StoredTensor]:
-    """Returns the tensors of the safetensors in `folder`, by name; reads none.
+    """Returns the tensors in `folder` by name, without reading their values.
 
     Raises:
-      FileNotFoundError: there are none, or a file that the index names is missing.
-      ValueError: a file is truncated or is no safetensors.
+      FileNotFoundError: there are no safetensors, or the index names a missing file.
+      ValueError: a file is truncated or is not safetensors.
     """
     tensors: dict[str, StoredTensor] = {}
     for path, names in _files(folder).items():
         found = {tensor.name: tensor for tensor in _read_header(path)}
         absent = sorted(set(names or ()) - set(found))
         if absent:
-            raise ValueError(f"{path} lacks {few(absent)}, which {INDEX} says it has.")
+            raise ValueError(f"{path} lacks {few(absent)}, which {INDEX} lists.")
         twice = sorted(set(tensors) & set(found))
         if twice:
-            raise ValueError(f"{path} has {few(twice)} a second time.")
+            raise ValueError(f"{path} repeats {few(twice)} of another file.")
         tensors |= found
     return tensors
 
@@ -91,14 +91,14 @@ def write_tensors(
     rows_of: Callable[[str], Iterable[np.ndarray]],
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes tensors into `folder`, in one file or in several with an index.
+    """Writes tensors into `folder`: one file, or several files and an index.
 
     Args:
-      folder: Which is there.
-      shapes: Of the tensors, by name, in the order to write them in.
-      dtype: Of all of them: "float32" or "bfloat16".
-      rows_of: Gives a tensor's rows, some at a time, when it is to be written.
-      shard_bytes: What a file holds at most, unless one tensor is larger.
+      folder: An existing folder.
+      shapes: The shapes of the tensors by name, in the order of writing.
+      dtype: The dtype of all tensors, "float32" or "bfloat16".
+      rows_of: Yields the rows of a tensor, some at a time; called when it is written.
+      shard_bytes: The size limit of a file; a larger tensor has a file of its own.
     """
     code = _CODES[dtype]
     shards = _shards(shapes, _DTYPES[code].itemsize, shard_bytes)
@@ -111,7 +111,7 @@ def write_tensors(
             file.write(_header({name: shapes[name] for name in names}, code))
             for name in names:
                 for rows in rows_of(name):
-                    file.write(rows.tobytes())  # Files in buckets take no views.
+                    file.write(rows.tobytes())  # Files in buckets reject memoryviews.
     if len(shards) > 1:
         size = sum(map(math.prod, shapes.values())) * _DTYPES[code].itemsize
         about = {"metadata": {"total_size": size}, "weight_map": weight_map}
@@ -119,13 +119,13 @@ def write_tensors(
 
 
 def _files(folder: epath.Path) -> dict[epath.Path, list[str] | None]:
-    """Returns each file of `folder` with the tensors that its index says it has."""
+    """Returns each file of `folder` with the tensors that the index lists for it."""
     if (folder / INDEX).exists():
         weight_map = _weight_map(folder / INDEX)
         names: dict[epath.Path, list[str] | None] = {}
         for name, file in weight_map.items():
             if "/" in file:
-                raise ValueError(f"{folder / INDEX} names {file!r}, not a file by it.")
+                raise ValueError(f"{folder / INDEX} names {file!r} in another folder.")
             listed = names.setdefault(folder / file, [])
             assert listed is not None
             listed.append(name)
@@ -138,9 +138,8 @@ def _files(folder: epath.Path) -> dict[epath.Path, list[str] | None]:
     pickled = sorted(path.name for kind in _PICKLED for path in folder.glob(kind))
     if pickled:
         raise ValueError(
-            f"{folder} has its tensors in {few(pickled)}: such files are pickled, and "
-            "can run any program when they are read, so they never are. Convert them "
-            "to safetensors."
+            f"{folder} has its tensors in {few(pickled)}: reading a pickle can run any "
+            "program, so salt_jax never does. Convert them to safetensors."
         )
     raise FileNotFoundError(f"No {SINGLE} and no {INDEX} in {folder}.")
 
@@ -149,7 +148,7 @@ def _weight_map(path: epath.Path) -> Mapping[str, str]:
     try:
         return dict(json.loads(path.read_text())["weight_map"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no index of safetensors ({error!r}).") from error
+        raise ValueError(f"{path} is not a safetensors index ({error!r}).") from error
 
 
 def _read_header(path: epath.Path) -> Iterator[StoredTensor]:
@@ -159,22 +158,22 @@ def _read_header(path: epath.Path) -> Iterator[StoredTensor]:
         first = _LENGTH_BYTES + length
         if size < _LENGTH_BYTES or length > _LONGEST_HEADER or first > size:
             raise ValueError(
-                f"{path} is truncated, or is no safetensors: it has {size:,} bytes, "
-                f"and its header would be {length:,} bytes long. Fetch it again."
+                f"{path} is truncated or not safetensors: it has {size:,} bytes, and "
+                f"its header would be {length:,} bytes long. Fetch it again."
             )
         header = _parse_header(path, file.read(length))
     end = max((about["data_offsets"][1] for about in header.values()), default=0)
     if first + end != size:
         raise ValueError(
             f"{path} is truncated or damaged: it has {size:,} bytes, and its header "
-            f"speaks of {first + end:,}. Fetch it again."
+            f"says {first + end:,}. Fetch it again."
         )
     for name, about in header.items():
         yield _tensor(path, name, about, first)
 
 
 def _parse_header(path: epath.Path, text: bytes) -> dict[str, Any]:
-    """Returns what the header says of each tensor, with all that it must say."""
+    """Returns the header's entry for each tensor, checked for the required fields."""
     try:
         header = json.loads(text)
         header.pop("__metadata__", None)
@@ -185,7 +184,7 @@ def _parse_header(path: epath.Path, text: bytes) -> dict[str, Any]:
             about["dtype"] = str(about["dtype"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path} is damaged, or is no safetensors: its header cannot be read "
+            f"{path} is damaged or not safetensors: its header cannot be read "
             f"({type(error).__name__}). Fetch it again."
         ) from error
     return header
@@ -197,8 +196,8 @@ def _tensor(
     dtype = _DTYPES.get(about["dtype"])
     if dtype is None:
         raise ValueError(
-            f"{name!r} in {path} is of dtype {about['dtype']}: import reads "
-            f"{', '.join(_DTYPES)}, and nothing that is quantized."
+            f"{name!r} in {path} has dtype {about['dtype']}: import reads "
+            f"{', '.join(_DTYPES)}, not quantized tensors."
         )
     begin, end = about["data_offsets"]
     tensor = StoredTensor(
@@ -213,8 +212,8 @@ def _tensor(
 
 
 def _header(shapes: Mapping[str, tuple[int, ...]], code: str) -> bytes:
-    """Returns the length and the text of the header of a file of these tensors."""
-    # Readers of PyTorch refuse a file that does not say that it is for them.
+    """Returns the header length and the header of a file with these tensors."""
+    # transformers refuses a file without this format in its metadata.
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     begin = 0
     for name, shape in shapes.items():
@@ -226,7 +225,7 @@ def _header(shapes: Mapping[str, tuple[int, ...]], code: str) -> bytes:
         }
         begin = end
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _LENGTH_BYTES)  # So that the tensors are aligned.
+    text += b" " * (-len(text) % _LENGTH_BYTES)  # Aligns the tensors.
     return len(text).to_bytes(_LENGTH_BYTES, "little") + text
 
 
@@ -247,6 +246,6 @@ def _shards(
 
 
 def few(names: Sequence[str]) -> str:
-    """Returns the first names, and how many there are beside them."""
+    """Returns the first three names, and the number of the others."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more

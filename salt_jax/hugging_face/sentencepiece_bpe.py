@@ -1,11 +1,11 @@
-"""A SentencePiece model of byte pair encoding as a tokenizer.json with the same tokens.
+"""Conversion of a SentencePiece BPE model to a tokenizer.json with the same tokens.
 
-SentencePiece joins, again and again, the two neighbours whose text together is the
-piece with the best score, and the leftmost ones of several. The tokenizers library
-joins those that come first in a list of pairs, and of one pair the leftmost. So all
-pieces are listed in the order of their scores, each in every way to cut it in two. The
-order of these does not matter: what becomes a piece was joined by better scores alone,
-hence in the same way wherever it stands, and only one of its pairs is ever met.
+SentencePiece repeatedly merges the two neighbors whose concatenation is the piece with
+the best score; ties go to the leftmost. The tokenizers library merges the neighbors
+that come first in a list of pairs; ties go to the leftmost. So the list has all pieces
+in the order of their scores, each with every way to cut it into two pieces. The order
+of the cuts of one piece does not matter: its parts were merged by better scores, so in
+the same way everywhere, and only one of its cuts ever occurs.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ _Piece = _FORMAT.ModelProto.SentencePiece
 
 
 def tokenizer_json(codec: SentencePieceCodec) -> dict[str, Any]:
-    """Returns the contents of a tokenizer.json with the tokens of a model.
+    """Returns the contents of a tokenizer.json with the tokens of `codec`.
 
-    A piece has its spaces as spaces, not as U+2581: so U+2581 in a text is, as in
-    `Vocabulary.encode`, three bytes, and nothing has to be normalised.
+    Pieces are written with spaces, not with U+2581. So U+2581 in a text becomes three
+    byte tokens, as in `Vocabulary.encode`, and no normalizer is needed.
 
     Raises:
-      ValueError: the model is of a kind that this format cannot express exactly.
+      ValueError: tokenizer.json cannot express the model exactly.
     """
     model = _FORMAT.ModelProto.FromString(codec.processor.serialized_model_proto())
     obstacle = _obstacle(model, codec)
     if obstacle is not None:
         raise ValueError(
-            f"{obstacle}. A tokenizer.json is written of models of byte pair encoding "
-            "with pieces for bytes, which change nothing in a text."
+            f"{obstacle}. A tokenizer.json can be written only for a lossless "
+            "byte-pair-encoding model with byte fallback."
         )
     kinds = [
         (index, _text(piece), piece.type) for index, piece in enumerate(model.pieces)
@@ -78,24 +78,24 @@ def tokenizer_json(codec: SentencePieceCodec) -> dict[str, Any]:
 
 
 def _obstacle(model: Any, codec: SentencePieceCodec) -> str | None:
-    """Returns why a tokenizer.json would have other tokens; None if it would not."""
+    """Returns why a tokenizer.json would give other tokens; None if it would not."""
     kind = model.trainer_spec.model_type
     if kind != _FORMAT.TrainerSpec.BPE:
         name = _FORMAT.TrainerSpec.ModelType.Name(kind).lower()
-        return f"It is a SentencePiece model of the type {name}"
+        return f"It is a SentencePiece model of type {name}"
     if not codec.is_lossless or _normalises(model):
-        return "It is a SentencePiece model that changes texts, or has unknown letters"
+        return "It is a SentencePiece model that normalizes texts or lacks byte pieces"
     texts = [_text(piece) for piece in model.pieces]
     if len(set(texts)) < len(texts):
-        return "It is a SentencePiece model with a piece that has a space and U+2581"
+        return "It is a SentencePiece model with pieces that differ only in U+2581"
     joined = [x for x in model.pieces if x.type == _Piece.NORMAL and len(x.piece) > 1]
     if len({piece.score for piece in joined}) < len(joined):
-        return "It is a SentencePiece model with two pieces of one score"
+        return "It is a SentencePiece model with two pieces of equal score"
     letters = {text for text in texts if len(text) == 1}
     odd = {letter for piece in joined for letter in _text(piece)} - letters
     named = [x for x in model.pieces if x.type in (_Piece.CONTROL, _Piece.UNKNOWN)]
     if odd or any(len(piece.piece) == 1 for piece in named):
-        return "It is a SentencePiece model with pieces of letters that are no pieces"
+        return "It is a SentencePiece model that lacks a piece for a single character"
     if any(piece.type == _Piece.UNUSED for piece in model.pieces):
         return "It is a SentencePiece model with unused pieces"
     return None
@@ -112,15 +112,15 @@ def _normalises(model: Any) -> bool:
 
 
 def _text(piece: Any) -> str:
-    """Returns the text that a piece stands for, or the name of one that has none."""
+    """Returns the text of a piece, or the name of a piece without a text."""
     has_text = piece.type in (_Piece.NORMAL, _Piece.USER_DEFINED)
     return piece.piece.replace(SPACE, " ") if has_text else piece.piece
 
 
 def _merges(pieces: Sequence[Any]) -> Iterator[tuple[str, str]]:
-    """Yields the pairs that are joined, those that are joined first at the beginning.
+    """Yields the pairs to merge, in the order of merging.
 
-    What a user defined is never joined, and so are no names of other pieces.
+    User-defined pieces and the names of special pieces are never merged.
     """
     normal = [piece for piece in pieces if piece.type == _Piece.NORMAL]
     known = {_text(piece) for piece in normal}

@@ -1,8 +1,8 @@
-"""Vocabularies as the tokenizer files of a Hugging Face folder, and the other way.
+"""Conversion between vocabularies and the tokenizer files of a Hugging Face folder.
 
-A tokenizer.json says how text becomes tokens; which of them begin and end a text is
-said beside it, in up to four files. The `vocabulary.json` of an export is a
-tokenizer.json that says both.
+A tokenizer.json defines how text becomes tokens. Up to four other files say which
+tokens begin and end a text. The `vocabulary.json` of an export is a tokenizer.json that
+says both.
 """
 
 from __future__ import annotations
@@ -28,10 +28,9 @@ _SENTENCEPIECE = "tokenizer.model"
 def write_tokenizer(
     vocabulary: Vocabulary, folder: epath.PathLike, *, model_type: str | None = None
 ) -> None:
-    """Writes the files with which transformers makes the tokens of `vocabulary`.
+    """Writes the `tokenizer_files` of `vocabulary` into `folder`.
 
-    The folder is made if it is not there, and files in it are overwritten; the rest is
-    as for `tokenizer_files`.
+    The folder is created if needed, and existing files are overwritten.
     """
     contents = tokenizer_files(vocabulary, model_type=model_type)
     folder = epath.Path(folder)
@@ -43,28 +42,27 @@ def write_tokenizer(
 def tokenizer_files(
     vocabulary: Vocabulary, *, model_type: str | None = None
 ) -> dict[str, bytes]:
-    """Returns, by name, the files that make transformers' tokens of `vocabulary`.
+    """Returns the files by name with which transformers encodes like `vocabulary`.
 
-    `AutoTokenizer` then encodes a text to `begin_id` and the very tokens of
-    `vocabulary.encode`; with `add_special_tokens=False`, to these alone. What a text
-    says is text: the names of control pieces in it are no control pieces. That is said
-    in the tokenizer_config.json, and so not known to who reads tokenizer.json alone. A
-    text of over 65,536 letters without a space may have other tokens at the place where
-    `encode` cuts it.
+    `AutoTokenizer` then encodes a text as `begin_id` followed by the tokens of
+    `vocabulary.encode`, or as these alone with `add_special_tokens=False`. Names of
+    control pieces in a text are encoded as text; tokenizer_config.json says so, so a
+    program that reads only tokenizer.json does not know it. A run of more than 65,536
+    characters without a space may be encoded differently where `encode` splits it.
 
     Args:
-      vocabulary: Of a model.
-      model_type: What the config.json of the folder says; None: it is not known.
+      vocabulary: The vocabulary to convert.
+      model_type: The model_type in the folder's config.json; None: unknown.
 
     Raises:
-      ValueError: a tokenizer.json cannot have the tokens of this vocabulary, or is not
-        read as it is beside such a model.
+      ValueError: a tokenizer.json cannot express the vocabulary, or transformers
+        ignores tokenizer.json for this model_type.
     """
     tokenizer = _tokenizer(vocabulary)
     if model_type == "qwen2" and not _is_of_qwen(tokenizer):
         raise ValueError(
             f"{vocabulary.path} cannot be the tokenizer of a {model_type} model: "
-            "transformers reads all of theirs as Qwen's, whatever their files say. "
+            "transformers always applies Qwen's normalization and bytes to these. "
             "Export a model of another architecture."
         )
     ids = {
@@ -76,10 +74,10 @@ def tokenizer_files(
     record = json.loads(tokenizer.to_str())
     record["post_processor"] = _begin_with(names["bos_token"], vocabulary.begin_id)
     settings = {
-        # The class that takes a tokenizer.json as it is, whatever model it is of.
+        # The class that reads tokenizer.json as it is, for any model.
         "tokenizer_class": "PreTrainedTokenizerFast",
         **names,
-        # The tokenizer.json does so; this is for who asks whether it does.
+        # tokenizer.json already does so; this only reports it.
         "add_bos_token": True,
         "add_eos_token": False,
         "clean_up_tokenization_spaces": False,
@@ -95,22 +93,21 @@ def tokenizer_files(
 def read_tokenizer(
     folder: epath.PathLike, *, vocab_size: int | None = None
 ) -> tuple[bytes, str]:
-    """Returns the vocabulary file for an export of a Hugging Face folder, and its name.
+    """Returns the contents and name of the vocabulary file for a Hugging Face folder.
 
-    It is a tokenizer.json that says which tokens begin, end and pad, or a SentencePiece
-    model where there is no tokenizer.json. With a tokenizer that begins a text with
-    nothing, as Qwen's, a model reads the end of the document before.
+    The file is the tokenizer.json with the tokens that begin, end and pad added, or the
+    SentencePiece model if there is no tokenizer.json. If the tokenizer has no token
+    that begins a text (Qwen's has none), the end-of-text token begins it.
 
     Args:
-      folder: With the files.
-      vocab_size: How many tokens the model has; None: it is not known. Special tokens
-        beyond these are left out: text models come with those of images, which they
-        cannot read.
+      folder: The folder with the tokenizer files.
+      vocab_size: The model's number of tokens; None: unknown. Special tokens beyond it
+        are dropped: text models often ship those of images, which they cannot read.
 
     Raises:
       FileNotFoundError: there is no tokenizer in `folder`.
-      ValueError: it cannot be read, or does not say how texts end, or has more tokens
-        than the model.
+      ValueError: the tokenizer cannot be read, does not say how texts end, or has more
+        tokens than the model.
     """
     folder = epath.Path(folder)
     path = folder / _TOKENIZER
@@ -125,14 +122,14 @@ def read_tokenizer(
     path = folder / _SENTENCEPIECE
     if path.exists():
         contents = path.read_bytes()
-        codec = SentencePieceCodec.of(contents, path)  # Refuses what is none.
+        codec = SentencePieceCodec.of(contents, path)  # Raises for any other file.
         _check_size(codec.size, vocab_size, path)
         others = other_ends(folder, codec.eos_id, range(codec.size))
         if others:
-            logging.info("%s ends texts with one token, and not %s.", path, others)
+            logging.info("%s has one end token; %s are ignored.", path, others)
         return contents, "vocabulary.model"
     raise FileNotFoundError(
-        f"No {_TOKENIZER} and no {_SENTENCEPIECE} in {folder}: save its tokenizer with "
+        f"No {_TOKENIZER} and no {_SENTENCEPIECE} in {folder}: save the tokenizer with "
         "`AutoTokenizer.from_pretrained(...).save_pretrained(...)`."
     )
 
@@ -140,18 +137,18 @@ def read_tokenizer(
 def _without_specials_from(
     vocab_size: int, record: Mapping[str, Any], path: epath.Path
 ) -> dict[str, Any]:
-    """Returns a tokenizer.json without special tokens from `vocab_size` on."""
+    """Returns a tokenizer.json without special tokens whose id is >= `vocab_size`."""
     added = record.get("added_tokens") or []
     beyond = [x for x in added if x["special"] and x["id"] >= vocab_size]
     if not beyond:
         return dict(record)
     names = {x["content"] for x in beyond}
     logging.info(
-        "Left %s out of %s: the model has %d tokens.", sorted(names), path, vocab_size
+        "Dropped %s of %s: the model has %d tokens.", sorted(names), path, vocab_size
     )
     kept = {"added_tokens": [x for x in added if x not in beyond]}
     vocab = record["model"].get("vocab")
-    if isinstance(vocab, dict):  # Some files list them here too.
+    if isinstance(vocab, dict):  # Some files list special tokens here too.
         vocab = {name: token for name, token in vocab.items() if name not in names}
         kept["model"] = record["model"] | {"vocab": vocab}
     return {**record, **kept}
@@ -160,14 +157,13 @@ def _without_specials_from(
 def _check_size(size: int, vocab_size: int | None, path: epath.Path) -> None:
     if vocab_size is not None and size > vocab_size:
         raise ValueError(
-            f"{path} has {size:,} tokens, and config.json beside it has "
-            f"vocab_size={vocab_size:,}: they are of different models. Fetch the files "
-            "of one."
+            f"{path} has {size:,} tokens, and config.json has vocab_size="
+            f"{vocab_size:,}: they are of different models. Fetch matching files."
         )
 
 
 def _tokenizer(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
-    """Returns what makes the tokens of `vocabulary`, without any added to them."""
+    """Returns a tokenizer with the tokens of `vocabulary` and no added begin token."""
     codec = vocabulary.codec
     if not isinstance(codec, SentencePieceCodec):
         record = read_json(vocabulary.path)
@@ -185,24 +181,24 @@ def _tokenizer(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
 
 
 def _check_tokens(codec: SentencePieceCodec, tokenizer: tokenizers.Tokenizer) -> None:
-    """Refuses a tokenizer with other tokens for the text of any piece, or its name."""
+    """Raises ValueError if any piece's text or name is encoded differently."""
     names = [codec.processor.id_to_piece(token) for token in range(codec.size)]
     texts = [name.replace(SPACE, " ") for name in names]
     for text in [*texts, *PROBES, SPACE, "".join(names), "".join(texts[::-1])]:
         found = tokenizer.encode(text, add_special_tokens=False).ids
         if found != codec.encode_array(text).tolist():
-            raise ValueError(f"It would have other tokens for {text[:40]!r}.")
+            raise ValueError(f"It would encode {text[:40]!r} differently.")
 
 
 def _is_of_qwen(tokenizer: tokenizers.Tokenizer) -> bool:
-    """Returns whether it does to a text what Qwen's do: compose, and take bytes."""
+    """Returns whether it normalizes to NFC and encodes bytes, as Qwen's tokenizers."""
     record = json.loads(tokenizer.to_str())
     kinds = [(record[step] or {}).get("type") for step in ("normalizer", "decoder")]
     return kinds == ["NFC", "ByteLevel"]
 
 
 def _begin_with(name: str, token: int) -> dict[str, Any]:
-    """Returns the step that puts a token before every text."""
+    """Returns the post-processor that puts a token in front of every text."""
     begin = {"SpecialToken": {"id": name, "type_id": 0}}
     first, second = ({"Sequence": {"id": x, "type_id": 0}} for x in "AB")
     return {

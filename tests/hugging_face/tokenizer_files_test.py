@@ -98,7 +98,7 @@ def test_the_files_are_read_as_they_are_beside_any_model(ours, model_type, tmp_p
 
 
 def test_a_model_beside_which_they_are_not_read_as_they_are_is_refused(ours, tmp_path):
-    with pytest.raises(ValueError, match="tokenizer of a qwen2 model"):
+    with pytest.raises(ValueError, match="qwen2"):
         write_tokenizer(ours, tmp_path, model_type="qwen2")
     assert not list(tmp_path.iterdir())
 
@@ -153,12 +153,12 @@ def test_a_model_of_its_own_beginning_keeps_it(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "unigram", "vocab_size": 290}, "of the type unigram"),
-        ({"model_type": "char"}, "of the type char"),
-        ({"add_dummy_prefix": True}, "changes texts"),
-        ({"remove_extra_whitespaces": True}, "changes texts"),
-        ({"normalization_rule_name": "nfkc"}, "changes texts"),
-        ({"byte_fallback": False, "vocab_size": 40}, "changes texts"),
+        ({"model_type": "unigram", "vocab_size": 290}, "of type unigram"),
+        ({"model_type": "char"}, "of type char"),
+        ({"add_dummy_prefix": True}, "normalizes"),
+        ({"remove_extra_whitespaces": True}, "normalizes"),
+        ({"normalization_rule_name": "nfkc"}, "normalizes"),
+        ({"byte_fallback": False, "vocab_size": 40}, "normalizes"),
     ],
 )
 def test_a_model_that_the_files_cannot_express_is_refused(change, message, tmp_path):
@@ -174,7 +174,7 @@ def test_a_model_with_a_rule_of_its_own_for_letters_is_refused(tmp_path):
     rules.write_text("71\t6B\n")  # A q becomes a k.
     vocabulary = train_model(tmp_path, LINES, normalization_rule_tsv=str(rules))
     assert vocabulary.decode(vocabulary.encode("q")) == "k"
-    with pytest.raises(ValueError, match="changes texts"):
+    with pytest.raises(ValueError, match="normalizes"):
         write_tokenizer(vocabulary, tmp_path / "written")
 
 
@@ -342,10 +342,10 @@ def test_all_that_ends_what_a_model_writes_is_kept(files, ends, folder):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({}, "does not say which token ends a text: write an 'eos_token'"),
-        ({"eos_token": "</s>"}, "eos_token='</s>', which its tokenizer.json does not"),
+        ({}, "'eos_token' into its tokenizer_config.json"),
+        ({"eos_token": "</s>"}, "eos_token='</s>'.*tokenizer.json"),
         ({"eos_token": "<|end|>", "bos_token": "<s>"}, "bos_token='<s>'"),
-        ([], "tokenizer_config.json is not a JSON object"),
+        ([], "tokenizer_config.json"),
     ],
 )
 def test_a_folder_that_does_not_say_how_texts_end_is_refused(config, message, folder):

@@ -90,7 +90,7 @@ def test_the_layers_of_qwen_with_a_window_are_those_of_transformers(first, is_us
     num_windows = theirs.layer_types.count("sliding_attention")
     assert num_windows == (4 - first if is_used else 0)
     if 0 < num_windows < 4:
-        with pytest.raises(ValueError, match=f"as {'0' * first}{'1' * num_windows} "):
+        with pytest.raises(ValueError, match=f" {'0' * first}{'1' * num_windows} "):
             read_model(about)
     else:
         window = theirs.sliding_window if num_windows else None
