@@ -160,8 +160,8 @@ def test_a_process_of_its_own_ends_with_the_code_and_without_a_traceback():
         (["SCORES='/nowhere/scores'"], "No scores at /nowhere/scores"),
         (["SEQ_LEN=32"], "prepared with seq_len=16, not 32; a longer one"),
         (["BATCH_SIZE=6"], "batch_size=6 does not divide into 4 parts"),
-        (["partitioning.MeshShape.model=3"], "does not fill the 8 devices"),
-        (["llm/model.TransformerConfig.mlp_dim=99_999_999_998"], "GiB a device"),
+        (["partitioning.MeshShape.model=3"], "8 devices"),
+        (["llm/model.TransformerConfig.mlp_dim=99_999_999_998"], "GiB"),
         (["DATA='/nowhere'"], "No prepared data at /nowhere"),
     ],
 )

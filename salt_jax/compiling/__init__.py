@@ -1,1 +1,1 @@
-"""What a run needs and moves on a pod, known before the first hour on its hardware."""
+"""Compiling a run for a topology ahead of time: memory, FLOPs and communication."""

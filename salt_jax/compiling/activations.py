@@ -1,4 +1,4 @@
-"""What the backward pass of a model keeps of its forward pass, by tracing alone.
+"""The activations that a forward pass saves for the backward pass, from tracing.
 
 Dimensions: B batch, L length.
 """
@@ -14,17 +14,17 @@ import numpy as np
 from salt_jax.model.transformer import Transformer, init_params
 from salt_jax.training.program import abstract_batch
 
-# So many rows on each shard that no other dimension of a model is a multiple of them.
+# Rows per shard while tracing: a prime, so only batch dimensions are multiples of it.
 _ODD = 7919
 
 
 def saved_bytes(
     model: Transformer, rows: int, length: int, *, has_prefix: bool = False
 ) -> int:
-    """Returns the bytes of activations that one chip keeps, at most.
+    """Returns an upper bound of the saved activations of one chip, in bytes.
 
-    Arrays of feed-forward and heads are split as their parameters are; a compiler may
-    keep less.
+    Activations of feed-forward and heads are sharded as their parameters are. The
+    compiler may save less.
     """
     partitioning = model.partitioning
     shards = partitioning.size("batch")
@@ -57,7 +57,7 @@ def _bytes(x: Any, model: Transformer) -> float:
         split |= {*partitioning.mesh_axes("mlp")}
     elif config.num_heads in x.shape and config.num_heads > 1:
         split |= {*partitioning.mesh_axes("heads")}
-    elif config.remat == "full":  # Only what is between the blocks is kept.
+    elif config.remat == "full":  # Saves only the activations between blocks.
         split |= {*partitioning.mesh_axes("length")}
     parts = math.prod(partitioning.mesh.shape[axis] for axis in split)
     return math.prod(x.shape) * np.dtype(x.dtype).itemsize / parts

@@ -1,4 +1,4 @@
-"""What would make a run fit that does not."""
+"""Suggestions for a run that does not fit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from salt_jax.mesh.memory import GIB
 
 
 def advice(report: Report) -> str:
-    """Returns what would save the most memory, by the table, as one line."""
+    """Returns up to three changes that save the most memory by formula, as one line."""
     planned = report.largest.planned
     rows = planned.made.get("saved activations", 0)
     states = sum(planned.held.values()) + planned.made.get("gradients", 0)

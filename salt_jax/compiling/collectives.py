@@ -1,4 +1,4 @@
-"""What a compiled program moves between chips, read from its text."""
+"""The communication between chips of a compiled program, from its HLO text."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ KINDS = (
     *("all-gather", "all-reduce", "reduce-scatter", "all-to-all"),
     "collective-permute",
 )
-_BITS = {"pred": 8}  # Of the others, the first number in the name.
-# How the TPU's runtime is told of what crosses slices.
+_BITS = {"pred": 8}  # For other dtypes, the first number in the name.
+# Transfer types between slices, in the attributes of the TPU runtime.
 _MEGASCALE = {
     "ALL_GATHER": "all-gather",
     "ALL_REDUCE": "all-reduce",
@@ -28,28 +28,28 @@ _MEGASCALE = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Collective:
-    """One collective operation of a program, all of its runs together."""
+    """One collective operation of a program, summed over its runs in a step."""
 
     kind: str
-    bytes_per_chip: float  # What a chip sends in a step, as around a ring.
-    count: int  # How often it runs in a step.
+    bytes_per_chip: float  # Bytes that a chip sends per step, with ring algorithms.
+    count: int  # Runs per step.
     across_slices: bool
-    where: str  # The operation of the model that it comes from.
+    where: str  # The JAX operation that it comes from.
 
 
 def collectives(text: str, slice_of: Sequence[int]) -> list[Collective]:
     """Returns the collectives of a program.
 
     Args:
-      text: Of `Compiled.as_text`.
-      slice_of: The slice of each device, in the order of the mesh.
+      text: The result of `Compiled.as_text`.
+      slice_of: The slice index of each device, in the order of the mesh.
     """
     found, seen = [], set()
     for placed in Module.parse(text).placed():
         collective = _read(placed, slice_of)
         if collective is None:
             continue
-        # A gather that hides behind products is written again in each of them.
+        # A gather that overlaps with products is repeated in each of their fusions.
         channel = placed.instruction.attribute("channel_id")
         key = (placed.caller, collective.kind, channel)
         if channel is not None and placed.computation != placed.caller:
@@ -63,7 +63,7 @@ def collectives(text: str, slice_of: Sequence[int]) -> list[Collective]:
 def total_bytes(
     found: Sequence[Collective], kind: str, *, across_slices: bool
 ) -> float:
-    """Returns the bytes of one kind that a chip sends in a step."""
+    """Returns the bytes per step that a chip sends in collectives of one kind."""
     return sum(
         collective.bytes_per_chip
         for collective in found
@@ -75,7 +75,7 @@ def _read(placed: Placed, slice_of: Sequence[int]) -> Collective | None:
     instruction = placed.instruction
     across = False
     if instruction.opcode == "recv" and "xla_megascale_runtime" in instruction.rest:
-        # Of what crosses slices, only the host's part of it is in the text.
+        # For transfers between slices, the text has only the host's side.
         named = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.rest)
         kind, across = _MEGASCALE.get(named[1] if named else "", ""), True
         members, size = len(set(slice_of)), _shapes(instruction.shape)[0]
@@ -86,7 +86,7 @@ def _read(placed: Placed, slice_of: Sequence[int]) -> Collective | None:
         members, across = _group(instruction, slice_of)
         size = _result_bytes(instruction, kind, members)
         if placed.computation.startswith("all-reduce-scatter"):
-            # A TPU's reduce-scatter is written as a sum and a slice of it.
+            # XLA for TPUs writes a reduce-scatter as an all-reduce and a slice.
             kind, size = "reduce-scatter", size / members
     if not kind:
         return None
@@ -101,7 +101,7 @@ def _read(placed: Placed, slice_of: Sequence[int]) -> Collective | None:
 
 
 def _sent(kind: str, size: float, members: int) -> float:
-    """Returns what each of `members` sends, where each ends with `size` bytes."""
+    """Returns the bytes that each of `members` sends, for a result of `size` bytes."""
     share = (members - 1) / members
     return {
         "all-gather": size * share,
@@ -116,7 +116,7 @@ def _result_bytes(instruction: Instruction, kind: str, members: int) -> float:
     sizes = _shapes(instruction.shape)
     if not instruction.opcode.endswith("-start") or kind == "all-reduce":
         return sum(sizes)
-    # The start of the others holds what goes in, what comes out, and flags.
+    # The shape of other starts is a tuple of inputs, outputs and flags.
     total = sum(_shapes(re.sub(r"\bu32\[\]", "", instruction.shape)))
     return {
         "all-gather": total * members / (members + 1),
@@ -136,7 +136,7 @@ def _shapes(text: str) -> list[float]:
 
 
 def _group(instruction: Instruction, slice_of: Sequence[int]) -> tuple[int, bool]:
-    """Returns how many chips take part together, and whether some cross slices."""
+    """Returns the size of the largest group, and whether any group crosses slices."""
     groups = _pairs(instruction) if "permute" in instruction.opcode else None
     if groups is None:
         groups = _groups(instruction.rest) or [list(range(len(slice_of)))]
@@ -150,7 +150,7 @@ def _pairs(instruction: Instruction) -> list[list[int]]:
 
 
 def _groups(rest: str) -> list[list[int]] | None:
-    """Returns replica groups, of each form that the compiler writes them in."""
+    """Returns the replica groups, from any of the three forms in HLO text."""
     if listed := re.search(r"replica_groups=\{(\{.*?\})\}", rest):
         return _lists(listed[1])
     iota = r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?"
@@ -175,7 +175,7 @@ def _of_mesh(axes: str, device_ids: str | None, along: str) -> list[list[int]]:
         else:
             ids = np.array(_integers(device_ids))
     ids = ids.reshape(shape)
-    # An axis may be taken in part: its inner size, and behind those how many.
+    # A group may use part of an axis, written name:(size before it)size of the part.
     grouped = []
     for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", along):
         at = list(sizes).index(name)

@@ -1,4 +1,4 @@
-"""Compiling a whole run for a topology, and saying whether it fits."""
+"""Ahead-of-time compilation of all programs of a run, to see whether they fit."""
 
 from __future__ import annotations
 
@@ -19,23 +19,25 @@ from salt_jax.compiling.topology import Topology
 from salt_jax.config import Experiment, Scoring
 from salt_jax.training.program import Program
 
-FIT_CHECK_LEVEL = "O0"  # Compiles fastest, and needs about the same memory.
+# Fit checks compile at the lowest optimization level: the program needs about the same
+# memory and compiles fastest.
+FIT_CHECK_LEVEL = "O0"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """Every program of a run on a topology."""
+    """The compiled programs of a run on a topology."""
 
     topology: Topology
     mesh_shape: Mapping[str, int]
     inspected: Sequence[Inspected]
-    optimization_level: str | None  # As in `compiling`.
-    restore: RestoreLayout | None = None  # None: there are no checkpoints.
-    program: Program | None = None  # None: nothing is trained.
+    optimization_level: str | None  # See `compiling`.
+    restore: RestoreLayout | None = None  # None: the run has no checkpoints.
+    program: Program | None = None  # None: the run is no training.
 
     @property
     def fits(self) -> bool:
-        """Whether a chip can run all of them."""
+        """Whether every program fits into the memory of a chip."""
         return all(one.fits for one in self.inspected)
 
     @property
@@ -51,13 +53,19 @@ def compile_run(
     *,
     optimization_level: str | None = FIT_CHECK_LEVEL,
 ) -> Report:
-    """Compiles the programs of `job`; of stages, those that `only` names if any.
+    """Compiles the programs of `job` for `topology`.
 
-    Nothing of the run has to exist: no data, no export, no vocabulary. For
-    `optimization_level` see `compiling`.
+    No data, export or vocabulary has to exist.
+
+    Args:
+      job: The experiment or the scoring.
+      topology: The devices to compile for.
+      only: Names of programs to compile; () compiles all of them.
+      optimization_level: See `compiling`.
 
     Raises:
-      ValueError: the job does not divide over the devices, or `only` names no program.
+      ValueError: the job does not divide over the devices, or `only` names an unknown
+        program.
     """
     restore, program = None, None
     if isinstance(job, Scoring):
@@ -79,16 +87,16 @@ def compile_run(
 
 
 def on_slices(experiment: Experiment, num_slices: int) -> Experiment:
-    """Returns `experiment` with its mesh's `replica` set to the number of slices.
+    """Returns `experiment` with `replica` of its mesh set to the number of slices.
 
-    A `replica` that the experiment sets itself is left, and checked by the mesh.
+    A `replica` above 1 is kept; the mesh checks it.
     """
     mesh = experiment.mesh
     if num_slices == 1 or mesh.replica > 1:
         return experiment
     logging.info(
-        "The mesh has replica=%d, one for each slice; the experiment that is trained "
-        "needs the same.",
+        "Compiling with MeshShape.replica=%d, one per slice: set the same in the "
+        "experiment before training.",
         num_slices,
     )
     mesh = dataclasses.replace(mesh, replica=num_slices)
@@ -97,11 +105,13 @@ def on_slices(experiment: Experiment, num_slices: int) -> Experiment:
 
 @contextlib.contextmanager
 def compiling(optimization_level: str | None) -> Iterator[None]:
-    """Compiles without the persistent cache, so that compile times are real.
+    """Sets the optimization level and disables the compilation cache.
+
+    Without the cache, the measured compile times are real.
 
     Args:
-      optimization_level: XLA's, "O0" to "O3"; None for the default, which `train` has.
-        A program compiled at "O0" needs about the same memory, but runs slowly.
+      optimization_level: XLA's level, "O0" to "O3"; None for the default, which `train`
+        uses. A program compiled at "O0" runs slowly.
     """
     changed = {
         "jax_enable_compilation_cache": False,
@@ -125,6 +135,7 @@ def _chosen(planned: Sequence[Planned], only: Sequence[str]) -> Sequence[Planned
     names = [one.name for one in planned]
     if unknown := sorted(set(only) - set(names)):
         raise ValueError(
-            f"--programs names {', '.join(unknown)}; there are {', '.join(names)}."
+            f"--programs names unknown {', '.join(unknown)}; this run has "
+            f"{', '.join(names)}."
         )
     return [one for one in planned if not only or one.name in only]

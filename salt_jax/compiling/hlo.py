@@ -1,4 +1,4 @@
-"""Reading the text of a compiled program: computations, and how often each runs."""
+"""A parser of compiled HLO text: computations, and how often each one runs."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ class Instruction:
 
     @property
     def operands(self) -> list[str]:
-        """The names of what it reads."""
+        """The names of the operands."""
         return re.findall(r"%([\w.\-]+)", self.rest.split("), ", 1)[0])
 
     def attribute(self, name: str) -> str | None:
-        """Returns what stands behind `name=`, up to a comma or space; None if not."""
+        """Returns the value of `name=`, up to a comma or space; None if absent."""
         found = re.search(rf"\b{name}=%?([^,\s]+)", self.rest)
         return found and found[1]
 
 
 @dataclasses.dataclass(frozen=True)
 class Placed:
-    """An instruction, and where and how often it runs in a step."""
+    """An instruction with its computation, and how often it runs in a step."""
 
     instruction: Instruction
-    computation: str  # The one it is written in.
-    caller: str  # The one that is not the body of a fusion.
-    times: int
+    computation: str  # The computation that contains it.
+    caller: str  # The nearest enclosing computation that is not a fusion.
+    times: int  # Runs per step.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Module:
 
     @classmethod
     def parse(cls, text: str) -> Module:
-        """Returns the module that `text`, of `Compiled.as_text`, is of."""
+        """Returns the module of `text`, the result of `Compiled.as_text`."""
         computations: dict[str, dict[str, Instruction]] = {}
         entry, current = "", None
         for line in text.splitlines():
@@ -67,7 +67,7 @@ class Module:
         return cls(entry, computations)
 
     def placed(self) -> Iterator[Placed]:
-        """Yields every instruction that runs, once for each place it is called from."""
+        """Yields every instruction that runs, once for each call site."""
         yield from self._within(self.entry, self.entry, 1)
 
     def _within(self, name: str, caller: str, times: int) -> Iterator[Placed]:
@@ -81,7 +81,7 @@ class Module:
                 yield from self._within(called, inside, times * trips)
 
     def _trips(self, computation: str, instruction: Instruction) -> int:
-        """Returns how often what an instruction calls is run, each time it is."""
+        """Returns the trip count of a loop; 1 for any other instruction."""
         if instruction.opcode != "while":
             return 1
         if known := _KNOWN_TRIPS.search(instruction.rest):
@@ -103,7 +103,7 @@ class Module:
         return max(limit - begin, 1)
 
     def _initial(self, computation: str, loop: Instruction, index: int) -> int:
-        """Returns the constant that a loop's variable starts from, by default 0."""
+        """Returns the constant initial value of a loop variable; 0 if unknown."""
         inside = self.computations[computation]
         carried = inside.get(loop.operands[0])
         if carried is None or carried.opcode != "tuple":

@@ -1,4 +1,4 @@
-"""What one compiled program holds and moves, on one chip."""
+"""The memory and communication of one compiled program, per chip."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ _SIZE = r"([\d.]+)([BKMGT])\w*"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inspected:
-    """A program that was compiled, or was too large for it."""
+    """A program after compilation, successful or out of memory."""
 
     planned: Planned
-    peak: int  # Bytes on a chip at the worst moment, arguments included.
-    available: int  # Bytes that a chip has.
-    compiled: jax.stages.Compiled | None = None  # None: the compiler refused.
+    peak: int  # Peak bytes per chip, arguments included.
+    available: int  # Usable bytes of a chip.
+    compiled: jax.stages.Compiled | None = None  # None: it ran out of memory.
     collectives: Sequence[Collective] = ()
     lower_seconds: float = 0.0
     compile_seconds: float = 0.0
 
     @property
     def needed(self) -> int:
-        """The bytes on a chip while it runs, with what lies beside it."""
+        """Peak bytes per chip, with memory that other parts of the run hold."""
         return self.peak + sum(self.planned.beside.values())
 
     @property
     def fits(self) -> bool:
-        """Whether a chip can run it."""
+        """Whether the program fits into the memory of a chip."""
         return self.compiled is not None and self.needed <= self.available
 
 
 def inspect(planned: Planned, available: int) -> Inspected:
-    """Compiles a program, and reads what came out.
+    """Compiles a program and reads its memory and communication.
 
     Args:
       planned: The program.
-      available: The bytes that a program may use of a chip.
+      available: Usable bytes of a chip.
     """
     logging.info("Compiling %s.", planned.name)
     began = time.monotonic()
@@ -77,10 +77,10 @@ def inspect(planned: Planned, available: int) -> Inspected:
 
 
 def exhausted_bytes(message: str) -> int:
-    """Returns the bytes that a compiler says it would have needed.
+    """Returns the bytes that an out-of-memory error of the compiler names.
 
     Raises:
-      ValueError: it refused for another reason.
+      ValueError: `message` is another error.
     """
     found = re.search(rf"Used {_SIZE} of {_SIZE}", message) or re.search(
         rf"required for .* \({_SIZE}\) exceeds", message
@@ -92,7 +92,7 @@ def exhausted_bytes(message: str) -> int:
 
 def _peak(compiled: jax.stages.Compiled, *, is_cpu: bool) -> int:
     memory: Any = compiled.memory_analysis()
-    # On the CPU the peak leaves temporaries out.
+    # The peak of the CPU backend excludes temporaries.
     together = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     together += memory.output_size_in_bytes - memory.alias_size_in_bytes
     return int(together if is_cpu else memory.peak_memory_in_bytes)

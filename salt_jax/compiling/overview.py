@@ -1,4 +1,4 @@
-"""Many reports of the command compile as one table in Markdown.
+"""One Markdown table of several JSON reports of the command `compile`.
 
 python -m salt_jax.compiling.overview NAME.json ...
 """
@@ -20,7 +20,7 @@ COLUMNS = (
 
 
 def overview(reports: Mapping[str, Mapping[str, Any]]) -> str:
-    """Returns a row for each program of `reports`, which are by name."""
+    """Returns a table with one row for each program of the named `reports`."""
     rows = [COLUMNS, ["---"] * len(COLUMNS)]
     for name, report in reports.items():
         rows += _rows(name, report)
@@ -32,7 +32,7 @@ def _rows(name: str, report: Mapping[str, Any]) -> Iterator[Sequence[str]]:
     usable = report["usable_bytes_per_chip"]
     for program, about in report["programs"].items():
         held, loss = about["bytes_held"], about["loss"] or {}
-        # What lies beside a program, in memory, while it runs.
+        # Memory that is in use while the program runs, but not by the program.
         beside = about["bytes_beside"]
         yield (
             *(name, pod, program),

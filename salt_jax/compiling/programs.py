@@ -1,4 +1,4 @@
-"""The programs of a run, from shapes alone: no data, export or vocabulary is opened."""
+"""The programs of a run, lowered from shapes without data, export or vocabulary."""
 
 from __future__ import annotations
 
@@ -29,34 +29,35 @@ from salt_jax.training.program import Program, abstract_batch
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Planned:
-    """A program to compile, and what is known of it without."""
+    """A program to compile, with its memory and FLOPs by formula."""
 
     name: str
     mesh: Mesh
     lower: Callable[[], jax.stages.Lowered]
-    held: Mapping[str, int]  # Bytes of arguments on a chip, by what they are.
-    made: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    beside: Mapping[str, int] = dataclasses.field(default_factory=dict)  # Not its own.
-    tokens: int = 0  # Of one run, on all chips.
+    # Bytes per chip, by purpose.
+    held: Mapping[str, int]  # Arguments.
+    made: Mapping[str, int] = dataclasses.field(default_factory=dict)  # Temporaries.
+    beside: Mapping[str, int] = dataclasses.field(default_factory=dict)  # Of others.
+    tokens: int = 0  # Tokens of one execution, over all chips.
     flops: FlopsBill = FlopsBill()  # Per token.
     loss: LossTiling | None = None
-    num_losses: int = 1  # Such losses are computed one after another.
+    num_losses: int = 1  # Losses computed one after another: the microbatches.
     stage: Stage | None = None
 
     @property
     def tokens_per_chip(self) -> float:
-        """The tokens of one run, shared by all chips."""
+        """The tokens of one execution, divided by the number of chips."""
         return self.tokens / self.mesh.size
 
 
 def of_experiment(program: Program) -> list[Planned]:
-    """Returns each program of a training run, the stages first."""
+    """Returns the programs of a training run: stages, initialization, evaluation."""
     stages = [of_stage(program, stage) for stage in program.experiment.stages]
     return [*stages, _of_init(program), _of_evaluation(program)]
 
 
 def of_stage(program: Program, stage: Stage) -> Planned:
-    """Returns the update of a stage."""
+    """Returns the training step of a stage."""
     experiment, state = program.experiment, program.abstract_state
     partitioning, distillation = program.partitioning, stage.distillation
     held = {
@@ -99,7 +100,7 @@ def of_stage(program: Program, stage: Stage) -> Planned:
 
 
 def of_scoring(scoring: Scoring, devices: Sequence[jax.Device]) -> list[Planned]:
-    """Returns what one host, whose `devices` these are, scores with."""
+    """Returns the program with which one host scores on its `devices`."""
     partitioning = Partitioning(mesh=scoring.mesh.build(devices), rules=scoring.rules)
     model = Transformer(scoring.scorer, partitioning)
     reading = reading_model(model, scoring.scorer_dtype)
@@ -135,7 +136,7 @@ def _of_evaluation(program: Program) -> Planned:
         reading.batch_size,
         experiment.seq_len,
     )
-    # It runs between steps, when the rest of the state is there too.
+    # It runs between steps, so the optimizer state and the teacher are in memory too.
     optimizer = bytes_per_device(program.abstract_state.opt_state)
     teachers = [
         bytes_per_device(program.abstract_teacher(stage.distillation))

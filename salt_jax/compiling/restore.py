@@ -1,4 +1,4 @@
-"""How a checkpoint is read back onto a mesh."""
+"""The bytes of a checkpoint that each chip and host reads when it is restored."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from salt_jax.mesh.partitioning import bytes_per_device
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RestoreLayout:
-    """What each chip and each host reads of a checkpoint."""
+    """The size of a checkpoint: in total, per chip and per host."""
 
     num_arrays: int
     total_bytes: int
     bytes_per_chip: int
-    bytes_per_host: int  # Each byte once, though several of its chips may hold it.
+    bytes_per_host: int  # Without duplicates among the chips of a host.
 
 
 def restore_layout(state: Any) -> RestoreLayout:
-    """Returns how `state`, of shapes and shardings that divide, is restored."""
+    """Returns the layout of an abstract `state`, whose shardings must divide it."""
     leaves = jax.tree.leaves(state)
     return RestoreLayout(
         num_arrays=len(leaves),

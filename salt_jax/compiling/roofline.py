@@ -1,4 +1,4 @@
-"""The least time that a step can take, by formula.
+"""FLOPs and memory traffic of a step by formula, and their lower bounds in seconds.
 
 Dimensions: V vocabulary, D embed, C tokens of a chunk.
 """
@@ -11,22 +11,22 @@ from salt_jax.mesh.chips import Chip
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.flops import forward_flops
 
-# Of logits that do not stay on the chip, as the TPU's compiler fuses them: the product
-# that writes them finds the largest, one pass reads them for all sums; with a gradient,
-# each of its two products reads them again and makes what it needs of them.
+# Passes over logits in HBM, as XLA fuses them for TPUs. The product writes the logits
+# and finds their maximum; a second pass reads them for all sums. With a gradient, each
+# of its two products reads them once more.
 READING_PASSES, GRADIENT_PASSES = 2, 4
-MOST_ON_CHIP = 2**26  # Bytes of logits.
+MOST_ON_CHIP = 2**26  # Bytes of logits that stay in on-chip memory.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossTiling:
-    """How one chip computes the loss of its tokens from hidden states.
+    """The sizes that determine the cost of the chunked loss on one chip.
 
-    Where the vocabulary is split over several chips, they put their tokens together,
-    and each computes its share of V for all of them.
+    Chips that shard the vocabulary pool their tokens, and each chip computes its part
+    of V for all of them.
     """
 
-    tokens: int  # Of one chip, before they are put together.
+    tokens: int  # Tokens of one chip, before pooling.
     chunk_tokens: int
     vocab_size: int
     vocab_shards: int = 1
@@ -34,22 +34,22 @@ class LossTiling:
     teacher_dim: int = 0  # 0: there is no teacher.
     embedding_bytes: int = 2
     gradient_bytes: int = 4
-    gradient: bool = True  # Or only the loss is computed.
+    gradient: bool = True  # False: the forward pass alone.
 
     @property
     def num_chunks(self) -> int:
-        """How many chunks a chip reads."""
+        """The number of chunks of a chip."""
         return -(-self.tokens * self.vocab_shards // self.chunk_tokens)
 
     @property
     def matmul_flops(self) -> int:
-        """Logits of both models, and two products for the student's gradients."""
+        """FLOPs of the logits of both models and of the student's two gradients."""
         student = (3 if self.gradient else 1) * self.student_dim
         return 2 * self.tokens * self.vocab_size * (student + self.teacher_dim)
 
     @property
     def embedding_traffic(self) -> int:
-        """Bytes of embeddings, and of the gradient of the student's, in each chunk."""
+        """Bytes of embeddings and of the student's gradient, read or written."""
         student = self.embedding_bytes
         if self.gradient:
             student += self.embedding_bytes + 2 * self.gradient_bytes
@@ -58,14 +58,14 @@ class LossTiling:
 
     @property
     def logits_bytes(self) -> int:
-        """Bytes of the float32 logits of one chunk, of both models."""
+        """Bytes of one chunk's float32 logits, for both models."""
         tile = min(self.chunk_tokens, self.tokens * self.vocab_shards)
         models = 2 if self.teacher_dim else 1
         return models * 4 * tile * (self.vocab_size // self.vocab_shards)
 
     @property
     def logits_traffic(self) -> int:
-        """Bytes of logits that go to memory or come from it; 0 if they stay on chip."""
+        """Bytes of logits moved to or from HBM; 0 if they fit on the chip."""
         if self.logits_bytes <= MOST_ON_CHIP:
             return 0
         passes = GRADIENT_PASSES if self.gradient else READING_PASSES
@@ -74,7 +74,7 @@ class LossTiling:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FlopsBill:
-    """FLOPs of a step per token, by what they are for."""
+    """FLOPs per token of a step, by purpose."""
 
     student_forward: int = 0
     student_backward: int = 0
@@ -84,14 +84,14 @@ class FlopsBill:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The sum of all purposes."""
         return sum(dataclasses.asdict(self).values())
 
 
 def training_bill(
     student: TransformerConfig, teacher: TransformerConfig | None, seq_len: int
 ) -> FlopsBill:
-    """Returns what a training step costs per token."""
+    """Returns the FLOPs per token of a training step, rematerialization included."""
     forward = _layers(student, seq_len)
     widths = 3 * student.embed_dim + (teacher.embed_dim if teacher else 0)
     return FlopsBill(
@@ -104,7 +104,7 @@ def training_bill(
 
 
 def reading_bill(model: TransformerConfig, seq_len: int) -> FlopsBill:
-    """Returns what a forward pass costs per token."""
+    """Returns the FLOPs per token of a forward pass with its loss."""
     return FlopsBill(
         student_forward=_layers(model, seq_len),
         loss=2 * model.vocab_size * model.embed_dim,
@@ -112,12 +112,12 @@ def reading_bill(model: TransformerConfig, seq_len: int) -> FlopsBill:
 
 
 def matmul_seconds(flops: float, chip: Chip | None) -> float | None:
-    """Returns the time of `flops` at the peak rate of `chip`, if that is known."""
+    """Returns the seconds of `flops` at the chip's peak rate; None without a chip."""
     return None if chip is None else flops / chip.flops_per_second
 
 
 def memory_seconds(num_bytes: float, chip: Chip | None) -> float | None:
-    """Returns the time of `num_bytes` at the peak rate of `chip`, if that is known."""
+    """Returns the seconds of `num_bytes` at the peak rate; None without a chip."""
     return None if chip is None else num_bytes / chip.memory_bytes_per_second
 
 
@@ -126,7 +126,7 @@ def _layers(config: TransformerConfig, seq_len: int) -> int:
 
 
 def _recomputed(config: TransformerConfig, seq_len: int) -> int:
-    """Returns the products that the backward pass makes again."""
+    """Returns the FLOPs per token that the backward pass recomputes."""
     attention = 4 * config.num_layers * config.num_heads * config.head_dim * seq_len
     return {
         "none": 0,

@@ -1,4 +1,4 @@
-"""Which ways to run an experiment fit a topology, the fewest FLOPs first."""
+"""A search for settings that make an experiment fit a topology, fewest FLOPs first."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from salt_jax.training.saved_steps import facts
 _MICROBATCHES = (1, 2, 4, 8, 16, 32)
 _CHUNKS = (256, 1024, 4096)
 _MODEL_AXES = (1, 2, 4, 8)
-_TOO_LARGE = 2.0  # By so much at most is an estimate above what is compiled.
+_TOO_LARGE = 2.0  # An estimate is at most this many times the compiled memory.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What can be turned without another result."""
+    """Settings that change memory and speed, but not the result."""
 
     remat: str
     num_microbatches: int
@@ -41,7 +41,7 @@ class Choice:
     model: int  # The mesh axis.
 
     def of(self, experiment: Experiment) -> Experiment:
-        """Returns `experiment` with these choices made."""
+        """Returns `experiment` with these settings."""
         mesh = dataclasses.replace(experiment.mesh, model=self.model, data=None)
         return dataclasses.replace(
             experiment,
@@ -52,7 +52,7 @@ class Choice:
         )
 
     def overrides(self, replica: int = 1) -> str:
-        """Returns them as arguments of the command line."""
+        """Returns the settings as arguments of the command line."""
         values = {
             "model.TransformerConfig.remat": f"\"'{self.remat}'\"",
             "config.Experiment.num_microbatches": self.num_microbatches,
@@ -67,36 +67,37 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Found:
-    """A choice that was compiled."""
+    """A choice with the memory of its compiled program."""
 
     choice: Choice
     flops: int  # Per token.
-    peak: int  # Bytes on a chip.
+    peak: int  # Bytes per chip.
     fits: bool
 
 
 def search(
     experiment: Experiment, topology: Topology, output: epath.Path, most: int
 ) -> list[Found]:
-    """Compiles the stage that needs the most for choices that may fit.
+    """Compiles the largest stage with each choice that may fit.
 
     Args:
-      experiment: Whose choices are turned.
-      topology: What to compile for.
-      output: The folder of search.json, from which an interrupted search goes on.
-      most: How many compilations to make, at most.
+      experiment: The experiment whose settings are varied.
+      topology: The devices to compile for.
+      output: The folder of search.json, from which an interrupted search resumes.
+      most: The maximum number of compilations.
 
     Returns:
-      What fits and is not beaten in both FLOPs and memory, the fewest FLOPs first.
+      The choices that fit and are Pareto-optimal in FLOPs and memory, fewest FLOPs
+      first.
     """
     kept = _Kept(output / "search.json")
     done: list[Found] = []
     num_compiled = 0
     for group in _groups(experiment, topology):
-        measured = 1 / _TOO_LARGE  # Memory as compiled, by that of the formula.
+        measured = 1 / _TOO_LARGE  # Compiled memory divided by the estimate.
         tried = False
         for choice in group.choices:
-            # The last, which needs the least, says whether any of a group can fit.
+            # The last choice needs the least memory: it decides whether any can fit.
             is_last = choice is group.choices[-1] and tried
             too_large = group.estimate(choice) * measured > topology.available
             if too_large and not is_last:
@@ -115,35 +116,38 @@ def search(
             measured = found.peak / group.estimate(choice)
             done.append(found)
             if found.fits:
-                break  # The rest of the group only costs more.
+                break  # The others of the group only take more time.
     return _frontier(done)
 
 
 def table(found: Sequence[Found], topology: Topology) -> str:
-    """Returns a line for each, with overrides to paste."""
+    """Returns a line for each choice, with overrides for the command line."""
     if not found:
         return (
-            "Nothing that was compiled fits: search on with a larger --search=N, or "
-            "take a larger topology."
+            "No compiled choice fits: continue with a larger --search=N, or use a "
+            "larger topology."
         )
     lines = [f"GFLOP a token  GiB of {topology.available / GIB:.2f}  overrides"]
     for one in found:
         numbers = f"{one.flops / 1e9:>13.3g}  {one.peak / GIB:>12.2f}"
         lines.append(f"{numbers}  {one.choice.overrides(topology.num_slices)}")
-    lines.append("Of the stage that holds the most; compile one of them for the rest.")
+    lines.append(
+        "The figures are those of the largest stage; compile with one of the choices "
+        "for the other programs."
+    )
     return "\n".join(lines)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Group:
-    """Choices with the same FLOPs and the same split of the model."""
+    """Choices with equal FLOPs and an equal mesh."""
 
-    about: Mapping[str, Any]  # What else decides what is compiled.
-    base: Planned  # Of the first choice.
-    choices: Sequence[Choice]  # Those that need the most memory first.
+    about: Mapping[str, Any]  # Facts besides the experiment that decide the program.
+    base: Planned  # The program of the first choice.
+    choices: Sequence[Choice]  # The most memory first.
 
     def estimate(self, choice: Choice) -> float:
-        """Returns the bytes on a chip by formula."""
+        """Returns the bytes per chip by formula."""
         made = dict(self.base.made)
         rows = made.pop("saved activations") / choice.num_microbatches
         chunks = made.pop("logits") / self.choices[0].loss_chunk_tokens
@@ -152,10 +156,10 @@ class _Group:
 
 
 def _groups(experiment: Experiment, topology: Topology) -> Iterator[_Group]:
-    """Yields what divides over the devices, the fewest FLOPs and splits first.
+    """Yields the groups that divide over the devices, fewest FLOPs and shards first.
 
     Raises:
-      ValueError: nothing does, or something else is wrong with all of it.
+      ValueError: no group is valid; the error of the last one.
     """
     refusal, any_divides = None, False
     chunks = sorted({*_CHUNKS, experiment.loss_chunk_tokens}, reverse=True)
@@ -172,7 +176,7 @@ def _groups(experiment: Experiment, topology: Topology) -> Iterator[_Group]:
             program = Program.on(first, topology.devices)
             planned = [of_stage(program, stage) for stage in first.stages]
         except ValueError as error:
-            refusal = error  # As a rule it does not divide over the devices.
+            refusal = error  # Usually: it does not divide over the devices.
             continue
         any_divides = True
         rows = experiment.batch_size // program.partitioning.size("batch")
@@ -227,7 +231,7 @@ def _key(experiment: Experiment, about: Mapping[str, Any]) -> str:
 
 
 class _Kept:
-    """What was compiled before, in a file."""
+    """The results of earlier compilations, in a file."""
 
     def __init__(self, path: epath.Path):
         self._path = path

@@ -1,4 +1,4 @@
-"""A report as a table for people, and as JSON for programs."""
+"""The report of `compile`, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _Cell = Callable[[Inspected], float | None]
 
 
 def render(report: Report) -> str:
-    """Returns the report as a table, whose last line says whether it fits."""
+    """Returns the report as a table; the last line says whether the run fits."""
     names = [one.planned.name for one in report.inspected]
     lines = [f"{report.topology}; mesh {_mesh(report)}.", "", _row("", names)]
     for title, rows in _sections(report):
@@ -37,17 +37,17 @@ def render(report: Report) -> str:
         restore = report.restore
         lines += [
             "",
-            f"A checkpoint is {restore.num_arrays} arrays, "
-            f"{restore.total_bytes / GIB:.2f} GiB; restored, a chip holds "
-            f"{restore.bytes_per_chip / GIB:.2f} GiB of it and a host reads "
-            f"{restore.bytes_per_host / GIB:.2f} GiB.",
+            f"A checkpoint has {restore.num_arrays} arrays, "
+            f"{restore.total_bytes / GIB:.2f} GiB. To restore it, a host reads "
+            f"{restore.bytes_per_host / GIB:.2f} GiB and a chip holds "
+            f"{restore.bytes_per_chip / GIB:.2f} GiB.",
         ]
     lines.append(_about_seconds(report))
     return "\n".join([*lines, verdict(report)])
 
 
 def verdict(report: Report) -> str:
-    """Returns one line: whether the run fits, and what to do if not."""
+    """Returns one line: whether the run fits, and suggestions if it does not."""
     largest, available = report.largest, report.topology.available / GIB
     needed = largest.needed / GIB
     if report.fits:
@@ -59,7 +59,7 @@ def verdict(report: Report) -> str:
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """Returns what the table says, in bytes, FLOPs and seconds."""
+    """Returns the report as JSON, in bytes, FLOPs and seconds."""
     return {
         "topology": report.topology.name,
         "num_slices": report.topology.num_slices,
@@ -100,7 +100,7 @@ def _program(one: Inspected, report: Report) -> dict[str, Any]:
 
 
 def _loss(loss: LossTiling, chip: Chip | None, times: int) -> dict[str, Any]:
-    """Returns a loss, and what all of a run's `times` such losses cost together."""
+    """Returns the sizes of a loss, and the cost of `times` such losses."""
     flops = times * loss.matmul_flops
     embedding, logits = times * loss.embedding_traffic, times * loss.logits_traffic
     return dataclasses.asdict(loss) | {
@@ -125,7 +125,7 @@ def _sections(report: Report) -> list[tuple[str, list[tuple[str, _Cell]]]]:
         ("  saved activations", _gib("made", "saved activations")),
         ("  logits of a chunk", _gib("made", "logits")),
         ("peak", lambda one: one.peak / GIB),
-        ("beside it", lambda one: sum(one.planned.beside.values()) / GIB),
+        ("of other programs", lambda one: sum(one.planned.beside.values()) / GIB),
     ]
     flops: list[tuple[str, _Cell]] = [
         (field.name.replace("_", " "), _flops(field.name))
@@ -177,10 +177,10 @@ def _times(report: Report) -> list[tuple[str, _Cell]]:
 
 def _about_seconds(report: Report) -> str:
     if report.optimization_level is None:
-        return "Compiled as train does, but without a cache."
+        return "Compiled without a cache, as train does."
     return (
         f"Compiled without a cache at optimization level {report.optimization_level}, "
-        "below that of train: a check whether it fits."
+        "lower than that of train: for a fit check only."
     )
 
 
@@ -210,7 +210,7 @@ def _moved(kind: str, across: bool) -> _Cell:
 
 
 def _number(x: float | None) -> str:
-    """Returns a number with three digits that count, or more before the point."""
+    """Returns a number with three significant digits; whole from 100 on."""
     if x is None:
         return "-"
     return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"

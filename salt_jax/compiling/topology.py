@@ -1,4 +1,4 @@
-"""The devices of a pod by its name, with or without such a pod at hand."""
+"""The devices of a topology by name, whether or not such hardware is attached."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ HERE = "here"
 
 @dataclasses.dataclass(frozen=True)
 class _Family:
-    """What pods of one kind of TPU can be."""
+    """The possible slices of one TPU generation."""
 
-    dimensions: int  # Of the torus that a slice is a part of.
-    most_chips: int  # Of one slice.
+    dimensions: int  # The dimensions of the torus.
+    most_chips: int  # The largest slice.
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 _FAMILIES = {
-    # Two cores a chip, which a program takes for one device unless told otherwise.
+    # Megacore: both cores of a chip are one device.
     "v4": _Family(3, 4096, {"chip_config_name": "megacore"}),
     "v5e": _Family(2, 256),
     "v5p": _Family(3, 8960),
     "v6e": _Family(2, 256),
 }
 KNOWN = "v4:AxBxC, v5e:AxB, v5p:AxBxC, v6e:AxB, gpu:N or here"
-# What libtpu asks a TPU's own machine for; the values only have to be there.
+# Variables that libtpu reads on a TPU host; any value will do for compiling.
 _WITHOUT_A_TPU = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-256",
@@ -49,7 +49,7 @@ _WITHOUT_A_TPU = {
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """Some slices of one kind of chip."""
+    """One or more slices of one kind of chip."""
 
     name: str
     num_slices: int
@@ -57,21 +57,22 @@ class Topology:
 
     @property
     def chip(self) -> Chip | None:
-        """The published figures of a chip; None if they are not known."""
+        """The published figures of the chip; None if unknown."""
         return chip_of(self.devices[0].device_kind)
 
     @property
     def available(self) -> int:
-        """The bytes that a program may use of a chip."""
+        """The usable bytes of a chip."""
         if self.chip is not None:
             return int(self.chip.usable_gib * GIB)
         return available_per_device(self.devices[0])
 
     @property
     def one_host(self) -> Sequence[jax.Device]:
-        """The devices of the first host.
+        """The devices of one host.
 
-        Those of a TPU are a slice of their own: for a part of one, nothing compiles.
+        For a TPU, they are those of a slice with the shape of the host, because nothing
+        compiles for a part of a slice.
         """
         first = self.devices[0].process_index
         host = [device for device in self.devices if device.process_index == first]
@@ -96,10 +97,10 @@ class Topology:
 
 
 def prepare_process(name: str) -> None:
-    """Readies JAX to compile for `name`; to be called before anything asks for devices.
+    """Prepares JAX to compile for `name`. Call it before JAX initializes a backend.
 
-    The TPU compiler is only called: arrays stay on the CPU, unless JAX_PLATFORMS says
-    where else.
+    For a TPU topology, only the compiler is used: arrays stay on the CPU unless
+    JAX_PLATFORMS is set.
     """
     if name == HERE or name.startswith("gpu:"):
         return
@@ -110,21 +111,24 @@ def prepare_process(name: str) -> None:
 
 
 def open_topology(name: str, num_slices: int = 1) -> Topology:
-    """Returns the topology that is called `name`.
+    """Returns the topology called `name`.
 
     Args:
-      name: Such as "v5e:16x16"; "here" is what this machine has.
-      num_slices: How many of them, joined by the network between pods.
+      name: The topology of one slice, such as "v5e:16x16". "here" means the devices of
+        this machine.
+      num_slices: The number of slices, connected by the data-center network.
 
     Raises:
-      ValueError: there is no such topology, or nothing to compile for it with.
+      ValueError: the topology is unknown, or its compiler is not installed.
     """
     if num_slices < 1:
         raise ValueError(f"--num_slices={num_slices} is not a positive number.")
     family, _, size = name.partition(":")
     if name == HERE or family == "gpu":
         if num_slices > 1:
-            raise ValueError(f"--topology={name} is one slice: leave out --num_slices.")
+            raise ValueError(
+                f"--topology={name} is one slice, got --num_slices={num_slices}."
+            )
         return Topology(name, 1, jax.devices() if name == HERE else _gpus(name, size))
     _check_name(name, family, size)
     if importlib.util.find_spec("libtpu") is None:
@@ -141,7 +145,7 @@ def open_topology(name: str, num_slices: int = 1) -> Topology:
         )
     except Exception as error:
         raise ValueError(
-            f"The TPU compiler knows no --topology={name} ({error})."
+            f"The TPU compiler does not support --topology={name} ({error})."
         ) from error
     return Topology(name, num_slices, description.devices)
 
@@ -153,7 +157,7 @@ def _check_name(name: str, family: str, size: str) -> None:
     sides = [int(side) for side in size.split("x")]
     if len(sides) != known.dimensions:
         raise ValueError(
-            f"--topology={name} has {len(sides)} sides; a slice of {family} has "
+            f"--topology={name} has {len(sides)} dimensions; {family} slices have "
             f"{known.dimensions}."
         )
     chips = 1
@@ -161,8 +165,8 @@ def _check_name(name: str, family: str, size: str) -> None:
         chips *= side
     if chips > known.most_chips:
         raise ValueError(
-            f"--topology={name} is {chips} chips, and a slice of {family} has at most "
-            f"{known.most_chips}: take more slices with --num_slices."
+            f"--topology={name} has {chips} chips, and a {family} slice has at most "
+            f"{known.most_chips}: use several slices with --num_slices."
         )
 
 
@@ -175,7 +179,7 @@ def _gpus(name: str, size: str) -> Sequence[jax.Device]:
         devices = []
     if len(devices) < int(size):
         raise ValueError(
-            f"--topology={name} needs {size} GPUs that JAX can see, and it sees "
-            f"{len(devices)}: programs for GPUs are compiled only where they are."
+            f"--topology={name} needs {size} GPUs, and JAX sees {len(devices)}: XLA "
+            "compiles for GPUs only where they are attached."
         )
     return devices[: int(size)]

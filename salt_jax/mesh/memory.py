@@ -37,7 +37,7 @@ def check_fits(parts: Mapping[str, int], available: int) -> None:
         return
     listed = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items())
     raise ValueError(
-        f"The experiment needs at least {needed / GIB:.1f} GiB per device ({listed}), "
+        f"The run needs at least {needed / GIB:.1f} GiB per device ({listed}), "
         f"and a device has {available / GIB:.1f} GiB: use more devices, a mesh that "
         "shards more, or a smaller model."
     )
