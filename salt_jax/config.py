@@ -85,9 +85,6 @@ OPERATIONAL_FIELDS = (
 )
 # The same of models and teachers.
 _OPERATIONAL_WITHIN = ("attention", "teacher_rules")
-_DEFAULTS = {
-    field.name: field.default for field in dataclasses.fields(TransformerConfig)
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -225,18 +222,15 @@ def fingerprint(experiment: Experiment) -> str:
 
 
 def without_operational(experiment: dict[str, Any]) -> dict[str, Any]:
-    """Returns an experiment's JSON without `OPERATIONAL_FIELDS` and their like within.
+    """Returns an experiment's JSON without the fields that change no result.
 
-    Those say where and by which kernel something is computed, not what. Nor are there
-    the fields of models that have their defaults: a run goes on that was begun before
-    a model could have such a part.
+    They are `OPERATIONAL_FIELDS` and, inside models and teachers, the attention kernel
+    and the teacher's rules.
     """
 
     def strip(value: Any) -> Any:
         if isinstance(value, dict):
             kept = {k: v for k, v in value.items() if k not in _OPERATIONAL_WITHIN}
-            if value.get("type") == TransformerConfig.__name__:
-                kept = {k: v for k, v in kept.items() if v != _DEFAULTS.get(k, ...)}
             return {name: strip(inner) for name, inner in kept.items()}
         return [strip(item) for item in value] if isinstance(value, list) else value
 

@@ -74,6 +74,7 @@ def _manifest(shards, seq_len):
         vocabulary_size=vocabulary.size,
         pad_id=vocabulary.pad_id,
         eos_id=vocabulary.eos_id,
+        begin_id=vocabulary.begin_id,
         count=count,
         num_tokens=count * seq_len,
         num_bad_lines=0,

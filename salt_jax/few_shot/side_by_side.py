@@ -66,7 +66,10 @@ def compare_exports(
     everyone = dict(paths)
     if teacher is not None and slices_by is not None:
         everyone[teacher] = slices_by
-    lengths = {x: _length(y, asking.max_length) for x, y in everyone.items()}
+    lengths = {
+        label: Export.open(path).max_length(asking.max_length)
+        for label, path in everyone.items()
+    }
     known = named.load_tasks(tasks, asking.num_fewshot)
     shortest = min(lengths, key=lambda label: lengths[label])
     named.check_room(known.tasks, lengths[shortest], shortest)
@@ -159,18 +162,6 @@ class _Asked:
             samples = {label: self._samples[label] for label in labels}
             tables["slices"] = slice_rows(self._parts, samples, groups)
         return tables
-
-
-def _length(path: epath.PathLike, max_length: int | None) -> int:
-    """Returns the tokens that an export is to read and write together."""
-    export = Export.open(path)
-    length = export.seq_len if max_length is None else max_length
-    if length is None:
-        raise ValueError(
-            f"The export at {export.path} does not say how many tokens it has learnt "
-            "to read: give --max_length=N."
-        )
-    return length
 
 
 def _make(output: epath.Path) -> None:

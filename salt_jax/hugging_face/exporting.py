@@ -45,8 +45,8 @@ def export_to_hugging_face(
       shard_bytes: The size limit of a file; a larger tensor has a file of its own.
 
     Raises:
-      ValueError: transformers has no class for the model, the export has no length and
-        `max_length` is None, the export is damaged, or `output` exists.
+      ValueError: transformers has no class for the model, the export is damaged, or
+        `output` exists.
     """
     output = absolute(output)
     check_new(output, dtype)

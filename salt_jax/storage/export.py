@@ -33,8 +33,6 @@ from salt_jax.storage.array_files import (
 )
 
 FORMAT_VERSION = 2
-# Version 1 said neither the length nor the name of the vocabulary file.
-_READABLE = (1, 2)
 HOW_TO_EXPORT = "make one with `python -m salt_jax.main export --gin_file=...`"
 
 
@@ -44,12 +42,12 @@ class Export:
 
     path: epath.Path
     model: TransformerConfig
-    dtype: str  # Of the arrays on disk.
-    fingerprint: str  # Of the arrays.
+    dtype: str  # The dtype of the arrays on disk.
+    seq_len: int  # The sequence length of training, in tokens.
+    fingerprint: str  # The fingerprint of the arrays.
+    vocabulary_file: str  # The name of the vocabulary file.
     vocabulary_fingerprint: str  # SHA-256 of the vocabulary file.
     provenance: dict[str, Any]
-    seq_len: int | None = None  # The tokens that it has learnt to read; None: unknown.
-    vocabulary_file: str = "vocabulary.model"
 
     @classmethod
     def open(cls, path: epath.PathLike) -> Export:
@@ -64,14 +62,15 @@ class Export:
             raise FileNotFoundError(f"No export at {path}; {HOW_TO_EXPORT}.")
         about = _read_file(path / "export.json")
         version = about.get("format_version")
-        if version not in _READABLE:
+        if version != FORMAT_VERSION:
             raise ValueError(
                 f"The export at {path} has format version {version}; this salt_jax "
-                f"reads versions {' and '.join(map(str, _READABLE))}. Update salt_jax, "
-                "or export again."
+                f"reads version {FORMAT_VERSION}. Update salt_jax, or export again."
             )
-        fields = ["dtype", "fingerprint", "vocabulary_fingerprint", "provenance"]
-        fields += ["seq_len", "vocabulary_file"] * (version > 1)
+        fields = [
+            *("dtype", "seq_len", "fingerprint", "vocabulary_file"),
+            *("vocabulary_fingerprint", "provenance"),
+        ]
         missing = [name for name in fields if name not in about]
         if missing:
             raise ValueError(f"{path / 'export.json'} lacks {missing}: export again.")
@@ -129,14 +128,9 @@ class Export:
           asked: What a person asked for; None for the length it was trained with.
 
         Raises:
-          ValueError: nothing was asked for and the export does not know its length.
+          ValueError: the length is not positive.
         """
         length = self.seq_len if asked is None else asked
-        if length is None:
-            raise ValueError(
-                f"The export at {self.path} does not say which sequence length it was "
-                "trained with: give --max_length=N."
-            )
         if length < 1:
             raise ValueError(f"max_length={length} is not positive.")
         return length

@@ -58,8 +58,7 @@ class LoadedModel:
 
         Raises:
           FileNotFoundError: there is no export.
-          ValueError: it is damaged, or does not fit the devices, or its length is not
-            known and `max_length` does not say it.
+          ValueError: the export is damaged or does not fit the devices.
         """
         export = Export.open(path)
         length = export.max_length(max_length)

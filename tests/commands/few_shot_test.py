@@ -1,6 +1,5 @@
 import json
 import sys
-import types
 
 import pytest
 from etils import epath
@@ -90,14 +89,6 @@ def test_a_task_without_room_in_one_export_is_refused_before_any_is_asked(
     assert "room for" in line and "llm" in line
     assert "past_tense_regular (8)" in line and "country_capital" not in line
     assert not (tmp_path / "asked").exists()
-
-
-def test_an_export_of_unknown_length_is_refused_before_any_is_asked(monkeypatch):
-    export = types.SimpleNamespace(path="x", seq_len=None)
-    monkeypatch.setattr(side_by_side.Export, "open", lambda path: export)
-    assert side_by_side._length("x", 64) == 64
-    with pytest.raises(ValueError, match="x does not say .*--max_length=N"):
-        side_by_side._length("x", None)
 
 
 def test_results_go_where_output_says(exports, monkeypatch, tmp_path, capsys):

@@ -393,13 +393,12 @@ def test_nothing_is_written_over(folder, export):
         import_from_hugging_face(folder, export.path)
 
 
-def test_an_export_of_unknown_length_is_refused_unless_it_is_given(export, tmp_path):
-    unknown = dataclasses.replace(export, seq_len=None)
-    with pytest.raises(ValueError, match=r"give --max_length=N\.$"):
-        export_to_hugging_face(unknown, tmp_path / "back", dtype="float32")
-    export_to_hugging_face(unknown, tmp_path / "back", dtype="float32", max_length=9)
-    about = json.loads((tmp_path / "back" / "config.json").read_text())
-    assert about["max_position_embeddings"] == 9
+def test_the_longest_text_is_that_of_training_unless_another_is_given(export, tmp_path):
+    for given, expected in (None, export.seq_len), (9, 9):
+        folder = tmp_path / str(given)
+        export_to_hugging_face(export, folder, dtype="float32", max_length=given)
+        about = json.loads((folder / "config.json").read_text())
+        assert about["max_position_embeddings"] == expected
 
 
 @pytest.mark.parametrize("damage", ["flipped", "removed", "truncated"])

@@ -35,7 +35,8 @@ EXPECTED = {
 
 
 def facts_and_shapes(scan_layers):
-    config = dataclasses.replace(SMALL, **ALL_PARTS, scan_layers=scan_layers)
+    parts = ALL_PARTS | {"tied_embedding": False, "scan_layers": scan_layers}
+    config = dataclasses.replace(SMALL, **parts)
     model = Transformer(config, partitioning())
     flat = [
         traverse_util.flatten_dict(f(model)) for f in (parameter_facts, abstract_params)

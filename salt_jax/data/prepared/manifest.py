@@ -69,13 +69,13 @@ class Manifest:
     vocabulary_size: int
     pad_id: int
     eos_id: int
+    begin_id: int  # What a model reads before the first token of a document.
     count: int  # Sequences; their ids are 0 to count - 1.
     num_tokens: int
     num_bad_lines: int  # Of the corpus, left out.
     domains: tuple[str, ...]
     domain_counts: tuple[DomainCounts, ...]
     shards: tuple[Shard, ...]
-    begin_id: int = 0  # What a model reads before the first token of a document.
 
     @property
     def seq_len(self) -> int:
@@ -93,15 +93,8 @@ class Manifest:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
-        """Returns the manifest as text.
-
-        A `begin_id` of 0 is left out: so it is in what was prepared before there were
-        others, which keeps its fingerprint.
-        """
-        record = dataclasses.asdict(self)
-        if not self.begin_id:
-            del record["begin_id"]
-        return json.dumps(record, indent=2) + "\n"
+        """Returns the manifest as JSON text."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
     def read(cls, path: epath.Path) -> Manifest:
