@@ -32,12 +32,6 @@ class Tasks:
     groups: dict[str, Any]  # The same; a group among the children of another too.
     loaded: Any  # Both, as lm-eval's evaluator takes them.
 
-    @property
-    def top_groups(self) -> list[str]:
-        """The groups that are no part of another."""
-        inner = {child for group in self.groups.values() for child in group.child_names}
-        return [name for name in self.groups if name not in inner]
-
 
 def seed_globals() -> None:
     """Seeds the generators that all share, as lm-eval does: tasks shuffle by them."""

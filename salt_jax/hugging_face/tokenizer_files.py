@@ -25,20 +25,6 @@ _TOKENIZER = "tokenizer.json"
 _SENTENCEPIECE = "tokenizer.model"
 
 
-def write_tokenizer(
-    vocabulary: Vocabulary, folder: epath.PathLike, *, model_type: str | None = None
-) -> None:
-    """Writes the `tokenizer_files` of `vocabulary` into `folder`.
-
-    The folder is created if needed, and existing files are overwritten.
-    """
-    contents = tokenizer_files(vocabulary, model_type=model_type)
-    folder = epath.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        (folder / name).write_bytes(content)
-
-
 def tokenizer_files(
     vocabulary: Vocabulary, *, model_type: str | None = None
 ) -> dict[str, bytes]:

@@ -20,7 +20,6 @@ class Chip:
     name: str
     flops_per_second: float  # bfloat16 products with float32 accumulation.
     memory_bytes_per_second: float
-    memory_gib: float
     usable_gib: float  # The memory that a compiled program may use.
 
 
@@ -30,28 +29,24 @@ CHIPS = {
         name="TPU v4",
         flops_per_second=275e12,
         memory_bytes_per_second=1200e9,
-        memory_gib=32,
         usable_gib=30.75,
     ),
     "TPU v5 lite": Chip(
         name="TPU v5e",
         flops_per_second=197e12,
         memory_bytes_per_second=819e9,
-        memory_gib=16,
         usable_gib=15.75,
     ),
     "TPU v5": Chip(
         name="TPU v5p",
         flops_per_second=459e12,
         memory_bytes_per_second=2765e9,
-        memory_gib=95,
-        usable_gib=95.74,  # More than the published figure.
+        usable_gib=95.74,  # More than the published 95 GiB.
     ),
     "TPU v6 lite": Chip(
         name="TPU v6e",
         flops_per_second=918e12,
         memory_bytes_per_second=1640e9,
-        memory_gib=32,
         usable_gib=31.25,
     ),
     # JAX preallocates 75% of a GPU; XLA_PYTHON_CLIENT_MEM_FRACTION changes that.
@@ -59,21 +54,18 @@ CHIPS = {
         name="NVIDIA A100 80GB",
         flops_per_second=312e12,
         memory_bytes_per_second=2039e9,
-        memory_gib=80,
         usable_gib=0.75 * 79,
     ),
     "NVIDIA H100 80GB HBM3": Chip(
         name="NVIDIA H100",
         flops_per_second=989e12,
         memory_bytes_per_second=3350e9,
-        memory_gib=80,
         usable_gib=0.75 * 79,
     ),
     "NVIDIA H200": Chip(
         name="NVIDIA H200",
         flops_per_second=989e12,
         memory_bytes_per_second=4800e9,
-        memory_gib=141,
         usable_gib=0.75 * 139,
     ),
 }

@@ -29,7 +29,7 @@ from salt_jax.hugging_face.exporting import export_to_hugging_face
 from salt_jax.hugging_face.importing import import_from_hugging_face
 from salt_jax.hugging_face.safetensors_files import write_tensors
 from salt_jax.hugging_face.tensors import tensors_of
-from salt_jax.hugging_face.tokenizer_files import write_tokenizer
+from salt_jax.hugging_face.tokenizer_files import tokenizer_files
 from salt_jax.model.config import TransformerConfig
 from salt_jax.storage.export import Export
 
@@ -67,7 +67,8 @@ def write_folder(folder: epath.Path) -> tuple[int, int]:
         MODEL, max_length=2048, dtype="float32", special_tokens=special_tokens
     )
     (folder / "config.json").write_text(json.dumps(about))
-    write_tokenizer(Vocabulary.open(VOCABULARY), folder)
+    for name, content in tokenizer_files(Vocabulary.open(VOCABULARY)).items():
+        (folder / name).write_bytes(content)
     sizes = [4 * math.prod(shape) for shape in shapes.values()]
     return sum(sizes), max(sizes)
 

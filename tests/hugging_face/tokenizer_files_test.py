@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from salt_jax.data import embedded
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.hugging_face.tokenizer_files import read_tokenizer, write_tokenizer
+from salt_jax.hugging_face.tokenizer_files import read_tokenizer, tokenizer_files
 from tests import small_tokenizers
 
 EMBEDDED = ("embedded:tokenizer/spm_4k.model", "embedded:tokenizer/spm_4k_ul2.model")
@@ -45,6 +45,14 @@ def ours(request):
 @pytest.fixture(scope="module")
 def theirs(ours, tmp_path_factory):
     return written(ours, tmp_path_factory.mktemp("written"))
+
+
+def write_tokenizer(vocabulary, folder, *, model_type=None):
+    """Writes the tokenizer files of a vocabulary into `folder`."""
+    contents = tokenizer_files(vocabulary, model_type=model_type)
+    folder.mkdir(exist_ok=True)
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
 
 
 def written(vocabulary, folder):
