@@ -1,7 +1,7 @@
-"""Reading unembeddings in chunks of tokens, on a mesh, with the vocabulary split.
+"""Logits in chunks of tokens, on a mesh that shards the vocabulary.
 
 Dimensions: B batch, L length, D embed, V vocabulary, N chunks, C tokens of a chunk,
-1 a broadcast dimension. Inside a device's part, B, L and V are its shares.
+1 a broadcast dimension. Inside `shard_map`, B, L and V are the device's part.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""What is known of a parameter beside its values, said where it is declared.
+"""The declaration of parameters, with the facts that other code needs.
 
-A module declares a parameter with `declare`, which boxes the array with its logical
-axes and with those that its product sums over. `parameter_facts` of a model reads the
-boxes. Quantization, weight decay, Adafactor and the tensors of Hugging Face follow
-from these facts; none of them knows a parameter by its name.
+`declare` boxes a parameter with its logical axes and with the axes that its product
+sums over. `parameter_facts(model)` reads the boxes. Quantization, weight decay,
+Adafactor and the tensors of Hugging Face follow from these facts, not from names.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ def is_in_stack(path: Sequence[str]) -> bool:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParameterFacts:
-    """The shape of a parameter and the meaning of its dimensions."""
+    """The shape of a parameter, and the meaning of its dimensions."""
 
     shape: tuple[int, ...]
     axes: tuple[str, ...]  # The logical axis of each dimension.
-    summed: tuple[str, ...]  # The axes that its product sums over; () for no matrix.
+    summed: tuple[str, ...]  # The axes that its product sums over; () if no matrix.
 
     @property
     def is_matrix(self) -> bool:
@@ -54,7 +53,7 @@ class ParameterFacts:
 
     @property
     def layer_shape(self) -> tuple[int, ...]:
-        """The shape of one layer's array; of all of it if it is no stack."""
+        """The shape of one layer's array; `shape` if the array is no stack."""
         return self.shape[self.is_stacked :]
 
     @property
@@ -70,8 +69,8 @@ class Parameter(nn.Partitioned):
 
     @property
     def facts(self) -> ParameterFacts:
-        """What is known of the parameter beside its values."""
-        axes: Any = self.names  # All are named: `declare` sees to it.
+        """The shape and axes of the parameter."""
+        axes: Any = self.names  # Never None: `declare` names every axis.
         return ParameterFacts(shape=self.value.shape, axes=axes, summed=self.summed)
 
 
@@ -92,7 +91,7 @@ def declare(
       init: Makes the initial value.
       shape: The shape of one layer's array.
       axes: The logical axis of each dimension.
-      summed: The axes that the parameter's product sums over; () for no matrix.
+      summed: The axes that the parameter's product sums over; () if no matrix.
     """
 
     def boxed(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> Parameter:

@@ -12,11 +12,12 @@ from jax.experimental import topologies
 from jax.experimental.pallas.ops.tpu import splash_attention
 
 from salt_jax.mesh.partitioning import AxisRules, MeshShape, Partitioning
-from salt_jax.model import attention_choice, attention_kernels
+from salt_jax.model import attention, attention_choice, attention_kernels
 from salt_jax.model.attention_context import attention_mask
 from salt_jax.model.attention_kernels import cudnn, furthest_seen, splash
 from salt_jax.model.attention_reference import reference
 from salt_jax.model.attention_xla import xla
+from salt_jax.model.cache import empty_cache
 from salt_jax.model.transformer import Transformer, abstract_params
 from tests.examples import SMALL, on_mesh, packed_batch, partitioning, small_model
 
@@ -186,6 +187,21 @@ def test_what_cudnn_is_given_means_what_the_reference_does():
     )
     reference = by_reference(*rows, scale=0.2)
     check_equal(xla, reference, arrays(2, head_dim=8, length=32))
+
+
+@pytest.mark.parametrize("has_cache", [False, True])
+@pytest.mark.parametrize("name, other", [("reference", "xla"), ("xla", "reference")])
+def test_a_model_computes_its_attention_by_the_kernel_that_is_named(
+    name, other, has_cache, monkeypatch
+):
+    model, params = small_model(attention=name)
+    batch = packed_batch()
+    cache = empty_cache(model, *batch.tokens_BL.shape) if has_cache else None
+    monkeypatch.setattr(attention, other, None)
+    jax.eval_shape(model.apply, params, batch, cache)
+    monkeypatch.setattr(attention, name, None)
+    with pytest.raises(TypeError, match="not callable"):
+        jax.eval_shape(model.apply, params, batch, cache)
 
 
 SPLASHED = {"head_dim": 128, "num_heads": 2, "num_kv_heads": 1, "remat": "full"}
