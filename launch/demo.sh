@@ -11,7 +11,7 @@ case "${1:-}" in
   --fresh) rm -rf runs/demo ;;
   *) echo "Unknown option $1; there is --fresh." >&2 && exit 2 ;;
 esac
-EXTRA=eval
+EXTRA=eval,plots
 source launch/env.sh
 
 runs=runs/demo

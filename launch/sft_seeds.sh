@@ -5,7 +5,7 @@
 # trained with the same seed, so run that first. About five minutes a seed on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-EXTRA=eval
+EXTRA=eval,plots
 source launch/env.sh
 seeds=("$@")
 [[ ${#seeds[@]} -gt 0 ]] || seeds=(0 1 2)

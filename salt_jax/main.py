@@ -10,6 +10,15 @@ from absl import logging
 from salt_jax.commands import parser
 from salt_jax.commands.log_lines import log_to_stderr
 
+# The extra of setup.py that installs a package which only some commands need.
+EXTRA_OF = {
+    "apache_beam": "beam",
+    "datasets": "eval",
+    "lm_eval": "eval",
+    "matplotlib": "plots",
+    "rouge_score": "eval",
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code.
@@ -28,6 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except (ValueError, FileNotFoundError) as error:
         return _refuse(error, 2, verbose=verbose)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRA_OF:
+            raise
+        missing = ValueError(
+            f"{package} is not installed and this command needs it: run "
+            f"pip install -e '.[{EXTRA_OF[package]}]'."
+        )
+        return _refuse(missing, 2, verbose=verbose)
     except (FloatingPointError, OSError) as error:
         return _refuse(error, 1, verbose=verbose)
 

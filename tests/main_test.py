@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import logging
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from salt_jax.main import main
+from salt_jax.commands import compare
+from salt_jax.main import EXTRA_OF, main
 from salt_jax.storage.export import Export
 from salt_jax.storage.loaded import LoadedModel
 from salt_jax.telemetry.metric_writer import read_metrics
@@ -148,6 +150,28 @@ def test_a_process_of_its_own_ends_with_the_code_and_without_a_traceback():
     done = command_files.run("--gin_file=gin/salt.gin")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "salt_jax: No gin file at 'gin/salt.gin'.\n"
+
+
+@pytest.mark.parametrize("package", EXTRA_OF)
+def test_a_package_of_an_extra_that_is_missing_is_named_with_its_extra(
+    package, refused, monkeypatch
+):
+    def run(options):
+        raise ModuleNotFoundError(name=f"{package}.part")
+
+    monkeypatch.setattr(compare, "run", run)
+    line = refused("compare", "--baseline=one", "--salt=two")
+    assert package in line and f"'.[{EXTRA_OF[package]}]'" in line
+    assert f'"{EXTRA_OF[package]}": ' in pathlib.Path("setup.py").read_text()
+
+
+def test_a_missing_package_that_no_extra_has_is_a_defect(monkeypatch):
+    def run(options):
+        raise ModuleNotFoundError(name="jax")
+
+    monkeypatch.setattr(compare, "run", run)
+    with pytest.raises(ModuleNotFoundError):
+        main(["compare", "--baseline=one", "--salt=two"])
 
 
 # ---- What cannot be trained -------------------------------------------------

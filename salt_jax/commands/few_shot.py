@@ -117,7 +117,8 @@ def run(options: TaskOptions, where: Mapping[str, Any]) -> int:
 
     Raises:
       FileNotFoundError: there is no such export.
-      ValueError: lm-eval is not installed; a task or an export cannot be used, or an
+      ModuleNotFoundError: lm-eval is not installed.
+      ValueError: a task or an export cannot be used, or an
         export has no room for the answers of a task.
     """
     import jax

@@ -54,14 +54,18 @@ def run(options: Options) -> int:
 
     Raises:
       FileNotFoundError: a gin file or the corpus is missing.
-      ValueError: what is prepared differs or is damaged, or Beam is not installed.
+      ValueError: what is prepared differs or is damaged.
+      ModuleNotFoundError: Beam is not installed.
     """
     from salt_jax.data.preparing.prepare import Preparation, prepare
     from salt_jax.data.preparing.verify import verify
 
     preparation = options.load("prepare", Preparation)
     if options.beam is not None:
-        _beam().prepare_with_beam(preparation, shlex.split(options.beam))
+        # In an extra, and slow to import.
+        from salt_jax.data.preparing.beam_prepare import prepare_with_beam
+
+        prepare_with_beam(preparation, shlex.split(options.beam))
     elif not options.verify:
         prepare(preparation)
     elif failures := verify(preparation):
@@ -72,17 +76,3 @@ def run(options: Options) -> int:
             "folder of its split and prepare that again."
         )
     return 0
-
-
-def _beam():
-    try:
-        # In an extra, and slow to import.
-        from salt_jax.data.preparing import beam_prepare
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "apache_beam":
-            raise
-        raise ValueError(
-            "--beam needs Apache Beam, which is not installed: run "
-            "pip install -e '.[beam]'."
-        ) from error
-    return beam_prepare

@@ -31,18 +31,11 @@ def scorer(result_after: str | None = None) -> Score:
         compared whole, and an answer that lacks it where it is wanted is wrong.
 
     Raises:
-      ValueError: rouge_score is not installed.
+      ModuleNotFoundError: rouge_score, of the extra "eval", is not installed.
     """
-    try:
-        # In an extra: only who fine-tunes needs it.
-        from rouge_score import rouge_scorer
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "rouge_score":
-            raise
-        raise ValueError(
-            "Answers are scored with rouge_score, which is not installed: run "
-            "pip install -e '.[eval]'."
-        ) from error
+    # In an extra: only fine-tuning needs it.
+    from rouge_score import rouge_scorer
+
     rouge = rouge_scorer.RougeScorer(list(ROUGES), use_stemmer=True)
 
     def score(answer: str, wanted: str) -> dict[str, float]:

@@ -38,7 +38,8 @@ class Asked:
 
         Raises:
           ValueError: one of them leaves no room for an answer in a row, and is neither
-            dropped nor cut; or rouge_score is not installed.
+            dropped nor cut.
+          ModuleNotFoundError: rouge_score is not installed.
         """
         validation = program.experiment.validation
         assert validation is not None and validation.answering is not None

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import time
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -56,10 +55,13 @@ def compare_exports(
 
     Raises:
       FileNotFoundError: there is no such export.
-      ValueError: lm-eval is not installed; a task or an export cannot be used, or an
+      ModuleNotFoundError: lm-eval is not installed.
+      ValueError: a task or an export cannot be used, or an
         export has no room for the answers of a task.
     """
-    named = _import_tasks()
+    # In an extra, and slow to import.
+    from salt_jax.few_shot import tasks as named
+
     paths = _labels(exports)
     # The last is only looked at for how well it does on each example.
     teacher = _label_of(slices_by, paths) if slices_by else None
@@ -82,20 +84,6 @@ def compare_exports(
     if jax.process_index() == 0:
         _write(tables, output)
     return tables
-
-
-def _import_tasks() -> ModuleType:
-    try:
-        # In an extra, and slow to import.
-        from salt_jax.few_shot import tasks
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("lm_eval", "datasets"):
-            raise
-        raise ValueError(
-            "--tasks needs lm-evaluation-harness, which is not installed: run "
-            "pip install -e '.[eval]'."
-        ) from error
-    return tasks
 
 
 class _Asked:
