@@ -83,7 +83,7 @@ def _obstacle(model: Any, codec: SentencePieceCodec) -> str | None:
     if kind != _FORMAT.TrainerSpec.BPE:
         name = _FORMAT.TrainerSpec.ModelType.Name(kind).lower()
         return f"It is a SentencePiece model of type {name}"
-    if not codec.is_lossless or _normalises(model):
+    if not codec.is_lossless or _normalizes(model):
         return "It is a SentencePiece model that normalizes texts or lacks byte pieces"
     texts = [_text(piece) for piece in model.pieces]
     if len(set(texts)) < len(texts):
@@ -101,7 +101,7 @@ def _obstacle(model: Any, codec: SentencePieceCodec) -> str | None:
     return None
 
 
-def _normalises(model: Any) -> bool:
+def _normalizes(model: Any) -> bool:
     rules = (model.normalizer_spec, model.denormalizer_spec)
     return (
         any(spec.precompiled_charsmap for spec in rules)

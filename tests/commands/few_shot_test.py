@@ -7,6 +7,7 @@ from etils import epath
 from salt_jax import few_shot
 from salt_jax.few_shot import side_by_side
 from salt_jax.main import main
+from salt_jax.storage.export import Export
 from tests import runs
 
 
@@ -78,9 +79,7 @@ def test_a_task_without_room_in_one_export_is_refused_before_any_is_asked(
     exports, monkeypatch, tmp_path, capsys
 ):
     lengths = {"slm": 128, "llm": 9}
-    monkeypatch.setattr(
-        side_by_side, "_length", lambda path, _: lengths[str(path).rpartition("/")[2]]
-    )
+    monkeypatch.setattr(Export, "max_length", lambda self, _: lengths[self.path.name])
     monkeypatch.setattr(side_by_side._Asked, "ask", None)
     both = [f"--export={exports / name}" for name in lengths]
     tasks = "--tasks=country_capital, past_tense_regular"
