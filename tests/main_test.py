@@ -99,9 +99,9 @@ def salt(files, workdir, *overrides):
         (["--gin_file=gin/salt.gin"], "No gin file at 'gin/salt.gin'"),
         (["score", "--gin_file=gin/tiny_slm.gin"],
          "tiny_slm.gin binds Experiment, which can train or select or evaluate or "
-         "export or compile; score needs Scoring"),
-        (["train", "--gin_file=gin/tiny_score.gin"], "score or compile; train needs"),
-        (["export", "--gin_file=gin/tiny_prepare.gin"], "can prepare; export needs"),
+         "export or compile or describe; score needs Scoring"),
+        (["train", "--gin_file=gin/tiny_score.gin"], "describe; train needs"),
+        (["export", "--gin_file=gin/tiny_prepare.gin"], "describe; export needs"),
         (["--gin_file=gin/models/llm_tiny.gin"], "they bind none"),
         (["--gin_file=gin/tiny_slm.gin", "--gin.SEDE=1"], "no effect: SEDE"),
         (["--gin_file=gin/tiny_slm.gin", "--gin_bindings=SEDE = 1"], "effect: SEDE"),
@@ -316,6 +316,19 @@ def test_what_was_run_is_in_the_workdir(trained):
     assert [r["step"] for r in read_metrics(workdir) if "loss" in r] == list(
         range(1, 7)
     )
+
+
+def test_a_run_did_what_was_described(trained, capsys):
+    named, workdir = trained
+    capsys.readouterr()
+    assert main(["describe", named[0], "--json"]) == 0
+    described = json.loads(capsys.readouterr().out)
+    *_, last = (r for r in read_metrics(workdir) if "loss" in r)
+    total = {"steps": 6, "tokens": last["tokens"], "flops": last["flops"]}
+    assert described["total"] == total
+    rates = {r["step"]: r.get("learning_rate") for r in read_metrics(workdir)}
+    for at in described["schedules"]:
+        assert rates[at["step"] + 1] == at["learning_rate"]
 
 
 def evaluated(named, workdir, *options):

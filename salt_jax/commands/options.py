@@ -14,9 +14,9 @@ Job = TypeVar("Job")
 
 # What a gin file can bind, and the commands that take it; the first runs unnamed.
 COMMANDS_OF = {
-    "Experiment": ("train", "select", "evaluate", "export", "compile"),
-    "Scoring": ("score", "compile"),
-    "Preparation": ("prepare",),
+    "Experiment": ("train", "select", "evaluate", "export", "compile", "describe"),
+    "Scoring": ("score", "compile", "describe"),
+    "Preparation": ("prepare", "describe"),
 }
 
 

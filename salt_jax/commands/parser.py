@@ -16,6 +16,7 @@ from salt_jax.commands.options import COMMANDS_OF, GinOptions, add_gin
 COMMANDS = {
     "vocabulary": "salt_jax.commands.vocabulary",
     "prepare": "salt_jax.commands.prepare",
+    "describe": "salt_jax.commands.describe",
     "train": "salt_jax.commands.train",
     "score": "salt_jax.commands.score",
     "select": "salt_jax.commands.select",
@@ -157,7 +158,7 @@ def _unknown(argument: str, command: str, modules: dict[str, ModuleType]) -> str
         for name, module in modules.items()
         if option.removeprefix("--") in module.Options.__dataclass_fields__
     ]
-    where = f" ({' and '.join(others)} has it)" if others else ""
+    where = f" (it is of {' and '.join(others)})" if others else ""
     return f"{command} has no option {option}{where}"
 
 

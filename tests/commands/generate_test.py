@@ -6,7 +6,6 @@ import sys
 import gin
 import pytest
 
-from salt_jax.commands.generate import prompts_of
 from salt_jax.main import main
 from tests import command_files
 from tests.generation.said import make_export
@@ -112,7 +111,7 @@ def test_the_mesh_is_that_of_an_experiment(run, tmp_path):
         (["--prompt=a", "--max_length=8"], "exceeds the 8 that the model reads"),
         (
             ["--prompt=a", "--gin_file=gin/tiny_prepare.gin"],
-            "binds Preparation, which can prepare; gener",
+            "binds Preparation, which can prepare",
         ),
     ],
 )
@@ -134,17 +133,3 @@ def test_text_that_is_not_utf_8_is_refused(run, tmp_path):
     (tmp_path / "latin").write_bytes(b"caf\xe9")
     printed, code = run(f"--prompt_file={tmp_path}/latin")
     assert code == 2 and "latin is not UTF-8" in printed.err
-
-
-def test_lines_that_only_look_like_json_are_prompts_themselves():
-    assert prompts_of('{"a": 1}\n\n[1]\n') == ['{"a": 1}', "[1]"]
-
-
-def test_a_line_ends_where_files_of_lines_end_it():
-    assert prompts_of('{"prompt": "a\u2028b"}\r\n{"prompt": "c"}') == ["a\u2028b", "c"]
-    assert prompts_of("a\u2028b\r\nc") == ["a\u2028b", "c"]
-
-
-def test_prompts_are_all_json_or_none():
-    with pytest.raises(ValueError, match="""number 2 is not: '{"text": "b"}'."""):
-        prompts_of('{"prompt": "a"}\n{"text": "b"}')

@@ -9,10 +9,10 @@ from salt_jax.commands import parser
 @pytest.mark.parametrize(
     "arguments, said",
     [(["train", "--gin_file=x", "--temperature=3"],
-      "train has no option --temperature .generate has it"),
+      "train has no option --temperature .*generate"),
      (["import", "--from=a", "--output=b", "--max_length=7"], "no option --max_length"),
      (["generate", "--export=a", "--from=b"], "generate has no option --from"),
-     (["--gin_file=gin/tiny_slm.gin", "--json"], "train has no option --json .compile"),
+     (["--gin_file=gin/tiny_slm.gin", "--json"], "no option --json .*compile"),
      (["--gin_file=gin/tiny_prepare.gin", "--profile=1:2"], "prepare has no option"),
      (["generate", "--export=a", "--gin.NOPE=1"], "'NOPE=1'.*--gin_file"),
      (["generate", "--export=a", "--max_length=0"], "--max_length: 0 is not positive"),

@@ -1,0 +1,249 @@
+"""Describe what gin files resolve to: stages, parameters, schedules and FLOPs.
+
+Nothing is read but the gin files, and no array is allocated: any experiment can be
+described on a laptop. Works for training, scoring and preparation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from salt_jax.commands.options import GinOptions, add_gin
+
+EXAMPLES = """\
+  salt_jax describe --gin_file=salt_2p8b.gin
+  salt_jax describe --gin_file=salt_2p8b.gin --gin.N_KD=20_000 --json"""
+_UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(GinOptions):
+    """The options of describe."""
+
+    json: bool = False
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of describe."""
+    add_gin(parser)
+    group = parser.add_argument_group("output")
+    group.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(options: Options) -> int:
+    """Prints the description.
+
+    Raises:
+      FileNotFoundError: a gin file is missing.
+      ValueError: gin cannot read it, or a value is refused.
+    """
+    from salt_jax.training.description import describe
+
+    description = describe(options.load_any())
+    if options.json:
+        print(json.dumps(description, indent=2, default=repr))
+    else:
+        print("\n".join(lines_of(description)))
+    return 0
+
+
+def lines_of(description: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the lines that show a description to people."""
+    yield description["kind"]
+    if description["kind"] == "Experiment":
+        yield from _experiment(description)
+    elif description["kind"] == "Scoring":
+        yield from _scoring(description)
+    else:
+        facts = {k: v for k, v in description.items() if k not in ("kind", "type")}
+        yield from _section(
+            "Corpus", [(k, value_text(v)) for k, v in facts.items() if v is not None]
+        )
+
+
+def _experiment(of: Mapping[str, Any]) -> Iterator[str]:
+    yield from _section("Student", _model(of["student"], of["initial_export"]))
+    yield from _table(
+        "Stages",
+        ("stage", "from", "to", "tokens", "FLOPs", "teacher"),
+        [*map(_stage_row, of["stages"]), _total_row(of["total"])],
+    )
+    for stage in of["stages"]:
+        yield from _section(f"Stage {stage['name']}", _stage(stage))
+    yield from _table(
+        "Schedules (after so many steps)",
+        ("step", "stage", "learning rate", "kd_weight"),
+        [
+            (
+                f"{at['step']:,}",
+                at["stage"],
+                f"{at['learning_rate']:.4g}",
+                "-" if at["kd_weight"] is None else f"{at['kd_weight']:.4g}",
+            )
+            for at in of["schedules"]
+        ],
+    )
+    yield from _section("Run", _run(of))
+
+
+def _stage_row(stage: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        stage["name"],
+        f"{stage['begin_step']:,}",
+        f"{stage['end_step']:,}",
+        amount(stage["tokens"]),
+        f"{stage['flops']:.3g}",
+        "yes" if stage["teacher"] else "no",
+    )
+
+
+def _total_row(total: Mapping[str, Any]) -> tuple[str, ...]:
+    steps, tokens = f"{total['steps']:,}", amount(total["tokens"])
+    return ("total", "0", steps, tokens, f"{total['flops']:.3g}", "")
+
+
+def _stage(stage: Mapping[str, Any]) -> list[tuple[str, str]]:
+    facts = _value("data", stage["data"])
+    if (teacher := stage["teacher"]) is None:
+        return facts
+    return [
+        *facts,
+        ("teacher", teacher["export"]),
+        *(("  " + name, text) for name, text in _model(teacher)),
+        ("  temperature", str(teacher["temperature"])),
+        *_value("  kd_weight", teacher["kd_weight"]),
+    ]
+
+
+def _run(of: Mapping[str, Any]) -> list[tuple[str, str]]:
+    parts = of["num_microbatches"]
+    split = f", in {parts} microbatches" if parts > 1 else ""
+    saved, validation = of["checkpoints"], of["validation"]
+    steps = "".join(f", step {step:,}" for step in saved["keep_steps"])
+    best = ", the best" if validation else ""
+    facts = [
+        (
+            "batch",
+            f"{of['batch_size']:,} rows x {of['seq_len']:,} tokens = "
+            f"{of['tokens_per_step']:,} tokens{split}",
+        ),
+        *_value("optimizer", of["optimizer"]),
+        ("mesh", mesh_text(of["mesh"])),
+        ("checkpoints", f"every {saved['save_every']:,} steps"),
+        ("  kept", f"the latest {saved['max_to_keep']}{best}{steps}"),
+        ("seed", str(of["seed"])),
+    ]
+    if validation is None:
+        return [*facts, ("validation", "none")]
+    rows = f"{validation['num_sequences']:,} rows"
+    every = f"every {validation['every']:,} steps, on {rows}"
+    return [*facts, ("validation", every), *_value("  data", validation["data"])]
+
+
+def _scoring(of: Mapping[str, Any]) -> Iterator[str]:
+    scorer = of["scorer"]
+    yield from _section("Scorer", [("export", scorer["export"]), *_model(scorer)])
+    pool = "all" if of["pool"] is None else f"the first {of['pool']:,}"
+    flops = "" if of["flops"] is None else f", {of['flops']:.3g} in total"
+    yield from _section(
+        "Run",
+        [
+            *_value("data", of["data"]),
+            ("sequences", f"{pool}, of {of['seq_len']:,} tokens"),
+            ("FLOPs", f"{of['flops_per_sequence']:.3g} a sequence{flops}"),
+            ("ks", ", ".join(map(str, of["ks"]))),
+            ("output", of["output"]),
+            ("batch", f"{of['batch_size']:,} sequences in each process"),
+            ("mesh", mesh_text(of["mesh"])),
+        ],
+    )
+
+
+def _model(of: Mapping[str, Any], start: str | None = None) -> list[tuple[str, str]]:
+    config, params = of["config"], of["params"]
+    shape = (
+        f"{config['num_layers']} layers of {config['embed_dim']:,}, "
+        f"{config['num_heads']} heads ({config['num_kv_heads']} key-value) of "
+        f"{config['head_dim']}, feed-forward {config['mlp_dim']:,}, vocabulary "
+        f"{config['vocab_size']:,}"
+    )
+    facts = [
+        ("parameters", amount(params["total"])),
+        *(("  " + part, amount(n)) for part, n in params.items() if part != "total"),
+        ("shape", shape),
+        ("computes in", config["dtype"]),
+    ]
+    if "held_dtype" in of:
+        facts.append(("held in", of["held_dtype"]))
+    return facts if start is None else [*facts, ("starts from", start)]
+
+
+def amount(number: float) -> str:
+    """Returns a count for people: 2_823_000_000 is 2.823B."""
+    for size, unit in _UNITS:
+        if abs(number) >= size:
+            return f"{number / size:.4g}{unit}"
+    return f"{number:,.0f}"
+
+
+def mesh_text(mesh: Mapping[str, Any]) -> str:
+    """Returns the sizes of the mesh axes, and whether they fit the devices here."""
+    sizes = " x ".join(
+        f"{name}={'the rest' if size is None else size}"
+        for name, size in mesh["axes"].items()
+    )
+    fits = "fits" if mesh["fills_devices_here"] else "does not fit"
+    return f"{sizes} ({fits} the number of devices here, {mesh['devices_here']})"
+
+
+def _value(name: str, value: Any) -> list[tuple[str, str]]:
+    """Returns facts that show a config's JSON, one field a line."""
+    if not isinstance(value, Mapping):
+        return [(name, value_text(value))]
+    indent = " " * (len(name) - len(name.lstrip()) + 2)
+    return [
+        (name, str(value.get("type", ""))),
+        *(
+            (indent + field, value_text(inner))
+            for field, inner in value.items()
+            if field != "type" and inner is not None
+        ),
+    ]
+
+
+def value_text(value: Any) -> str:
+    """Returns a config's JSON as `Type(field=value, ...)`, less what is None."""
+    if isinstance(value, Mapping):
+        inner = ", ".join(
+            f"{name}={value_text(field)}"
+            for name, field in value.items()
+            if name != "type" and field is not None
+        )
+        return f"{value.get('type', '')}({inner})"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(value_text, value))}]"
+    return value if isinstance(value, str) else str(value)
+
+
+def _section(title: str, facts: Sequence[tuple[str, str]]) -> Iterator[str]:
+    width = max(len(name) for name, _ in facts)
+    yield f"\n{title}"
+    for name, text in facts:
+        yield f"  {name:<{width}}  {text}"
+
+
+def _table(
+    title: str, head: Sequence[str], rows: Sequence[Sequence[str]]
+) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    yield f"\n{title}"
+    for row in (head, *rows):
+        first, *others = (
+            f"{cell:{'<' if i == 0 else '>'}{width}}"
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        yield "  " + "  ".join((first, *others)).rstrip()
