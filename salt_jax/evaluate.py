@@ -1,20 +1,15 @@
-"""The held-out evaluation of a run that was trained."""
+"""The evaluation of a trained run, or of an export, on held-out data."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 from etils import epath
 
 from salt_jax.config import Experiment
-from salt_jax.data.json_files import write_json
-from salt_jax.data.reading.answers import Answers
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.evaluation.answers import evaluate_answers
-from salt_jax.evaluation.held_out_loss import evaluate, table, write_evaluation
-from salt_jax.evaluation.samples import samples
+from salt_jax.evaluation.held_out_kinds import held_out_of
 from salt_jax.mesh.memory import available_per_device, check_fits
 from salt_jax.mesh.partitioning import bytes_per_device
 from salt_jax.model.transformer import Params
@@ -30,20 +25,21 @@ def evaluate_run(
     step: str = "latest",
     export: epath.PathLike | None = None,
 ) -> str:
-    """Writes `evaluation.json` and `samples.json` into `workdir`.
+    """Writes `evaluation.json` and `samples.json` into the run directory.
 
     Args:
-      experiment: The run's.
-      workdir: The run's folder.
-      step: Of the checkpoint to evaluate: a number, "latest" or "best".
-      export: Parameters to evaluate instead of a checkpoint.
+      experiment: The run's experiment.
+      workdir: The run directory.
+      step: The checkpoint to evaluate: a number, "latest" or "best".
+      export: An export to evaluate instead of a checkpoint.
 
     Returns:
-      The evaluation as a table, a row for each split and domain, or column's value.
+      The metrics as a table: one row per split and domain, or per split and group.
 
     Raises:
-      FileNotFoundError: there is no such checkpoint or export.
-      ValueError: it is of another model or vocabulary, or does not fit the devices.
+      FileNotFoundError: the checkpoint, the export or a split is missing.
+      ValueError: the parameters are of another model or vocabulary, or do not fit the
+        devices; or the held-out data does not fit the experiment.
     """
     program = Program.on(experiment)
     like = program.abstract_state.params
@@ -55,26 +51,11 @@ def evaluate_run(
         with Checkpointer.reading(workdir / "checkpoints") as saved:
             at = saved.step_named(step)
             params = saved.restore_params(at, like)
-    results, written, shown = _evaluated(program, params)
+    evaluation = held_out_of(program).evaluate(params)
     if jax.process_index() == 0:
         count = sum(x.size for x in jax.tree.leaves(params))
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_evaluation(workdir / "evaluation.json", results, step=at, params=count)
-        write_json(workdir / "samples.json", written)
-    return shown
-
-
-def _evaluated(
-    program: Program, params: Params
-) -> tuple[Mapping[str, Any], Sequence[Mapping[str, str]], str]:
-    """Returns an evaluation by split, samples of what is written, and a table."""
-    validation = program.experiment.validation
-    data = validation.data if validation else None
-    if isinstance(data, Answers):
-        answered = evaluate_answers(program, params)
-        return answered.splits, answered.samples, str(answered)
-    results = evaluate(program, params)
-    return results, samples(program, params, data) if data else [], table(results)
+        evaluation.write(workdir, step=at, params=count)
+    return evaluation.table
 
 
 def _load_export(

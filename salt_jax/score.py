@@ -24,7 +24,7 @@ from salt_jax.data.scoring.score_columns import score_columns
 from salt_jax.data.scoring.scores import Scores, ScoresWriter
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.evaluation.eval_step import token_reader
-from salt_jax.evaluation.held_out import OrderedReading, TokensRead
+from salt_jax.evaluation.reader import Reader, TokensRead
 from salt_jax.mesh.memory import available_per_device, check_fits
 from salt_jax.mesh.partitioning import Partitioning, bytes_per_device
 from salt_jax.model.attention_choice import AttentionChoice
@@ -47,7 +47,7 @@ def score(scoring: Scoring) -> Scores:
     partitioning = Partitioning(mesh=mesh, rules=scoring.rules)
     model = Transformer(scoring.scorer, partitioning)
     AttentionChoice.of(scoring.scorer, partitioning, scoring.seq_len).log("scorer")
-    reading = OrderedReading(
+    reader = Reader(
         read=token_reader(
             reading_model(model, scoring.scorer_dtype),
             scoring.chunk_tokens,
@@ -72,7 +72,7 @@ def score(scoring: Scoring) -> Scores:
     )
     # Processes that know of each other restore together, so all do or none does.
     if jax.process_count() > 1 or writer.missing_shards():
-        _score_shards(scoring, writer, dataset, reading, export.load(like))
+        _score_shards(scoring, writer, dataset, reader, export.load(like))
     scores = writer.finish()
     _log_shares_of_zeros(scores)
     return scores
@@ -82,14 +82,14 @@ def _score_shards(
     scoring: Scoring,
     writer: ScoresWriter,
     dataset: PreparedDataset,
-    reading: OrderedReading,
+    reader: Reader,
     params: Params,
 ) -> None:
     """Scores until each shard is written, by this process or another."""
     manifest = writer.manifest
     parts: list[Mapping[str, np.ndarray]] = []
     with _ShardsProgress(writer) as progress, _bill(scoring) as bill:
-        for tokens in reading.stream(params, dataset, _batches(writer, reading)):
+        for tokens in reader.stream(params, dataset, _batches(writer, reader)):
             shard = int(tokens.ids[0]) // manifest.shard_size
             if tokens.ids[0] == manifest.shard_ids(shard)[0]:
                 parts = []  # The shard before may have been left unfinished.
@@ -103,11 +103,11 @@ def _score_shards(
             progress.look()
 
 
-def _batches(writer: ScoresWriter, reading: OrderedReading) -> Iterator[np.ndarray]:
+def _batches(writer: ScoresWriter, reader: Reader) -> Iterator[np.ndarray]:
     """Yields the ids of batches until no shard is left to take."""
     process, num_processes = jax.process_index(), jax.process_count()
     while (shard := writer.shards.take(process, num_processes)) is not None:
-        for ids in reading.batches(writer.manifest.shard_ids(shard)):
+        for ids in reader.batches(writer.manifest.shard_ids(shard)):
             # Another process may have been faster, where this one is slow or late.
             if writer.shards.is_written(shard):
                 break

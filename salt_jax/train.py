@@ -14,7 +14,7 @@ from etils import epath
 from salt_jax import config
 from salt_jax.config import Experiment
 from salt_jax.data.reading.loader import open_batches
-from salt_jax.evaluation.validation import Measures
+from salt_jax.evaluation.held_out_kinds import held_out_of
 from salt_jax.storage.checkpoint import Checkpointer
 from salt_jax.telemetry.profiling import TracedSteps, Tracer
 from salt_jax.telemetry.time_sheet import TimeSheet
@@ -87,7 +87,7 @@ def train(
         stages = _open_stages(program, step)
         inputs = {k: v for stage in stages for k, v in stage.fingerprints().items()}
         resumption.check_inputs(inputs, meta, accepted_changes)
-        measure = Measures.of(program)
+        measure = held_out_of(program).open() if experiment.validation else None
         with times.spending("compile"):
             updates = _updates(program, step, compiled)
         recorder = Recorder(program, workdir, from_step=step, times=times)

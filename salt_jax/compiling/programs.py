@@ -18,7 +18,7 @@ from salt_jax.compiling.roofline import (
 )
 from salt_jax.config import Scoring, Stage
 from salt_jax.evaluation.eval_step import token_reader
-from salt_jax.evaluation.held_out import reading_of
+from salt_jax.evaluation.reader import reader_of
 from salt_jax.loss.token_chunks import TokenChunks
 from salt_jax.mesh.partitioning import Partitioning, bytes_per_device
 from salt_jax.model.config import TransformerConfig
@@ -126,14 +126,14 @@ def _of_init(program: Program) -> Planned:
 
 
 def _of_evaluation(program: Program) -> Planned:
-    experiment, reading = program.experiment, reading_of(program)
+    experiment, reader = program.experiment, reader_of(program)
     planned = _of_reading(
         "evaluation",
         program.student,
-        reading.read,
+        reader.read,
         program.abstract_state.params,
         TokenChunks(program.partitioning, experiment.loss_chunk_tokens),
-        reading.batch_size,
+        reader.batch_size,
         experiment.seq_len,
     )
     # It runs between steps, so the optimizer state and the teacher are in memory too.

@@ -1,1 +1,1 @@
-"""What a model is worth on held-out data."""
+"""Measuring and evaluating models on held-out data."""

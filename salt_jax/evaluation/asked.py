@@ -1,4 +1,4 @@
-"""Questions that a student is asked, and what its answers are worth."""
+"""Questions that a student answers, and the scores of its answers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from salt_jax.model.transformer import Params
 from salt_jax.training.program import Program
 
 Item = TypeVar("Item")
-_BATCH_SIZE = 64  # Questions that are answered at once.
+_BATCH_SIZE = 64  # Questions that are answered together.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Asked:
-    """Questions, with how they are answered and scored."""
+    """Questions, the generator that answers them and the metrics that score them."""
 
     questions: Sequence[Question]
     generator: Generator
@@ -32,18 +32,20 @@ class Asked:
 
     @classmethod
     def of(
-        cls, program: Program, questions: Sequence[Question], data: Answers
+        cls,
+        program: Program,
+        questions: Sequence[Question],
+        data: Answers,
+        answering: Answering,
     ) -> Asked:
-        """Makes `questions` of `data` ready to be asked of the student of `program`.
+        """Prepares `questions` of `data` for the student of `program`.
 
         Raises:
-          ValueError: one of them leaves no room for an answer in a row, and is neither
-            dropped nor cut.
+          ValueError: a question leaves no room in a row for an answer and may be
+            neither dropped nor cut.
           ModuleNotFoundError: rouge_score is not installed.
         """
-        validation = program.experiment.validation
-        assert validation is not None and validation.answering is not None
-        answering, seq_len = validation.answering, program.experiment.seq_len
+        seq_len = program.experiment.seq_len
         vocabulary = Vocabulary.open(data.vocabulary)
         return cls(
             questions=with_room(questions, data, answering, seq_len),
@@ -56,7 +58,7 @@ class Asked:
         )
 
     def answers(self, params: Params) -> list[str]:
-        """Returns the answer to each question, of the likeliest tokens."""
+        """Returns the answer to each question, generated greedily."""
         written = self.generator(
             params,
             [question.example.inputs.tolist() for question in self.questions],
@@ -71,7 +73,7 @@ class Asked:
 
 
 def spread(items: Sequence[Item], count: int) -> list[Item]:
-    """Returns `count` of `items`, evenly spread, or all if there are no more."""
+    """Returns `count` of `items`, evenly spread; all of them if there are fewer."""
     count = min(count, len(items))
     return [items[number * len(items) // count] for number in range(count)]
 
@@ -79,10 +81,12 @@ def spread(items: Sequence[Item], count: int) -> list[Item]:
 def with_room(
     questions: Sequence[Question], data: Answers, answering: Answering, seq_len: int
 ) -> list[Question]:
-    """Returns the questions after which a row has room for a whole answer.
+    """Returns the questions that leave room in a row for `max_new_tokens` tokens.
+
+    Longer questions are dropped, cut or refused, as `data.too_long` says.
 
     Raises:
-      ValueError: one has not, and `data` refuses what is too long; or none is left.
+      ValueError: a question is too long and `data` refuses it; or none is left.
     """
     room = seq_len - answering.max_new_tokens
     longest = max(len(question.example.inputs) for question in questions)
@@ -91,7 +95,7 @@ def with_room(
     found = (
         f"A question of {data.source} {data.split} has {longest:,} tokens, and "
         f"max_new_tokens={answering.max_new_tokens} leaves {room:,} of the {seq_len:,} "
-        "of a row for it"
+        "tokens of a row for it"
     )
     if data.too_long == "refuse" or room < 1:
         raise ValueError(
@@ -99,10 +103,10 @@ def with_room(
             "or 'cut_question'."
         )
     if data.too_long == "cut_question":
-        logging.info("%s: the ends of such questions are cut off.", found)
+        logging.info("%s: longer questions are truncated.", found)
         return [question.cut(room) for question in questions]
     kept = [question for question in questions if len(question.example.inputs) <= room]
-    logging.info("%s: %d are not asked.", found, len(questions) - len(kept))
+    logging.info("%s: %d questions are dropped.", found, len(questions) - len(kept))
     if not kept:
-        raise ValueError(f"{found}, and none is shorter: lower max_new_tokens.")
+        raise ValueError(f"{found}; no question is short enough: lower max_new_tokens.")
     return kept

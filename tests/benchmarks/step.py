@@ -25,7 +25,7 @@ from salt_jax.data.prepared.sequences import Sequences
 from salt_jax.data.reading.rows import causal_batch
 from salt_jax.data.scoring.score_columns import score_columns
 from salt_jax.evaluation.eval_step import token_reader
-from salt_jax.evaluation.held_out import OrderedReading
+from salt_jax.evaluation.reader import Reader
 from salt_jax.mesh.partitioning import Partitioning
 from salt_jax.model.flops import forward_flops, step_flops
 from salt_jax.model.transformer import Params, Transformer, init_params
@@ -108,7 +108,7 @@ def forward_passes(scoring: Scoring, num_batches: int) -> dict[str, Work]:
     rows = num_batches * size
     text = RandomText(scoring.scorer.vocab_size, (rows, scoring.seq_len))
     batches = batches_of(text, rows, size, partitioning)
-    ordered = OrderedReading(
+    ordered = Reader(
         read=token_reader(model, scoring.chunk_tokens, with_entropy=True),
         partitioning=partitioning,
         batch_size=size,

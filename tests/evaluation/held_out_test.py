@@ -5,10 +5,12 @@ import jax
 import numpy as np
 import pytest
 
-from salt_jax.config import Validation
+from salt_jax.config import Stage, Validation
 from salt_jax.data.prepared.sequences import Sequences
 from salt_jax.data.reading.answers import Answers
-from salt_jax.evaluation.held_out import HeldOut, OrderedReading, reading_of
+from salt_jax.data.reading.mixture import PreparedMixture
+from salt_jax.evaluation.held_out_kinds import held_out_of
+from salt_jax.evaluation.reader import Reader, reader_of
 from salt_jax.mesh.partitioning import MeshShape
 from salt_jax.training.program import Program
 from tests import runs
@@ -36,7 +38,8 @@ def params(files):
 def loss(program, params):
     like = program.abstract_state.params
     shardings = jax.tree.map(lambda x: x.sharding, like)
-    return HeldOut.of(program).loss(jax.device_put(params, shardings))
+    measure = held_out_of(program).open()
+    return measure(jax.device_put(params, shardings))["val_loss"]
 
 
 def opened(program):
@@ -121,8 +124,16 @@ def test_of_questions_the_loss_is_the_mean_over_the_answers(files, params, tmp_p
     assert loss(program, params) == pytest.approx(expected, rel=1e-5)
 
 
-def test_an_experiment_without_validation_has_no_held_out_text(files):
-    assert HeldOut.of(program_of(files, validation=None)) is None
+def test_data_of_no_kind_that_is_held_out_is_refused(files):
+    data = runs.experiment(files).stages[0].data
+    stage = Stage(
+        name="mixed",
+        end_step=1,
+        data=PreparedMixture(parts=(data, data), weights=(1, 1)),
+    )
+    program = program_of(files, validation=None, stages=(stage,))
+    with pytest.raises(ValueError, match=r"PreparedText or Answers.* PreparedMixture"):
+        held_out_of(program)
 
 
 def test_a_validation_that_is_not_prepared_is_refused(files):
@@ -130,14 +141,14 @@ def test_a_validation_that_is_not_prepared_is_refused(files):
     data = dataclasses.replace(run.validation.data, split="nothing")
     validation = dataclasses.replace(run.validation, data=data)
     with pytest.raises(FileNotFoundError, match="No prepared data at .*nothing"):
-        HeldOut.of(program_of(files, validation=validation))
+        held_out_of(program_of(files, validation=validation)).open()
 
 
 def test_sequences_come_in_the_order_that_they_were_asked_for(files, params):
     program = program_of(files)
     dataset = opened(program)
     ids = np.array([7, 3, 3, 19, 0, 1, 2, 4, 5, 6, 8])
-    parts = list(reading_of(program)(params, dataset, ids))
+    parts = list(reader_of(program)(params, dataset, ids))
     assert [len(part.ce_NL) for part in parts] == [8, 3]
     tokens = np.concatenate([part.sequences.tokens for part in parts])
     np.testing.assert_array_equal(tokens, dataset.read(ids).tokens)
@@ -150,13 +161,11 @@ def test_sequences_come_in_the_order_that_they_were_asked_for(files, params):
 
 def test_no_sequences_are_no_batches(files):
     program = program_of(files)
-    reading = reading_of(program)
+    reading = reader_of(program)
     assert list(reading(None, opened(program), np.arange(0))) == []
 
 
 @pytest.mark.parametrize("batch_size", [0, 2, 9])
 def test_a_batch_that_does_not_divide_over_the_mesh_is_refused(batch_size):
     with pytest.raises(ValueError, match=f"batch_size={batch_size} does not divide"):
-        OrderedReading(
-            read=None, partitioning=partitioning(8, model=2), batch_size=batch_size
-        )
+        Reader(read=None, partitioning=partitioning(8, model=2), batch_size=batch_size)

@@ -11,7 +11,7 @@ from salt_jax.data.preparing.prepare import Preparation, prepare
 from salt_jax.data.reading.loader import Loader
 from salt_jax.data.reading.objectives import CausalLM, Mixture, PrefixLM, SpanCorruption
 from salt_jax.data.reading.prepared_text import PreparedText
-from salt_jax.evaluation.held_out import HeldOut
+from salt_jax.evaluation.held_out_kinds import held_out_of
 from salt_jax.telemetry.metric_writer import read_metrics
 from salt_jax.train import train
 from salt_jax.training.program import Program
@@ -152,6 +152,6 @@ def test_held_out_text_is_read_causally_whatever_the_objective(experiment, run):
         data = dataclasses.replace(experiment.validation.data, objective=objective)
         validation = dataclasses.replace(experiment.validation, data=data)
         changed = dataclasses.replace(experiment, validation=validation)
-        return HeldOut.of(Program.on(changed)).loss(state.params)
+        return held_out_of(Program.on(changed)).open()(state.params)["val_loss"]
 
     assert loss(OBJECTIVE) == loss(CausalLM())

@@ -7,18 +7,19 @@ import numpy as np
 import pytest
 
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.evaluation.held_out_loss import (
-    DomainSums,
-    evaluate,
-    table,
-    write_evaluation,
-)
+from salt_jax.evaluation.held_out import Evaluation
+from salt_jax.evaluation.held_out_text import DomainSums, evaluate_splits, table
 from salt_jax.mesh.partitioning import MeshShape
 from salt_jax.training.program import Program
 from tests import runs
 from tests.examples import dense_reading, saying
 
 UNTIED = dataclasses.replace(runs.STUDENT, tied_embedding=False)
+
+
+def evaluate(program, params, *splits):
+    data = program.experiment.validation.data
+    return evaluate_splits(program, params, data, *splits)
 
 
 @pytest.fixture(scope="module")
@@ -128,13 +129,11 @@ def test_an_evaluation_does_not_depend_on_how_it_is_made(change, files, results)
     )
 
 
-def test_selection_does_not_narrow_what_is_evaluated(files, results, params):
-    run = runs.experiment(files)
-    stage = dataclasses.replace(
-        run.stages[-1], data=dataclasses.replace(run.stages[-1].data, selection="none")
-    )
-    program = Program.on(runs.experiment(files, stages=(stage,)))
-    assert evaluate(program, params)["val"]["total"] == results["val"]["total"]
+def test_selection_does_not_narrow_what_is_evaluated(program, results, params):
+    data = program.experiment.stages[-1].data
+    selected = dataclasses.replace(data, selection="none")
+    found = evaluate_splits(program, params, selected, ["val"])
+    assert found["val"]["total"] == results["val"]["total"]
 
 
 def test_perplexity_is_exp_of_the_cross_entropy():
@@ -149,9 +148,12 @@ def test_perplexity_is_exp_of_the_cross_entropy():
 
 
 def test_an_evaluation_is_written_with_its_step_and_size(results, tmp_path):
-    write_evaluation(tmp_path / "evaluation.json", results, step=7, params=9)
-    written = json.loads((tmp_path / "evaluation.json").read_text())
+    evaluation = Evaluation(splits=results, samples=[{"prompt": "a"}], table="")
+    evaluation.write(tmp_path / "run", step=7, params=9)
+    written = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert written == {"step": 7, "params": 9, "splits": results}
+    samples = json.loads((tmp_path / "run" / "samples.json").read_text())
+    assert samples == [{"prompt": "a"}]
 
 
 def test_the_table_has_a_row_for_each_domain_and_the_total_of_each_split(results):

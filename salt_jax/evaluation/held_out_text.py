@@ -1,4 +1,7 @@
-"""How well a model predicts held-out text, domain by domain."""
+"""Held-out text: loss, perplexity, bits per byte and accuracy, by domain.
+
+Dimensions: N sequences, L length.
+"""
 
 from __future__ import annotations
 
@@ -8,36 +11,36 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 
-from salt_jax.config import Experiment
-from salt_jax.data.json_files import write_json
+from salt_jax.batch import Batch
 from salt_jax.data.prepared.dataset import PreparedDataset
 from salt_jax.data.reading.prepared_text import PreparedText
+from salt_jax.data.reading.rows import causal_batch
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.evaluation.held_out import TokensRead, reading_of
+from salt_jax.evaluation.held_out import TOTAL, Evaluation, Measure
+from salt_jax.evaluation.reader import TokensRead, reader_of
+from salt_jax.evaluation.samples import samples
 from salt_jax.model.transformer import Params
 from salt_jax.telemetry.progress import Progress
 from salt_jax.training.program import Program
 
 SPLITS = ("val", "test")
-TOTAL = "total"
 
 
 @dataclasses.dataclass
 class DomainSums:
-    """Sums over the tokens of one domain; means are taken when they are read."""
+    """Sums over the targets of one domain."""
 
-    nats: float = 0.0
+    nats: float = 0.0  # Cross-entropy.
     tokens: int = 0
-    correct: int = 0
-    text_bytes: int = 0
+    correct: int = 0  # Targets that were the likeliest token.
+    text_bytes: int = 0  # UTF-8 bytes of the targets.
 
     def means(self) -> dict[str, float]:
-        """Returns loss (nats a token), perplexity, bits per byte and accuracy.
+        """Returns loss [nats per token], perplexity, bits per byte and accuracy.
 
-        Perplexity is exp of the cross-entropy. Bits per byte counts the bytes of the
-        text, so that it compares models of different vocabularies.
+        Perplexity is exp(loss). Bits per byte divides by the bytes of the text, not by
+        tokens, so it compares models with different vocabularies.
         """
         loss = self.nats / max(self.tokens, 1)
         return {
@@ -50,28 +53,58 @@ class DomainSums:
         }
 
 
-def evaluate(
-    program: Program, params: Params, splits: Sequence[str] = SPLITS
+@dataclasses.dataclass(frozen=True)
+class HeldOutText:
+    """Prepared text, measured by its loss and evaluated domain by domain."""
+
+    program: Program
+    data: PreparedText
+
+    def open(self) -> Measure:
+        """Opens the validation rows; see `HeldOut.open`."""
+        experiment = self.program.experiment
+        assert experiment.validation is not None
+        dataset = self.data.open(seq_len=experiment.seq_len)
+        count = min(experiment.validation.num_sequences, len(dataset))
+        reader = reader_of(self.program)
+
+        def read_rows(numbers: np.ndarray) -> Batch:
+            return causal_batch(dataset.read(numbers))
+
+        return lambda params: {"val_loss": reader.mean_loss(params, read_rows, count)}
+
+    def evaluate(self, params: Params) -> Evaluation:
+        """Evaluates whole splits, and continues some of their documents."""
+        splits = evaluate_splits(self.program, params, self.data)
+        validates = self.program.experiment.validation is not None
+        written = samples(self.program, params, self.data) if validates else []
+        return Evaluation(splits=splits, samples=written, table=table(splits))
+
+
+def evaluate_splits(
+    program: Program,
+    params: Params,
+    data: PreparedText,
+    splits: Sequence[str] = SPLITS,
 ) -> dict[str, Any]:
-    """Returns the evaluation of `params` on whole splits of the experiment's data.
+    """Returns the metrics of `params` on whole splits of `data`, unselected.
 
     Returns:
-      By split: "domains", the means of each domain, and "total", those of all tokens.
+      By split: "domains", the metrics of each domain, and "total", of all tokens.
 
     Raises:
       FileNotFoundError: a split is not prepared.
     """
-    experiment = program.experiment
-    reading = reading_of(program)
+    reader, seq_len = reader_of(program), program.experiment.seq_len
+    byte_lengths = Vocabulary.open(data.vocabulary).byte_lengths()
     results = {}
     for split in splits:
-        data = dataclasses.replace(_prepared(experiment), split=split, selection=None)
-        dataset = data.open(seq_len=experiment.seq_len)
-        byte_lengths = Vocabulary.open(data.vocabulary).byte_lengths()
+        whole = dataclasses.replace(data, split=split, selection=None)
+        dataset = whole.open(seq_len=seq_len)
         sums = [DomainSums() for _ in dataset.manifest.domains]
         with Progress(f"evaluate {split}", len(dataset)) as progress:
             done = 0
-            for tokens in reading(params, dataset, np.arange(len(dataset))):
+            for tokens in reader(params, dataset, np.arange(len(dataset))):
                 _add(sums, tokens, byte_lengths)
                 done += len(tokens.ce_NL)
                 progress.update(done)
@@ -79,16 +112,8 @@ def evaluate(
     return results
 
 
-def write_evaluation(
-    path: epath.PathLike, results: Mapping[str, Any], *, step: int, params: int
-) -> None:
-    """Writes an evaluation as JSON, with the step and the number of parameters."""
-    record = {"step": step, "params": params, "splits": results}
-    write_json(epath.Path(path), record)
-
-
 def table(results: Mapping[str, Any]) -> str:
-    """Returns an evaluation as text: a row for each split and domain."""
+    """Returns the metrics as text: one row per split and domain."""
     lines = [
         f"{'split':6} {'domain':28} {'tokens':>9} {'loss':>8} {'ppl':>9} "
         f"{'bits/byte':>9} {'accuracy':>8}"
@@ -102,18 +127,6 @@ def table(results: Mapping[str, Any]) -> str:
                 f"{row['accuracy']:8.2%}"
             )
     return "\n".join(lines)
-
-
-def _prepared(experiment: Experiment) -> PreparedText:
-    """Returns the data whose splits are evaluated: that of the validation, if any."""
-    validation = experiment.validation
-    data = validation.data if validation else experiment.stages[-1].data
-    if not isinstance(data, PreparedText):
-        raise ValueError(
-            f"Only prepared text can be evaluated, and the last stage reads "
-            f"{type(data).__name__}: give the experiment a validation."
-        )
-    return data
 
 
 def _add(sums: list[DomainSums], tokens: TokensRead, byte_lengths: np.ndarray) -> None:
