@@ -22,6 +22,7 @@ from salt_jax.training import resumption
 from salt_jax.training.loop import Loop, OpenBatches
 from salt_jax.training.preemption import PreemptionGuard
 from salt_jax.training.program import CompiledUpdate, Program
+from salt_jax.training.rates import Speedometer
 from salt_jax.training.recorder import Recorder, recorded_seconds
 from salt_jax.training.saved_steps import load_compiled
 from salt_jax.training.stage_inputs import StageInputs
@@ -90,7 +91,8 @@ def train(
         measure = held_out_of(program).open() if experiment.validation else None
         with times.spending("compile"):
             updates = _updates(program, step, compiled)
-        recorder = Recorder(program, workdir, from_step=step, times=times)
+        speed = Speedometer.on(experiment, program.devices)
+        recorder = Recorder(speed, workdir, from_step=step, times=times)
         tracer = Tracer(traced, workdir / "profile", pausing=recorder.pausing)
         loop = Loop(
             program=program,

@@ -1,42 +1,48 @@
-"""Where the wall-clock time of a run goes."""
+"""The wall-clock time of a run, by what it was spent on."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 STEPS, OTHER, LOST = "steps", "other", "lost"
-# Reading parameters counts as restoring, whether of a checkpoint or of an export.
+# "restore" counts loading parameters from a checkpoint or an export.
 PARTS = (STEPS, "compile", "restore", "validation", "save", OTHER, LOST)
 
 
 class TimeSheet:
-    """Seconds by what they were spent on, over all attempts of a run.
+    """Seconds by part, summed over all attempts of a run.
 
-    Each moment since the process began counts once, for the innermost `spending`, or as
-    `OTHER` outside of any. Time between attempts, with no process, is not known here.
+    Every moment since the process began counts once: for the innermost `spending`, or
+    for `OTHER` outside of any. Time between attempts is not counted.
     """
 
     def __init__(
-        self, began: float, earlier: Mapping[str, float], *, recorded: float = 0.0
+        self,
+        began: float,
+        earlier: Mapping[str, float],
+        *,
+        recorded: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ):
-        """Goes on from earlier attempts.
+        """Adds this attempt to the earlier ones.
 
         Args:
-          began: `time.monotonic()` when this process began.
-          earlier: `totals` in the checkpoint that is gone on from; empty if there is
-            none.
-          recorded: How much time had been spent at the last record of any attempt. What
-            is more than `earlier` was lost: steps that have to be made again.
+          began: The clock's reading when this process began [s].
+          earlier: The `totals` in the checkpoint that is resumed; empty without one.
+          recorded: The total in the last metrics record of any attempt [s]. The excess
+            over `earlier` is lost: those steps are made again.
+          clock: Returns the time [s].
         """
         self._spent = dict.fromkeys(PARTS, 0.0) | dict(earlier)
         self._spent[LOST] += max(recorded - sum(self._spent.values()), 0.0)
+        self._clock = clock
         self._part, self._since = OTHER, began
 
     @contextlib.contextmanager
     def spending(self, part: str) -> Iterator[None]:
-        """Counts the time until it is left as spent on `part`, one of `PARTS`."""
+        """Counts the time inside the block for `part`, one of `PARTS`."""
         outer = self._part
         self._turn_to(part)
         try:
@@ -45,14 +51,14 @@ class TimeSheet:
             self._turn_to(outer)
 
     def totals(self) -> dict[str, float]:
-        """Returns the seconds of every part up to now; their sum is all there were."""
+        """Returns the seconds of every part up to now; they sum to the total time."""
         self._turn_to(self._part)
         return dict(self._spent)
 
     def record(self) -> dict[str, float]:
-        """Returns `totals` by the names they have in the metrics.
+        """Returns `totals` under the names of the metrics.
 
-        "seconds" are those in steps; "goodput" is their share of all.
+        "seconds" is the time in steps, "wall_seconds" the total, "goodput" their ratio.
         """
         totals = self.totals()
         wall = sum(totals.values())
@@ -64,6 +70,6 @@ class TimeSheet:
         } | others
 
     def _turn_to(self, part: str) -> None:
-        now = time.monotonic()
+        now = self._clock()
         self._spent[self._part] += now - self._since
         self._part, self._since = part, now

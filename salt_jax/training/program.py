@@ -76,6 +76,11 @@ class Program:
             )
             choice.log(name)
 
+    @property
+    def devices(self) -> list[jax.Device]:
+        """The devices of the mesh."""
+        return list(self.partitioning.mesh.devices.flat)
+
     @functools.cached_property
     def student(self) -> Transformer:
         """The model that is trained."""

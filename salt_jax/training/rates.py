@@ -1,44 +1,56 @@
-"""How far a run is and how fast it goes, by formula and by the clock."""
+"""The position of a run in tokens and FLOPs, and its rates per second."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+
+import jax
 
 from salt_jax.config import Experiment, Stage
-from salt_jax.mesh.chips import Chip
+from salt_jax.mesh.chips import Chip, chip_of
 from salt_jax.model.flops import step_flops
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Reading:
+class Clocks:
     """The clocks of a run after a step."""
 
     step: int
     stage: Stage | None
-    seconds: float  # In steps.
-    stall: float  # In the input of `stage`, since it was opened.
+    seconds: float  # Time spent in steps.
+    stall: float  # Seconds waited for the input of `stage`, since it was opened.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Speedometer:
-    """What an experiment computes, and on what."""
+    """Turns the clocks of a run into tokens, FLOPs and rates."""
 
     experiment: Experiment
     num_devices: int
-    chip: Chip | None  # None where no peak is known, as of a CPU.
+    chip: Chip | None  # None if its peak is unknown, as a CPU's is.
+
+    @classmethod
+    def on(cls, experiment: Experiment, devices: Sequence[jax.Device]) -> Speedometer:
+        """Returns the speedometer of `experiment` on `devices`, all of one kind."""
+        chip = chip_of(devices[0].device_kind)
+        return cls(experiment=experiment, num_devices=len(devices), chip=chip)
 
     def position(self, step: int) -> dict[str, float]:
-        """Returns how far a run is at `step`, as tokens and model FLOPs."""
+        """Returns the tokens and the model FLOPs of the first `step` steps."""
         return {
             "tokens": step * self._tokens_per_step,
             "flops": float(self._flops(step)),
         }
 
-    def rates(self, then: Reading, now: Reading) -> dict[str, float]:
-        """Returns how fast the steps from `then` to `now` went."""
+    def rates(self, then: Clocks, now: Clocks) -> dict[str, float]:
+        """Returns the mean rates over the steps from `then` to `now`.
+
+        "mfu", the share of the chip's peak, is left out if the peak is unknown.
+        """
         elapsed = max(now.seconds - then.seconds, 1e-9)
         steps = now.step - then.step
-        # A stage opens its own input, whose stall counts from nothing.
+        # Each stage opens its own input, and its stall starts at 0.
         stall = now.stall - (then.stall if now.stage is then.stage else 0.0)
         flops = self._flops(now.step) - self._flops(then.step)
         per_device = flops / elapsed / self.num_devices
@@ -57,7 +69,7 @@ class Speedometer:
         return self.experiment.batch_size * self.experiment.seq_len
 
     def _flops(self, step: int) -> int:
-        """Returns the model FLOPs of all steps up to `step`."""
+        """Returns the model FLOPs of the first `step` steps."""
         return sum(
             max(min(step, stage.end_step) - begin_step, 0) * self._step_flops(stage)
             for begin_step, stage in self.experiment.timeline()

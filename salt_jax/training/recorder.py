@@ -1,4 +1,4 @@
-"""What a run says while it goes: metrics, progress, and a stop at a bad loss."""
+"""Records metrics and progress, and stops a run whose loss is not finite."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from etils import epath
 
 from salt_jax.config import Stage
 from salt_jax.loss.weighted_mean import WeightedMean
-from salt_jax.mesh.chips import chip_of
 from salt_jax.telemetry.metric_writer import METRICS_FILE, MetricWriter, read_metrics
 from salt_jax.telemetry.progress import Progress
 from salt_jax.telemetry.time_sheet import OTHER, STEPS, TimeSheet
-from salt_jax.training.program import Program
-from salt_jax.training.rates import Reading, Speedometer
+from salt_jax.training.rates import Clocks, Speedometer
 from salt_jax.training.train_step import Metrics
 
 
@@ -30,16 +28,15 @@ class _Pending:
 
 
 class Recorder:
-    """Reads the metrics of a step once the next one has been dispatched.
+    """Reads the metrics of a step after the next step is dispatched.
 
-    So the host never waits for the step that it has just handed to the devices. A
-    record has the means over the tokens since the one before, and of what is no mean
-    the last value.
+    So the host never waits for the step that it has just dispatched. A record holds
+    means over the tokens since the previous record; a scalar metric has its last value.
     """
 
     def __init__(
         self,
-        program: Program,
+        speed: Speedometer,
         workdir: epath.Path,
         *,
         from_step: int,
@@ -48,25 +45,19 @@ class Recorder:
         """Opens the records of a run, and drops those of steps after `from_step`.
 
         Args:
-          program: What is run, and on what.
-          workdir: The folder of the run.
-          from_step: Updates made before.
-          times: Where the time of the run goes.
+          speed: The speedometer of the experiment.
+          workdir: The run directory.
+          from_step: The updates of the checkpoint that is resumed; 0 without one.
+          times: The time sheet of the run.
         """
-        self._experiment = program.experiment
+        self._experiment, self._speed = speed.experiment, speed
         self._writer = MetricWriter(workdir, from_step=from_step)
         self._from_step = from_step
         self.times = times
-        devices = program.partitioning.mesh.devices
-        self._speed = Speedometer(
-            experiment=program.experiment,
-            num_devices=devices.size,
-            chip=chip_of(devices.flat[0].device_kind),
-        )
         self._progress: Progress | None = None
         self._pending: _Pending | None = None
         self._facts: dict[str, float | str] = {}
-        self._last = Reading(
+        self._last = Clocks(
             step=from_step, stage=None, seconds=times.totals()[STEPS], stall=0.0
         )
         self._summed: Stage | None = None
@@ -74,8 +65,8 @@ class Recorder:
 
     @contextlib.contextmanager
     def stepping(self) -> Iterator[None]:
-        """Counts the time until the last step made in it is over as spent on steps."""
-        if self._progress is None:  # Its rate leaves out the compiler's time.
+        """Counts the time inside as steps; waits for the last step before leaving."""
+        if self._progress is None:  # Opened here, so that its rate excludes compiling.
             total = self._experiment.total_steps
             self._progress = Progress("train", total, initial=self._from_step)
         with self.times.spending(STEPS):
@@ -84,26 +75,26 @@ class Recorder:
 
     @contextlib.contextmanager
     def pausing(self, part: str = OTHER) -> Iterator[None]:
-        """Waits for the last step; counts the time from then on as spent on `part`."""
+        """Waits for the last step, then counts the time inside the block for `part`."""
         self.settle()
         with self.times.spending(part):
             yield
 
     def after(self, step: int, stage: Stage, metrics: Metrics, stall: float) -> None:
-        """Notes that update number `step` was dispatched; settles the one before.
+        """Notes that a step was dispatched, and settles the step before it.
 
         Args:
-          step: Updates made, this one counted.
-          stage: The stage it belongs to.
-          metrics: What it returned; not waited for.
-          stall: Seconds that the stage's input has kept the loop waiting so far.
+          step: The number of updates, including this one.
+          stage: The stage of the step.
+          metrics: The metrics that the update returned, perhaps still being computed.
+          stall: Seconds the loop has waited for the stage's input so far.
         """
         previous = self._pending
         self._pending = _Pending(step, stage, metrics, stall)
         self._settle(previous)
 
     def settle(self) -> None:
-        """Waits for the last step, and records it if it is due.
+        """Waits for the last step, and records it if a record is due.
 
         Raises:
           FloatingPointError: its loss is not finite.
@@ -112,15 +103,15 @@ class Recorder:
         self._settle(previous)
 
     def validated(self, step: int, values: dict[str, float]) -> None:
-        """Records held-out `values` of the parameters after `step` updates.
+        """Records held-out metrics of the parameters after `step` updates.
 
         Raises:
           FloatingPointError: one of them is not finite.
         """
         if not all(map(math.isfinite, values.values())):
             raise FloatingPointError(
-                f"On held-out text, {values} after step {step}: the parameters are not "
-                "finite. Nothing since the last checkpoint was saved."
+                f"Held-out metrics are not finite after step {step}: {values}. Nothing "
+                "since the last checkpoint was saved."
             )
         seconds = {"seconds": self.times.totals()[STEPS]}
         self._writer.write(step, self._speed.position(step) | seconds | values)
@@ -135,7 +126,7 @@ class Recorder:
     def _settle(self, pending: _Pending | None) -> None:
         if pending is None:
             return
-        # To the host first: only process 0 goes on to write them.
+        # On every process, before process 0 alone writes them.
         metrics = jax.device_get(pending.metrics)
         loss = float(metrics["loss"].mean())
         grad_norm, update_norm = (
@@ -143,10 +134,10 @@ class Recorder:
         )
         if not all(map(math.isfinite, (loss, grad_norm, update_norm))):
             raise FloatingPointError(
-                f"The loss is {loss}, the norm of its gradient {grad_norm} and that of "
-                f"the update {update_norm} at step {pending.step - 1}, in stage "
-                f"{pending.stage.name!r}, on batch {pending.step - 1}. Nothing since "
-                "the last checkpoint was saved."
+                f"Not finite at step {pending.step - 1}, in stage "
+                f"{pending.stage.name!r}, on batch {pending.step - 1}: loss={loss}, "
+                f"grad_norm={grad_norm}, update_norm={update_norm}. Nothing since the "
+                "last checkpoint was saved."
             )
         self._facts |= {"stage": pending.stage.name, "loss": loss}
         self._add(pending.stage, metrics)
@@ -157,7 +148,7 @@ class Recorder:
             self._progress.update(pending.step, **self._facts)
 
     def _add(self, stage: Stage, metrics: Metrics) -> None:
-        """Adds what was measured to the sums since the last record of `stage`."""
+        """Adds `metrics` to the sums since the last record of `stage`."""
         if self._summed is not stage:
             self._summed, self._sums = stage, {}
         for name, value in metrics.items():
@@ -167,7 +158,7 @@ class Recorder:
 
     def _record(self, pending: _Pending) -> None:
         times = self.times.record()
-        now = Reading(
+        now = Clocks(
             step=pending.step,
             stage=pending.stage,
             seconds=times["seconds"],
@@ -194,7 +185,7 @@ class Recorder:
 
 
 def recorded_seconds(workdir: epath.Path) -> float:
-    """Returns how much time its attempts had spent at the last record of a run."""
+    """Returns the "wall_seconds" of the last record of a run; 0 without a record."""
     if not (workdir / METRICS_FILE).exists():
         return 0.0
     return max((r.get("wall_seconds", 0.0) for r in read_metrics(workdir)), default=0.0)
