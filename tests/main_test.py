@@ -108,7 +108,7 @@ def salt(files, workdir, *overrides):
         (["--gin_file=gin/tiny_slm.gin", "--distributed=2"],
          "--distributed=2 is neither auto nor HOST:PORT,COUNT,INDEX"),
         (["--gin_file=gin/tiny_slm.gin", "--profile=5"],
-         "--profile=5 is not START:COUNT, two whole numbers as in 100:5."),
+         "--profile=5 is not START:COUNT: give two integers, as in 100:5."),
         (["report"], "required: --baseline, --salt, --slm, --output"),
         (["report", "--baseline=a", "--salt=b"], "required: --slm, --output"),
         (["report", "--baseline=a", "--salt=b", "--slm=c", "--output=d", "--salt=e"],
@@ -362,7 +362,7 @@ def test_an_evaluation_of_other_steps_than_there_are_is_refused(trained, refused
     named, _ = trained
     assert "No checkpoint of step 5 in" in refused("evaluate", *named, "--step=5")
     line = refused("evaluate", *named, "--step=last")
-    assert "--step=last is neither a number nor latest nor best" in line
+    assert "--step=last" in line and "latest or best" in line
 
 
 def test_a_run_that_was_never_started_is_refused(files, refused, tmp_path):
@@ -401,7 +401,7 @@ def test_a_checkpoint_goes_to_hugging_face_and_is_the_same_when_it_comes_back(
         for path in (tmp_path / "ours", back)
     ]
     np.testing.assert_array_equal(*embeddings)
-    assert "something is there" in refused(*command)
+    assert "Not exporting to" in refused(*command)
 
 
 def test_what_is_for_few_shot_tasks_is_refused_without_them(trained, refused):

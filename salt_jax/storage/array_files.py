@@ -1,4 +1,4 @@
-"""Trees of arrays as files, written and read with Orbax."""
+"""Trees of arrays in files, written and read with Orbax."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from etils import epath
 
 from salt_jax.model.parameters import is_in_stack
 
-# Arrays are stored in chunks of this size: whoever reads one piece of a large array
-# reads no more than it, and a stack of layers can be read layer by layer.
+# Arrays are stored in chunks of this size, so that a reader of one piece reads little
+# more than that piece, and a stack of layers can be read layer by layer.
 CHUNK_BYTES = 32 << 20
 
 
 class CorruptArraysError(ValueError):
-    """Arrays that were written once and cannot be read now."""
+    """Stored arrays are missing or cannot be read."""
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-    """Returns `path` from the root, or as it is if it names a bucket."""
+    """Returns `path` as an absolute path; a bucket's URL is returned as it is."""
     path = epath.Path(path)
     return path if "://" in os.fspath(path) else path.resolve()
 
 
 @contextlib.contextmanager
 def quiet_orbax() -> Iterator[None]:
-    """Drops what Orbax logs: dozens of lines a save. What fails is raised."""
+    """Drops Orbax's log lines, dozens per save. Failures are raised all the same."""
     logger = logging.getLogger("absl")
     from_others = lambda record: "orbax" not in record.pathname
     logger.addFilter(from_others)
@@ -46,13 +46,13 @@ def quiet_orbax() -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """Returns the kind of `error` and where its message begins."""
+    """Returns the type of `error` and the beginning of its message, in one line."""
     message = " ".join(str(error).split())
     return f"{type(error).__name__}: {message[:200]}"
 
 
 def write_arrays(path: epath.Path, tree: Any) -> None:
-    """Writes the arrays of `tree` as the new folder `path`, all of it or none."""
+    """Writes the arrays of `tree` into the new directory `path`, atomically."""
 
     def chunks(key: Any, x: Any) -> ocp.SaveArgs:
         first = (0,) if is_in_stack([str(part.key) for part in key]) else ()
@@ -64,17 +64,16 @@ def write_arrays(path: epath.Path, tree: Any) -> None:
 
 
 def read_arrays(path: epath.Path, like: Any, *, partial: bool = False) -> Any:
-    """Reads arrays onto their devices, nothing being made before.
+    """Reads arrays straight onto their devices.
 
     Args:
-      path: A folder that `write_arrays` or a `Checkpointer` wrote.
+      path: A directory written by `write_arrays` or a `Checkpointer`.
       like: The tree to return, as shapes, dtypes and shardings.
-      partial: Whether there may be arrays that `like` does not name. They are left
-        unread.
+      partial: Whether to ignore stored arrays that `like` does not name.
 
     Raises:
-      ValueError: the folder holds other arrays than `like`.
-      CorruptArraysError: it cannot be read.
+      ValueError: a name, shape or dtype differs between the directory and `like`.
+      CorruptArraysError: an array cannot be read.
     """
     with quiet_orbax(), no_stray_callbacks(), ocp.PyTreeCheckpointer() as reader:
         stored = _describe(reader, path)
@@ -95,15 +94,15 @@ def read_arrays(path: epath.Path, like: Any, *, partial: bool = False) -> Any:
 def fingerprint(tree: Any) -> str:
     """Returns a digest of the names, shapes, dtypes and bits of a tree of arrays.
 
-    It is the same on any mesh: each device mixes its elements with their positions,
-    and the sums are of integers, so no order matters and no array is gathered.
+    It is the same on every mesh. Each device mixes its elements with their positions
+    into integer sums, so the order does not matter and no array is gathered.
     """
     sums = jax.device_get(jax.jit(lambda tree: jax.tree.map(mixed_sums, tree))(tree))
     return digest_of_sums(*(ocp.tree.to_flat_dict(x, sep=".") for x in (tree, sums)))
 
 
 def digest_of_sums(arrays: Mapping[str, Any], sums: Mapping[str, np.ndarray]) -> str:
-    """Returns the `fingerprint` of `arrays`, whose `mixed_sums` are `sums`, by name."""
+    """Returns the `fingerprint` of `arrays`, given their `mixed_sums`, by name."""
     digest = hashlib.sha256()
     for name, (first, second) in sorted(sums.items()):
         described = _describe_array(arrays[name])
@@ -117,9 +116,9 @@ def mixed_sums(
     """Returns two sums modulo 2^32 over `x`; changing one element changes both.
 
     Args:
-      x: An array, or a piece of one: the sums of pieces add up to that of the whole.
-      begins: The indices in the whole at which the piece begins; None: at the first.
-      shape: Of the whole; None: `x` is the whole.
+      x: An array, or a piece of one. The sums of the pieces add up to the whole's.
+      begins: The indices in the whole at which the piece begins; None: all 0.
+      shape: The shape of the whole; None: `x` is the whole.
     """
     unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
     bits = jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
@@ -141,24 +140,24 @@ def mixed_sums(
 
 
 def _describe(reader: ocp.Checkpointer, path: epath.Path) -> Any:
-    """Returns the tree in `path`, of things with a shape and a dtype."""
+    """Returns the tree stored in `path`, as objects with a shape and a dtype."""
     try:
         description = reader.metadata(path).item_metadata
     except Exception as error:
         raise CorruptArraysError(
             f"The arrays in {path} cannot be read ({one_line(error)})."
         ) from error
-    if description is None:  # Orbax logs why, among much else.
+    if description is None:  # Orbax logs the reason.
         raise CorruptArraysError(f"The arrays in {path} are missing or corrupt.")
     return description.tree
 
 
 @contextlib.contextmanager
 def no_stray_callbacks() -> Iterator[None]:
-    """Drops the tracebacks that a failed read prints beside its error.
+    """Drops the tracebacks that a failed read prints besides its error.
 
     The other reads in flight report to an event loop that is closed by then. They may
-    do so after the error has left this block, so the hook stays in that case.
+    do so after the error has left this block, so after an error the hook stays.
     """
     previous = sys.unraisablehook
 
@@ -172,7 +171,7 @@ def no_stray_callbacks() -> Iterator[None]:
 
 
 def _check_same_arrays(path: epath.Path, stored: Any, like: Any, partial: bool) -> None:
-    """Refuses `like` by the first name, shape or dtype that differs."""
+    """Raises ValueError at the first name, shape or dtype that differs."""
     stored, wanted = (
         {
             name: _describe_array(x)
@@ -186,7 +185,7 @@ def _check_same_arrays(path: epath.Path, stored: Any, like: Any, partial: bool) 
         found, expected = stored.get(name, "nothing"), wanted.get(name, "nothing")
         if found != expected:
             raise ValueError(
-                f"{path} holds {found} as {name!r} where {expected} is expected: it "
+                f"{path} holds {found} as {name!r} where {expected} is expected. It "
                 "was written for another model or optimizer."
             )
 

@@ -1,7 +1,7 @@
-"""Trees of arrays on disk, piece by piece: no array need fit in memory.
+"""Trees of arrays on disk, read and written in pieces that fit in memory.
 
-The files are those that Orbax writes and reads, a file for every chunk. Names are those
-of a flat tree: "params.layers.attention.query".
+The format is Orbax's, with one file per chunk. Names are those of a flat tree, such as
+"params.layers.attention.query".
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from salt_jax.storage.array_files import (
 
 _METADATA = "_METADATA"  # Orbax's description of a tree.
 _WRITES_IN_FLIGHT = 2
-_TILE = 128  # Rows and columns that are transposed together.
+_TILE = 128  # Rows and columns of the tiles in which a matrix is transposed.
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
 _Writes = collections.deque[tensorstore.WriteFutures]
 
 
 class StoredArrays:
-    """The arrays of a folder that `write_arrays` or an `ArrayWriter` wrote."""
+    """The arrays of a directory written by `write_arrays` or an `ArrayWriter`."""
 
     def __init__(self, path: epath.Path):
-        """Opens the folder `path`.
+        """Opens the directory `path`.
 
         Raises:
-          CorruptArraysError: an array in it cannot be opened.
+          CorruptArraysError: an array cannot be opened.
         """
         self._path = path
         self._arrays = {name: self._open(name) for name in _stored_names(path)}
@@ -62,12 +62,12 @@ class StoredArrays:
     def pieces(
         self, name: str, layer: int | None = None
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """Yields an array in pieces, with the row that each begins at.
+        """Yields an array in pieces, each with the index of its first row.
 
         Args:
-          name: Of the array.
-          layer: Which of its first axis to read; None: it is no stack of layers. The
-            rows are those of the next axis.
+          name: The name of the array.
+          layer: The layer of a stack to read, whose rows are then those of the second
+            axis; None: the array is not a stack.
 
         Raises:
           CorruptArraysError: a piece cannot be read.
@@ -78,7 +78,7 @@ class StoredArrays:
         chunks: Any = array.chunk_layout.read_chunk.shape
         rows, chunk = array.shape[axis], chunks[axis]
         step = _rows_of_a_piece(array.shape[axis:], array.dtype.numpy_dtype)
-        # Whole chunks, so that none is read twice.
+        # Whole chunks, so that no chunk is read twice.
         step = max(chunk, step // chunk * chunk)
         for begin in range(0, rows, step):
             piece = self._read(name, (*front, slice(begin, min(begin + step, rows))))
@@ -87,7 +87,7 @@ class StoredArrays:
             yield begin, piece
 
     def fingerprint(self) -> str:
-        """Returns what `fingerprint` of the tree is, if every piece was read once."""
+        """Returns the `fingerprint` of the tree, if every piece was read once."""
         return digest_of_sums(self.shapes, self._sums)
 
     def _open(self, name: str) -> tensorstore.TensorStore:
@@ -109,10 +109,10 @@ class StoredArrays:
 
 
 class ArrayWriter:
-    """Writes the arrays of a tree as a new folder, piece by piece."""
+    """Writes the arrays of a tree into a new directory, piece by piece."""
 
     def __init__(self, path: epath.Path, shapes: Shapes):
-        """Begins the folder `path` for arrays of `shapes`, by name."""
+        """Creates the directory `path` for arrays of `shapes`, by name."""
         self._path, self._shapes = path, shapes
         self._arrays = {
             name: _create_array(path, name, shape) for name, shape in shapes.items()
@@ -125,20 +125,20 @@ class ArrayWriter:
         return self
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        """Waits for what is being written: who removes the folder is not raced."""
+        """Waits for the writes in flight, so that the directory may be removed."""
         while self._in_flight:
             with contextlib.suppress(Exception):
                 self._in_flight.popleft().result()
 
     def write(self, name: str, values: np.ndarray, layer: int | None = None) -> None:
-        """Writes an array, or one layer of it.
+        """Writes an array, or one layer of a stack.
 
         Args:
-          name: Of the array.
-          values: Of any dtype and strides, and of any shape that `reshape` would bring
-            to the array's without moving an element from one row to another. They are
-            cast and made contiguous in pieces: only those are held twice.
-          layer: Which of the array's first axis they are; None: they are all of it.
+          name: The name of the array.
+          values: The values, of any dtype and strides. Their shape may be any that
+            reshapes to the array's without moving an element to another row. They are
+            cast and made contiguous piece by piece, so only pieces are held twice.
+          layer: The layer to write; None: the whole array.
         """
         whole = self._shapes[name]
         front = () if layer is None else (layer,)
@@ -147,7 +147,7 @@ class ArrayWriter:
         step = _rows_of_a_piece((rows, *rest), whole.dtype)
         for begin in range(0, rows, step):
             piece = contiguous(values[begin * merged : (begin + step) * merged])
-            # A copy, even if nothing is cast: what is in flight would keep all values.
+            # Always a copy: a view in flight would keep all of `values` in memory.
             piece = piece.astype(whole.dtype).reshape(-1, *rest)
             while len(self._in_flight) >= _WRITES_IN_FLIGHT:
                 self._in_flight.popleft().result()
@@ -157,7 +157,7 @@ class ArrayWriter:
             self._missing[name] -= piece.size
 
     def finish(self) -> str:
-        """Waits until all is on disk, and returns the `fingerprint` of the tree."""
+        """Waits until everything is on disk; returns the `fingerprint` of the tree."""
         assert not any(self._missing.values()), self._missing
         while self._in_flight:
             self._in_flight.popleft().result()
@@ -168,11 +168,11 @@ class ArrayWriter:
 def contiguous(values: np.ndarray) -> np.ndarray:
     """Returns `values` in C order; a transposed matrix is copied tile by tile.
 
-    NumPy would go through all of its source for every row: tiles stay in the cache.
+    NumPy would read the whole source for every row. Tiles stay in the cache.
     """
     if values.flags.c_contiguous or values.ndim < 2:
         return np.ascontiguousarray(values)
-    # As integers: NumPy copies those of a dtype that is not its own one by one.
+    # As integers, because NumPy copies foreign dtypes element by element.
     bits = values.view(f"u{values.itemsize}")
     copy = np.empty(values.shape, bits.dtype)
     for row in range(0, values.shape[0], _TILE):
@@ -183,14 +183,14 @@ def contiguous(values: np.ndarray) -> np.ndarray:
 
 
 def _rows_of_a_piece(shape: Sequence[int], dtype: np.dtype) -> int:
-    """Returns how many rows of an array of `shape` make a piece, at least one."""
+    """Returns the number of rows per piece of an array of `shape`, at least 1."""
     return max(1, CHUNK_BYTES // (math.prod(shape[1:]) * np.dtype(dtype).itemsize))
 
 
 def _sums_of_piece(
     piece: np.ndarray, at: Sequence[int], shape: Sequence[int]
 ) -> np.ndarray:
-    """Returns `mixed_sums` of a piece of an array of `shape` that begins at `at`."""
+    """Returns `mixed_sums` of the piece at index `at` of an array of `shape`."""
     lead = len(shape) - piece.ndim
     piece = piece.reshape((1,) * lead + piece.shape)
     begins = np.zeros(len(shape), np.uint32)
@@ -217,7 +217,7 @@ def _open_array(
     store = _store(path, f"{name}/")
     if is_one_store:
         store = {"driver": "ocdbt", "base": _store(path), "path": f"{name}/"}
-    # A chunk that is gone would be read as zeros.
+    # By default a missing chunk is read as zeros.
     spec = {"driver": "zarr", "kvstore": store, "fill_missing_data_reads": False}
     return tensorstore.open(spec, read=True, open=True).result()
 
@@ -225,9 +225,9 @@ def _open_array(
 def _create_array(
     path: epath.Path, name: str, whole: jax.ShapeDtypeStruct
 ) -> tensorstore.TensorStore:
-    """Returns a new array in chunks, those of a stack of one layer each.
+    """Creates an array in chunks; a chunk of a stack holds one layer or a part of it.
 
-    They are not compressed: parameters hardly can be.
+    Chunks are not compressed, because parameters hardly compress.
     """
     front = (1,) if is_in_stack(name.split(".")) else ()
     rows, *rest = whole.shape[len(front) :]
@@ -248,7 +248,7 @@ def _create_array(
 
 
 def _described(shapes: Shapes) -> dict[str, Any]:
-    """Returns what Orbax needs to know of a tree, as JSON."""
+    """Returns Orbax's description of a tree, as JSON types."""
 
     def describe(name: str) -> dict[str, Any]:
         value = {"value_type": "jax.Array", "skip_deserialize": False}
@@ -269,7 +269,7 @@ def _described(shapes: Shapes) -> dict[str, Any]:
 
 
 def _store(path: epath.Path, name: str = "") -> Any:
-    """Returns where TensorStore finds what is at `name` in the folder `path`."""
+    """Returns the TensorStore spec of `name` in the directory `path`."""
     text = f"{os.fspath(path)}/{name}"
-    # In a URL, "%", "#" and "?" in the name of a folder would mean something else.
+    # No URL for a local path: its "%", "#" and "?" would be special there.
     return text if "://" in text else {"driver": "file", "path": text}

@@ -1,8 +1,8 @@
 """Saving and restoring train states.
 
-A checkpoint is a folder named by its step: `state`, the arrays of a tree, and `meta`, a
-small JSON object. It appears under that name only when all of it is on disk, so a
-process killed while saving leaves the one before as the latest.
+A checkpoint is a directory named by its step. It holds `state`, the arrays of a tree,
+and `meta`, a small JSON object. It gets its name once everything is on disk, so a
+process killed while saving leaves the previous checkpoint as the latest.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from salt_jax.storage.array_files import (
     read_arrays,
 )
 
-BEST_BY = "val_loss"  # The least is the best.
+BEST_BY = "val_loss"  # The lowest is the best.
 
 
 class Checkpointer:
-    """The checkpoints of one run, written while training goes on.
+    """The checkpoints of one run, written in the background while training continues.
 
-    Kept are the latest `max_to_keep`, the best by "val_loss" and those of `keep_steps`.
-    A save that fails is reported, once, by the next call that saves or waits.
+    It keeps the latest `max_to_keep`, the one with the lowest "val_loss" and those of
+    `keep_steps`. The next call that saves or waits raises the error of a failed save.
     """
 
     def __init__(
@@ -44,9 +44,13 @@ class Checkpointer:
         max_to_keep: int,
         keep_steps: Sequence[int] = (),
     ):
-        """Opens `directory`, made if missing.
+        """Opens `directory`, created if missing, and removes unfinished checkpoints.
 
-        What a killed save left there is removed meanwhile, at the latest before a save.
+        Args:
+          directory: The directory of the checkpoints.
+          every: Steps between two checkpoints.
+          max_to_keep: The number of latest checkpoints to keep.
+          keep_steps: Steps that are saved too, and never deleted.
 
         Raises:
           ValueError: a number is not positive, or the directory cannot be read.
@@ -68,7 +72,7 @@ class Checkpointer:
 
     @classmethod
     def reading(cls, directory: epath.PathLike) -> Self:
-        """Opens checkpoints that another process may be writing, to read only.
+        """Opens checkpoints read-only; another process may be writing them.
 
         Raises:
           FileNotFoundError: there is no such directory.
@@ -109,41 +113,41 @@ class Checkpointer:
             except OSError as error:
                 if kind is None:
                     raise
-                logging.error("%s", error)  # What ended the run is the one to raise.
+                logging.error("%s", error)  # Do not hide the error that ended the run.
             finally:
                 self._manager.close()
 
     def latest_step(self) -> int | None:
-        """Returns the last step with a checkpoint, or None."""
+        """Returns the step of the latest checkpoint, or None."""
         return self._manager.latest_step()
 
     def best_step(self) -> int | None:
-        """Returns the step with the least "val_loss" among those kept, or None."""
+        """Returns the step of the checkpoint with the lowest "val_loss", or None."""
         return self._manager.best_step()
 
     def step_named(self, wanted: str) -> int:
-        """Returns the step that `wanted` names: a number, "latest" or "best".
+        """Returns the step named by `wanted`: a number, "latest" or "best".
+
+        A number is returned without checking that it has a checkpoint.
 
         Raises:
-          FileNotFoundError: there is no such checkpoint; that of a number may lack.
-          ValueError: it is none of these.
+          FileNotFoundError: there is no latest or no best checkpoint.
+          ValueError: `wanted` is neither a number nor "latest" nor "best".
         """
         steps = {"latest": self.latest_step(), "best": self.best_step()}
         if wanted not in steps and not wanted.isdecimal():
-            raise ValueError(
-                f"--step={wanted} is neither a number nor latest nor best."
-            )
+            raise ValueError(f"--step={wanted} is not a number, latest or best.")
         step = steps[wanted] if wanted in steps else int(wanted)
         if step is None:
             raise FileNotFoundError(f"No {wanted} checkpoint in {self.directory}.")
         return step
 
     def all_steps(self) -> list[int]:
-        """Returns the steps with a checkpoint, in order."""
+        """Returns the steps with a checkpoint, in increasing order."""
         return sorted(self._manager.all_steps())
 
     def is_due(self, step: int) -> bool:
-        """Returns whether `save` would save at `step`."""
+        """Returns whether `save` saves at `step`."""
         return step % self._every == 0 or step in self._keep_steps
 
     def save(
@@ -153,13 +157,13 @@ class Checkpointer:
         meta: Mapping[str, Any],
         metrics: Mapping[str, float] | None = None,
     ) -> bool:
-        """Saves `state` if a checkpoint is due at `step`, and returns whether it was.
+        """Saves `state` if a checkpoint is due at `step`; returns whether it was.
 
-        Returns once the arrays are copied to the host: they may be donated then. Waits
-        for the save before this one if that is still being written.
+        Waits for the previous save, and until the arrays are copied to the host; they
+        may be donated then. The rest is written in the background.
 
         Raises:
-          OSError: the save before this one failed, or this one could not begin.
+          OSError: the previous save failed, or this one could not begin.
         """
         return self.is_due(step) and self._begin(step, state, meta, metrics)
 
@@ -170,26 +174,26 @@ class Checkpointer:
         meta: Mapping[str, Any],
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        """Saves `state`, due or not, unless `step` is saved; waits until it is on disk.
+        """Saves `state` unless `step` is saved already; waits until it is on disk.
 
         Raises:
-          OSError: this save failed, or the one before it.
+          OSError: this save or the previous one failed.
         """
         self._begin(step, state, meta, metrics)
         self.wait()
 
     def wait(self) -> None:
-        """Waits until nothing is being written.
+        """Waits until the last save is on disk.
 
         Raises:
-          OSError: the last save failed; names its step and the last good one.
+          OSError: it failed; the message names its step and the last good one.
         """
         with self._failure_named():
             self._manager.wait_until_finished()
         self._saving = None
 
     def restore_latest(self, like: Any) -> Any | None:
-        """Returns the latest state, or None if there is none; see `restore`."""
+        """Returns the state of the latest checkpoint, or None; see `restore`."""
         step = self.latest_step()
         return None if step is None else self.restore(step, like)
 
@@ -202,14 +206,14 @@ class Checkpointer:
 
         Raises:
           FileNotFoundError: there is no checkpoint of `step`.
-          ValueError: it is corrupt, or of another model or optimizer.
+          ValueError: the checkpoint is corrupt, or of another model or optimizer.
         """
         return self._read(step, like, partial=False)
 
     def restore_params(self, step: int, like: Any) -> Any:
-        """Returns the field `params` of the state of `step`, leaving the rest unread.
+        """Returns the parameters of the state of `step`, and reads nothing else.
 
-        Raises what `restore` does.
+        Raises the errors of `restore`.
         """
         return self._read(step, {"params": like}, partial=True)["params"]
 
@@ -218,7 +222,7 @@ class Checkpointer:
 
         Raises:
           FileNotFoundError: there is no checkpoint of `step`.
-          ValueError: it is corrupt.
+          ValueError: the checkpoint is corrupt.
         """
         self._check_saved(step)
         arguments = ocp.args.Composite(meta=ocp.args.JsonRestore())
@@ -239,11 +243,14 @@ class Checkpointer:
             return False
         if latest is not None and step < latest:
             raise ValueError(
-                f"Not saving step {step} in {self.directory}: a later run's step "
-                f"{latest} is there. Remove it, or use another workdir."
+                f"Not saving step {step} in {self.directory}: it has a checkpoint of "
+                f"the later step {latest}. Remove it, or use another --workdir."
             )
         if metrics is not None and not math.isfinite(metrics.get(BEST_BY, math.nan)):
-            raise ValueError(f"{BEST_BY} of step {step} is {metrics.get(BEST_BY)}.")
+            raise ValueError(
+                f"{BEST_BY} of step {step} is {metrics.get(BEST_BY)}: it must be a "
+                "finite number."
+            )
         self.wait()
         self._saving = step
         arguments = ocp.args.Composite(
@@ -286,7 +293,7 @@ class Checkpointer:
 
     def _corrupt(self, step: int, reason: str) -> ValueError:
         earlier = [other for other in self.all_steps() if other < step]
-        advice = f"go on from step {earlier[-1]}" if earlier else "start over"
+        advice = f"resume from step {earlier[-1]}" if earlier else "start over"
         return ValueError(
             f"Cannot restore step {step}: {reason} Remove "
             f"{self.directory / str(step)} to {advice}."

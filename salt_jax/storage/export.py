@@ -1,16 +1,16 @@
-"""Parameters, model and vocabulary as one folder, for use elsewhere.
+"""An export: the parameters, shape and vocabulary of a model in one directory.
 
-A teacher, a scorer and an initialisation are each loaded from an export. The folder
-appears under its name only when all of it is written:
+Teachers, scorers and initial parameters are loaded from exports. An export gets its
+name once all of it is written:
 
     params/            The arrays, in the export's dtype.
     model.json         The fields of `TransformerConfig`.
-    vocabulary.model   The vocabulary file that the model was trained with, or
-    vocabulary.json    the same where it is no SentencePiece model.
-    export.json        Format version, dtype, length, fingerprints, where it came from.
-    README.md          The same in words.
+    vocabulary.model   The SentencePiece model that the model was trained with, or
+    vocabulary.json    its vocabulary of the tokenizers library.
+    export.json        Format version, dtype, sequence length, fingerprints, provenance.
+    README.md          The same for people.
 
-One that was imported also has its shape as gin text, `model.gin`.
+An imported export also has the shape as gin text, `model.gin`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ HOW_TO_EXPORT = "make one with `python -m salt_jax.main export --gin_file=...`"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Export:
-    """An export on disk: everything but the arrays."""
+    """An export on disk, without its arrays."""
 
     path: epath.Path
     model: TransformerConfig
@@ -51,11 +51,11 @@ class Export:
 
     @classmethod
     def open(cls, path: epath.PathLike) -> Export:
-        """Reads and checks all of the export at `path` but its arrays.
+        """Reads and checks the export at `path`, except for its arrays.
 
         Raises:
           FileNotFoundError: there is no export at `path`.
-          ValueError: it is of a later format, or a file in it is damaged.
+          ValueError: the format version is unknown, or a file is damaged.
         """
         path = absolute(path)
         if not path.exists():
@@ -86,11 +86,11 @@ class Export:
     def open_for(
         cls, path: epath.PathLike, model: TransformerConfig, vocabulary: Vocabulary
     ) -> Export:
-        """Opens the export at `path` as the parameters of `model` on `vocabulary`.
+        """Opens the export at `path` and checks its model and vocabulary.
 
         Raises:
           FileNotFoundError: there is no export at `path`.
-          ValueError: as for `open`, or it is of another model or vocabulary.
+          ValueError: as for `open`, or the export has another model or vocabulary.
         """
         export = cls.open(path)
         export._check_model(model)
@@ -106,11 +106,11 @@ class Export:
         """Returns the parameters, read onto the shardings of `like`.
 
         Args:
-          like: The parameters as shapes, dtypes and shardings. Where its dtype is not
-            the export's, the arrays are cast on their devices.
+          like: The parameters as shapes, dtypes and shardings. Arrays of another dtype
+            are cast on their devices.
 
         Raises:
-          ValueError: `like` is of another model, or the arrays are damaged.
+          ValueError: `like` has other shapes, or the arrays are damaged.
         """
         try:
             params = read_arrays(self.path / "params", as_exported(like, self.dtype))
@@ -136,10 +136,10 @@ class Export:
         return length
 
     def check_fingerprint(self, found: str) -> None:
-        """Checks that the arrays that were read are those that were written.
+        """Checks the fingerprint of the arrays that were read.
 
         Raises:
-          ValueError: `found`, their fingerprint, is another.
+          ValueError: `found` differs from the fingerprint of the arrays as written.
         """
         if found != self.fingerprint:
             raise ValueError(
@@ -192,7 +192,7 @@ def _read_file(path: epath.Path) -> dict[str, Any]:
 def _read_model(path: epath.Path) -> TransformerConfig:
     try:
         return TransformerConfig(**_read_file(path))
-    except TypeError as error:  # A field that this version does not have, or lacks.
+    except TypeError as error:  # An unknown or a missing field.
         raise ValueError(f"{path} is of another version ({error}).") from error
 
 

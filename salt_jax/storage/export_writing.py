@@ -1,4 +1,4 @@
-"""How an export comes to be: all of its folder, or nothing under its name."""
+"""Writes exports atomically: complete under their name, or not at all."""
 
 from __future__ import annotations
 
@@ -26,20 +26,22 @@ def write_export(
     dtype: str,
     seq_len: int,
 ) -> Export:
-    """Writes `params` and what is needed to use them as the new folder `path`.
+    """Writes `params`, with their model and vocabulary, as the new export `path`.
+
+    All processes must call it.
 
     Args:
-      path: Where; nothing may be there.
-      params: Unboxed parameters, on any mesh. All processes take part.
-      model: The shape that `params` has.
+      path: The directory to write; it must not exist.
+      params: Unboxed parameters, on any mesh.
+      model: The shape of `params`.
       vocabulary: The vocabulary file, which is copied.
-      provenance: Where the parameters came from, as JSON: workdir, step, fingerprints.
-      dtype: Of the arrays to write: "bfloat16" or "float32".
-      seq_len: The tokens of a sequence that the model has learnt to read.
+      provenance: The origin of the parameters, as JSON: workdir, step, fingerprints.
+      dtype: The dtype to write: "bfloat16" or "float32".
+      seq_len: Tokens per training sequence.
 
     Raises:
       FileNotFoundError: there is no vocabulary file.
-      ValueError: `dtype` is neither, or something is at `path`.
+      ValueError: `dtype` is another, or `path` exists.
     """
     vocabulary = epath.Path(vocabulary)
     check_new(path, dtype)
@@ -73,21 +75,23 @@ def new_export(
     seq_len: int,
     files: Mapping[str, str] | None = None,
 ) -> Export:
-    """Writes what `write_params` writes, and what is needed to use it, as `path`.
+    """Writes the new export `path`, whose arrays `write_params` writes.
+
+    All processes must call it.
 
     Args:
-      path: Where; nothing may be there.
-      write_params: Writes the arrays as the folder that it is given, and returns their
-        fingerprint. All processes take part.
-      model: The shape that the arrays have.
+      path: The directory to write; it must not exist.
+      write_params: Writes the arrays into the directory that it is given, and returns
+        their fingerprint.
+      model: The shape of the arrays.
       vocabulary: The name of the vocabulary file and its contents.
       provenance: As for `write_export`.
-      dtype: That the arrays have.
+      dtype: The dtype of the arrays.
       seq_len: As for `write_export`.
-      files: Other texts to write, by name.
+      files: More text files to write, by name.
 
     Raises:
-      ValueError: `dtype` is not offered, or something is at `path`.
+      ValueError: `dtype` is not supported, or `path` exists.
     """
     path = absolute(path)
     check_new(path, dtype)
@@ -121,12 +125,12 @@ def check_new(path: epath.PathLike, dtype: str) -> None:
     """Checks that an export in `dtype` can be written to `path`.
 
     Raises:
-      ValueError: `dtype` is not offered, or something is there.
+      ValueError: `dtype` is not supported, or `path` exists.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}.")
     if absolute(path).exists():
-        raise ValueError(f"Not exporting to {path}: something is there. Remove it.")
+        raise ValueError(f"Not exporting to {path}: it exists. Remove it first.")
 
 
 def _readme(name: str, model: TransformerConfig, about: Mapping[str, Any]) -> str:
@@ -139,14 +143,14 @@ def _readme(name: str, model: TransformerConfig, about: Mapping[str, Any]) -> st
 The parameters of a decoder language model, exported by salt_jax: {model.num_layers}
 layers, {model.embed_dim} wide, a vocabulary of {model.vocab_size}, as {about["dtype"]}.
 
-Where they came from:
+Provenance:
 
 {origin or "- (nothing was recorded)"}
 
-What is here: `params/` (Orbax arrays), `model.json` (the shape of the model),
+Files: `params/` (Orbax arrays), `model.json` (the shape of the model),
 `{about["vocabulary_file"]}` (its vocabulary), `export.json` (versions and
-fingerprints). Name this folder in an experiment as its teacher or scorer, or read it
-with `salt_jax.export.Export.open`.
+fingerprints). Name this directory in an experiment as its teacher or scorer, or read it
+with `salt_jax.storage.export.Export.open`.
 
 SHA-256 of the vocabulary: {about["vocabulary_fingerprint"]}
 Fingerprint of the parameters: {about["fingerprint"]}

@@ -1,4 +1,4 @@
-"""A model that was exported, on a mesh, ready to be read."""
+"""An exported model, loaded onto a mesh."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from salt_jax.storage.export import Export
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """What an export holds, with its parameters on their shards."""
+    """A model, its vocabulary and its parameters on the mesh."""
 
-    name: str  # The last part of the export's path.
+    name: str  # The name of the export's directory.
     model: Transformer
     params: Params
     vocabulary: Vocabulary
-    max_length: int  # In tokens, of what is read and written together.
+    max_length: int  # Tokens of prompt and continuation together.
 
     @classmethod
     def open(
@@ -43,18 +43,19 @@ class LoadedModel:
         rules: AxisRules = AxisRules(),
         devices: Sequence[jax.Device] | None = None,
     ) -> LoadedModel:
-        """Reads the export at `path` onto a mesh over `devices`, by default all.
+        """Loads the export at `path` onto a mesh.
 
         Args:
           path: The export.
-          max_length: In tokens; by default that of the sequences it was trained with.
-          writes: Whether it is to write texts: layers that are stacked are then held
-            one by one too, and have to fit.
-          dtype: That it computes in, and in which its parameters are held; by default
-            they are held as exported and it computes as it was trained.
+          max_length: Tokens of prompt and continuation together; default: the length
+            of the training sequences.
+          writes: Whether to reserve memory for the unstacked copy of the layers that
+            decoding needs.
+          dtype: The dtype of computation and parameters; default: computation as in
+            training, parameters as exported.
           mesh: The shape of the mesh.
-          rules: Where its arrays lie on the mesh.
-          devices: What to load it onto.
+          rules: The sharding rules.
+          devices: The devices of the mesh; default: all.
 
         Raises:
           FileNotFoundError: there is no export.
@@ -62,7 +63,7 @@ class LoadedModel:
         """
         export = Export.open(path)
         length = export.max_length(max_length)
-        # Where it was trained is not where it is read.
+        # Remat and the attention kernel were chosen for the devices of training.
         shape = dataclasses.replace(export.model, remat="none", attention="auto")
         if dtype is not None:
             shape = dataclasses.replace(shape, dtype=dtype)

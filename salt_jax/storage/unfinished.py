@@ -1,4 +1,4 @@
-"""Folders that appear under their name when all of them is written, or not at all."""
+"""Directories that get their name once they are complete."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from etils import epath
 
 @contextlib.contextmanager
 def unfinished_folder(output: epath.Path) -> Iterator[epath.Path]:
-    """Gives the name to write `output` under, and removes it if that fails."""
+    """Yields the temporary path to write `output` under; removes it on an error."""
     unfinished = output.parent / f"{output.name}.unfinished"
     try:
         yield unfinished

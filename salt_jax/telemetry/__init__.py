@@ -1,1 +1,1 @@
-"""What a run says of itself: metrics, progress, times, traces."""
+"""Metrics, progress, times, traces and versions of a run."""

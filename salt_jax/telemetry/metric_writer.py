@@ -1,4 +1,4 @@
-"""Where what is measured in a run is written, and read again."""
+"""The metrics of a run, written as JSON lines and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ METRICS_FILE = "metrics.jsonl"
 class MetricWriter:
     """Writes each record to `metrics.jsonl` and to TensorBoard events.
 
-    A run that goes on from a checkpoint repeats the steps after it, so opening
-    drops the records of steps later than `from_step`. Only process 0 writes.
+    A resumed run repeats the steps after its checkpoint, so opening drops the records
+    of steps after `from_step`. Only process 0 writes.
     """
 
     def __init__(self, workdir: epath.PathLike, *, from_step: int):
@@ -36,7 +36,7 @@ class MetricWriter:
         )
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Records `values` as what was measured after `step` updates."""
+        """Writes `values` as the record of step `step`."""
         if self._events is None:
             return
         record = {"step": step} | {
@@ -49,7 +49,7 @@ class MetricWriter:
                 self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Flushes the event file."""
+        """Flushes and closes the event file."""
         if self._events is not None:
             self._events.close()
 
@@ -57,11 +57,11 @@ class MetricWriter:
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
     """Returns the records that a `MetricWriter` wrote in `workdir`, in order.
 
-    The last line is left out if it is not whole: that of a process that was killed.
+    An incomplete last line, left by a killed process, is dropped.
 
     Raises:
-      FileNotFoundError: there are none.
-      ValueError: another line is not a record.
+      FileNotFoundError: there is no metrics file.
+      ValueError: a line before the last is not JSON.
     """
     path = epath.Path(workdir) / METRICS_FILE
     if not path.exists():

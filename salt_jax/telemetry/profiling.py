@@ -1,4 +1,4 @@
-"""A trace of some steps of a run, for XProf."""
+"""Profiler traces of some steps of a run, for XProf."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from etils import epath
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TracedSteps:
-    """Which steps of a run are traced, counted as those of the experiment."""
+    """The steps to trace, counted from the start of the experiment."""
 
-    start: int  # Steps made before the first that is traced.
+    start: int  # Steps before the first traced step.
     count: int
 
     def __post_init__(self):
         if self.start < 0 or self.count < 1:
             raise ValueError(
-                f"--profile={self.start}:{self.count}: START is 0 or more, and COUNT 1 "
-                "or more."
+                f"--profile={self.start}:{self.count}: START must be at least 0 and "
+                "COUNT at least 1."
             )
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Returns what START:COUNT says.
+        """Parses START:COUNT.
 
         Raises:
-          ValueError: it is not two whole numbers, or there are no such steps.
+          ValueError: the text is not two integers, or they are out of range.
         """
         found = re.fullmatch(r"(-?\d+):(-?\d+)", text, flags=re.ASCII)
         if found is None:
             raise ValueError(
-                f"--profile={text} is not START:COUNT, two whole numbers as in 100:5."
+                f"--profile={text} is not START:COUNT: give two integers, as in 100:5."
             )
         return cls(start=int(found[1]), count=int(found[2]))
 
     @property
     def end(self) -> int:
-        """Steps made when the last that is traced is."""
+        """The number of the last traced step, counted from 1."""
         return self.start + self.count
 
     def check(self, *, from_step: int, total_steps: int) -> None:
-        """Refuses steps that a run from `from_step` to `total_steps` will not make.
+        """Checks that a run from `from_step` to `total_steps` makes all these steps.
 
         Raises:
-          ValueError: not all of them are among those.
+          ValueError: the run does not make them all.
         """
         if from_step <= self.start and self.end <= total_steps:
             return
@@ -58,25 +58,25 @@ class TracedSteps:
         if from_step >= total_steps:
             raise ValueError(
                 f"{asked} {self.end}, but this run is complete at step {total_steps}: "
-                "leave it out."
+                "remove --profile."
             )
         raise ValueError(
             f"{asked} {self.end}, but this run makes steps {from_step + 1} to "
-            f"{total_steps}: trace some of those, or leave it out."
+            f"{total_steps}: trace some of those, or remove --profile."
         )
 
     def still_ahead(self, from_step: int, total_steps: int) -> TracedSteps | None:
-        """Returns the steps for a run that goes on; None, and a warning, if too late.
+        """Returns the steps to trace in a resumed run; None if they are past.
 
-        A run that is restarted by the same command must not end for having been traced.
+        Past steps are a warning, no error: the same command may restart a run.
 
         Raises:
           ValueError: the run is complete.
         """
         if self.start < from_step < total_steps:
             logging.warning(
-                "Nothing is traced: --profile=%d:%d begins before step %d, from which "
-                "this run goes on.",
+                "Nothing is traced: --profile=%d:%d begins before step %d, where this "
+                "run resumes.",
                 *(self.start, self.count, from_step),
             )
             return None
@@ -85,10 +85,10 @@ class TracedSteps:
 
 
 class Tracer:
-    """Writes a trace while a run makes the steps that are to be traced.
+    """Traces some steps of a run.
 
-    A context manager: leaving it ends a trace that an error or a stop cut short, so
-    that what there is can be read.
+    A context manager: on leaving, it ends a trace that an error or a stop cut short, so
+    that the partial trace is readable.
     """
 
     def __init__(
@@ -98,13 +98,13 @@ class Tracer:
         *,
         pausing: Callable[[], contextlib.AbstractContextManager[None]],
     ):
-        """Plans a trace; without steps to trace, none.
+        """Plans a trace.
 
         Args:
-          traced: Of which steps.
-          folder: Where it is written; one in a bucket if its name begins with gs://.
-          pausing: Entered to begin and to end it: waits for the steps before, and keeps
-            the time that this takes out of theirs.
+          traced: The steps to trace; None: no trace.
+          folder: The directory of the trace, local or gs://.
+          pausing: Entered while a trace begins or ends. It waits for the steps before,
+            so that this time does not count as theirs.
         """
         self._traced = traced
         self._folder = folder
@@ -113,7 +113,7 @@ class Tracer:
 
     @contextlib.contextmanager
     def step(self, step: int) -> Iterator[None]:
-        """Marks what is done until it is left as update number `step`, in any trace."""
+        """Labels the block as a step of a trace; begins and ends the planned trace."""
         traced = self._traced
         if traced is not None and step == traced.start + 1:
             with self._pausing():
@@ -132,16 +132,16 @@ class Tracer:
             return
         try:
             self._end()
-        except Exception as error:  # What ended the run is the one to raise.
+        except Exception as error:  # Do not hide the error that ended the run.
             logging.error(
                 "The trace in %s could not be written: %s", self._folder, error
             )
 
     def _begin(self, traced: TracedSteps) -> None:
         options = jax.profiler.ProfileOptions()
-        # Every call of Python would be an event, and slow the host that is looked at.
+        # Otherwise every Python call is an event, which slows the host being profiled.
         options.python_tracer_level = 0
-        # By default the time, which hosts do not agree on to the second.
+        # The default is the time, on which hosts may disagree by a second.
         options.session_id = f"steps_{traced.start + 1}_to_{traced.end}"
         jax.profiler.start_trace(str(self._folder), profiler_options=options)
         self._is_tracing = True

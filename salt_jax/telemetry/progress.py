@@ -1,4 +1,4 @@
-"""How far a long piece of work has come, told to a person or to a log."""
+"""Progress of long work: a bar on a terminal, occasional lines in a log."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-# A log gets a line when either of these has gone by since its last.
+# A log gets a line after this share of the total or this time, whichever is first.
 LINE_SHARE = 0.1
 LINE_SECONDS = 15.0
 
 
 class Progress:
-    """A bar with rate and time left on a terminal; now and then a line elsewhere.
+    """A progress bar on a terminal; elsewhere a line now and then.
 
-    Counts are in whatever unit the caller works: steps, documents, sequences.
-    `initial` is what an earlier process had done; it does not enter the rate.
+    Both show the count, the rate and the time left. The caller chooses the unit: steps,
+    documents, sequences. `initial`, the count of earlier processes, is excluded from
+    the rate.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Progress:
             )
 
     def update(self, done: int, **facts: Any) -> None:
-        """Says that `done` of the total are done; floats are shown to 4 digits."""
+        """Shows that `done` of the total are done, and `facts`; floats in 4 digits."""
         self._facts = ", ".join(f"{name} {_plain(x)}" for name, x in facts.items())
         if self._bar is not None:
             self._bar.set_postfix_str(self._facts, refresh=False)
@@ -57,7 +58,7 @@ class Progress:
             self._write_line()
 
     def close(self) -> None:
-        """Leaves the bar as it is, or writes a last line unless it is written."""
+        """Closes the bar, or writes the last count as a line if not yet written."""
         if self._bar is not None:
             self._bar.close()
         else:

@@ -1,1 +1,1 @@
-"""A run of updates: its program, its step, its records, its resumption."""
+"""The training program, its update, the loop around it, and resuming a run."""

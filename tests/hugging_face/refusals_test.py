@@ -387,9 +387,9 @@ def export(folder):
 
 
 def test_nothing_is_written_over(folder, export):
-    with pytest.raises(ValueError, match=r"Not exporting to .*something is there"):
+    with pytest.raises(ValueError, match="Not exporting to "):
         export_to_hugging_face(export, folder, dtype="float32")
-    with pytest.raises(ValueError, match=r"Not exporting to .*something is there"):
+    with pytest.raises(ValueError, match="Not exporting to "):
         import_from_hugging_face(folder, export.path)
 
 

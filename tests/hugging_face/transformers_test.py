@@ -170,6 +170,6 @@ def test_the_commands_import_and_export(tmp_path, capsys):
     )
     assert all(np.array_equal(there[name], back[name]) for name in there | back)
     assert main(["export", *again]) == 2
-    assert "something is there. Remove it." in capsys.readouterr().err
+    assert "Not exporting to" in capsys.readouterr().err
     assert main(["import", taken[0]]) == 2
     assert "required: --output" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 
 import jax
@@ -149,13 +150,15 @@ def test_a_run_that_is_not_traced_neither_waits_nor_begins(told):
     "text", ["", "5", "5:", "a:1", "1:2:3", "1.5:2", "1, 2", "٣:1"]
 )
 def test_what_is_not_two_numbers_is_refused(text):
-    with pytest.raises(ValueError, match="is not START:COUNT, two whole numbers as"):
+    with pytest.raises(
+        ValueError, match=re.escape(f"--profile={text} is not START:COUNT")
+    ):
         TracedSteps.parse(text)
 
 
 @pytest.mark.parametrize("text", ["-1:5", "3:0", "3:-1"])
 def test_steps_that_cannot_be_are_refused(text):
-    with pytest.raises(ValueError, match=f"{text}: START is 0 or more, and COUNT 1"):
+    with pytest.raises(ValueError, match=f"{text}: START .* 0 .*COUNT .* 1"):
         TracedSteps.parse(text)
 
 
@@ -166,13 +169,13 @@ def test_start_and_count_are_told_apart():
 @pytest.mark.parametrize(
     "start, count, said",
     [
-        (3, 2, "--profile=3:2 traces steps 4 to 5, but this run makes steps 5 to 7"),
-        (7, 1, "traces steps 8 to 8, but this run makes steps 5 to 7"),
-        (5, 3, "traces steps 6 to 8, but this run makes steps 5 to 7"),
+        (3, 2, "--profile=3:2 .* 4 to 5, .* 5 to 7"),
+        (7, 1, "--profile=7:1 .* 8 to 8, .* 5 to 7"),
+        (5, 3, "--profile=5:3 .* 6 to 8, .* 5 to 7"),
     ],
 )
 def test_steps_that_a_run_will_not_make_are_refused(start, count, said):
-    with pytest.raises(ValueError, match=f"{said}: trace some of those, or leave it"):
+    with pytest.raises(ValueError, match=said):
         TracedSteps(start=start, count=count).check(from_step=4, total_steps=7)
 
 
@@ -180,12 +183,12 @@ def test_a_run_that_is_restarted_past_the_steps_goes_on_without_a_trace():
     steps = TracedSteps(start=3, count=2)
     assert steps.still_ahead(3, total_steps=7) == steps
     assert steps.still_ahead(4, total_steps=7) is None
-    with pytest.raises(ValueError, match="this run is complete at step 7"):
+    with pytest.raises(ValueError, match="--profile=3:2 .*complete at step 7"):
         steps.still_ahead(7, total_steps=7)
 
 
 def test_a_run_that_is_complete_has_nothing_to_trace():
-    with pytest.raises(ValueError, match="but this run is complete at step 7: "):
+    with pytest.raises(ValueError, match="--profile=3:2 .*complete at step 7"):
         TracedSteps(start=3, count=2).check(from_step=7, total_steps=7)
 
 
@@ -195,9 +198,7 @@ def test_all_steps_that_a_run_will_make_can_be_traced(start, count):
 
 
 def test_a_refusal_comes_before_anything_is_made(files, tmp_path):
-    with pytest.raises(
-        ValueError, match="traces steps 8 to 9, but this run makes steps 1 to 7"
-    ):
+    with pytest.raises(ValueError, match=r"--profile=7:2 .* 8 to 9, .* 1 to 7"):
         train(
             experiment(files),
             tmp_path / "run",
