@@ -1,4 +1,4 @@
-"""What is run, as frozen values; what they may not say."""
+"""Experiments and scorings as frozen values, which refuse contradictions."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from salt_jax.optim.schedules import Schedule
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Distillation:
-    """How a frozen small teacher shapes the loss of a stage."""
+    """Distillation from a frozen small teacher, blended into the loss of a stage."""
 
     teacher: TransformerConfig
     teacher_export: str
     kd_weight: Schedule
     temperature: float = 1.0  # Divides the teacher's logits.
-    teacher_dtype: str = "bfloat16"  # Of its parameters as they are held.
+    teacher_dtype: str = "bfloat16"  # The dtype of its parameters in memory.
     teacher_rules: AxisRules = AxisRules()
 
     def __post_init__(self):
@@ -36,7 +36,7 @@ class Distillation:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A run of consecutive steps that share one objective and one dataset."""
+    """Consecutive steps with one loss and one data source."""
 
     name: str
     end_step: int  # Counted from the start of the experiment, exclusive.
@@ -46,12 +46,12 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Answering:
-    """How a student that is fine-tuned is asked the questions of its validation."""
+    """How a fine-tuned student answers the questions of its validation."""
 
-    max_new_tokens: int  # Of an answer; where no end has come by then, it is cut off.
-    num_questions: int  # Asked while training, the same ones every time.
-    splits: Sequence[str] = ("val", "test")  # Those that `evaluate` asks all of.
-    result_after: str | None = None  # Exact match and F1 compare what follows the last.
+    max_new_tokens: int  # Tokens of an answer; longer answers are truncated.
+    num_questions: int  # Questions asked while training, the same ones every time.
+    splits: Sequence[str] = ("val", "test")  # Asked in full by `evaluate`.
+    result_after: str | None = None  # Exact match and F1 compare the text after it.
 
     def __post_init__(self):
         _check_positive(self, "max_new_tokens", "num_questions")
@@ -59,21 +59,21 @@ class Answering:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Validation:
-    """The held-out loss that is measured while training, and answers to questions."""
+    """What is measured on held-out data while training: the loss, and answers."""
 
     data: PreparedText | Answers
-    every: int  # Steps; it is measured after the last one too.
-    num_sequences: int  # Rows: the first ones of `data`, the same ones every time.
+    every: int  # Steps between validations; the last step has one too.
+    num_sequences: int  # Rows to read: the first of `data`, the same every time.
     answering: Answering | None = None  # Needs `data` to be Answers.
 
     def __post_init__(self):
         _check_positive(self, "every", "num_sequences")
         if self.answering is not None and not isinstance(self.data, Answers):
             kind = type(self.data).__name__
-            raise ValueError(f"answering needs its data to be Answers, got a {kind}.")
+            raise ValueError(f"answering needs data to be Answers, got a {kind}.")
 
 
-# What may change between two halves of a run without making it another run.
+# Fields that may change when a run is resumed.
 OPERATIONAL_FIELDS = (
     "keep_steps",
     "log_every",
@@ -83,13 +83,13 @@ OPERATIONAL_FIELDS = (
     "save_every",
     "validation",
 )
-# The same of models and teachers.
+# The same within models and distillations.
 _OPERATIONAL_WITHIN = ("attention", "teacher_rules")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Everything that decides what a training run computes."""
+    """Everything that determines what a training run computes."""
 
     model: TransformerConfig
     stages: Sequence[Stage]
@@ -97,19 +97,19 @@ class Experiment:
     batch_size: int
     seq_len: int
     validation: Validation | None = None
-    initial_export: str | None = None  # Parameters to start from; None: fresh ones.
+    initial_export: str | None = None  # Initial parameters; None: random ones.
     seed: int = 0
     mesh: MeshShape = MeshShape()
     rules: AxisRules = AxisRules()
     num_microbatches: int = 1
-    loss_chunk_tokens: int = 1024  # Whose logits are held at once, on each device.
+    loss_chunk_tokens: int = 1024  # Tokens whose logits a device holds at once.
     save_every: int = 1000
     max_to_keep: int = 2
-    keep_steps: Sequence[int] = ()  # Checkpoints never deleted: an early scorer's.
+    keep_steps: Sequence[int] = ()  # Saved and never deleted: an early scorer's.
     log_every: int = 100
 
     def timeline(self) -> Iterator[tuple[int, Stage]]:
-        """Yields each stage with the step it begins at."""
+        """Yields each stage with the step at which it begins."""
         begin_step = 0
         for stage in self.stages:
             yield begin_step, stage
@@ -164,7 +164,7 @@ class Experiment:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scoring:
-    """A small model reading the corpus, to say what is hard yet learnable."""
+    """Scoring a corpus with a small model, to find what is hard yet learnable."""
 
     scorer: TransformerConfig
     scorer_export: str
@@ -172,8 +172,8 @@ class Scoring:
     seq_len: int
     output: str
     ks: Sequence[int] = (1, 10, 50, 100)
-    pool: int | None = None  # Score the first so many sequences; None: all.
-    batch_size: int = 64  # Of each process.
+    pool: int | None = None  # The number of first sequences to score; None: all.
+    batch_size: int = 64  # Sequences per process.
     sequences_per_shard: int = 4096
     mesh: MeshShape = MeshShape()
     rules: AxisRules = AxisRules()
@@ -203,7 +203,7 @@ def _check_held_dtype(value: Any, name: str) -> None:
 
 
 def as_json(value: Any) -> Any:
-    """Returns a config as JSON types; each dataclass names its class under "type"."""
+    """Returns a config as JSON types; "type" holds the name of a dataclass."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {
             field.name: as_json(getattr(value, field.name))
@@ -216,7 +216,7 @@ def as_json(value: Any) -> Any:
 
 
 def fingerprint(experiment: Experiment) -> str:
-    """Returns a digest of what decides the numbers of a run."""
+    """Returns a digest of the fields that determine the numbers of a run."""
     text = json.dumps(without_operational(as_json(experiment)), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

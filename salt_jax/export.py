@@ -1,4 +1,4 @@
-"""The parameters of a run's checkpoint, written for use elsewhere."""
+"""Exports the parameters of a checkpoint for use elsewhere."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def export_run(
     step: str = "latest",
     dtype: str = "float32",
 ) -> None:
-    """Writes the parameters of a checkpoint to `output`, unless they are there.
+    """Exports a checkpoint to `output`, unless that very export is there already.
 
     Args:
-      experiment: The run's.
-      workdir: The run's folder.
-      output: The folder to write.
-      step: A number, "latest" or "best".
-      dtype: Of the parameters written: "float32" or "bfloat16".
+      experiment: The run's experiment.
+      workdir: The run directory.
+      output: The directory to write.
+      step: The checkpoint to export: a number, "latest" or "best".
+      dtype: The dtype of the exported parameters: "float32" or "bfloat16".
 
     Raises:
       FileNotFoundError: there is no such checkpoint.
-      ValueError: something else is at `output`.
+      ValueError: `output` holds something else.
     """
     with Checkpointer.reading(workdir / "checkpoints") as saved:
         at = saved.step_named(step)
@@ -50,7 +50,7 @@ def export_run(
         if _is_exported(output, provenance, dtype):
             logging.info("Step %d of %s is exported to %s.", at, workdir, output)
             return
-        # Nothing is computed: any devices will do, in a row.
+        # Nothing is computed, so any number of devices in a row will do.
         anywhere = dataclasses.replace(experiment, mesh=MeshShape(), num_microbatches=1)
         like = Program.on(anywhere).abstract_state.params
         params = saved.restore_params(at, like)
@@ -67,10 +67,10 @@ def export_run(
 
 
 def _is_exported(output: epath.Path, provenance: dict[str, Any], dtype: str) -> bool:
-    """Returns whether the very same export is at `output`.
+    """Returns whether `output` is this very export; False if there is nothing.
 
     Raises:
-      ValueError: something else is.
+      ValueError: `output` is another export, or no export.
     """
     if not output.exists():
         return False

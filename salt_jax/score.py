@@ -1,12 +1,14 @@
-"""The small model reads the corpus and writes one record a sequence.
+"""Scoring: the small model reads the corpus and writes one record per sequence.
 
-Each process reads on a mesh of its own devices, on which the scorer must fit, and takes
-a shard at a time from those that nobody has written: its own first, and then whatever
-others have left. Processes need not know of each other: the same command on two
-machines that share the output does the same. None waits for another while it scores.
-With --distributed all wait for each other twice: Orbax restores the scorer together,
-and JAX leaves together. JAX also ends all of them, some 100 s after one has died.
-Without --distributed the others go on, and make what the dead one has left.
+Each process runs the scorer on a mesh of its own devices, so the scorer must fit on
+them. It takes one missing shard at a time, its own first and then any others. Processes
+need not know of each other: the same command on two machines with a shared output
+directory splits the work too. No process waits for another while it scores.
+
+With --distributed, all processes wait for each other twice: Orbax restores the scorer
+on all of them together, and JAX shuts down together. If one process dies, JAX ends the
+others after about 100 s. Without --distributed the others continue, and score the
+shards of the dead process.
 """
 
 from __future__ import annotations
@@ -36,12 +38,12 @@ from salt_jax.telemetry.progress import Progress
 
 
 def score(scoring: Scoring) -> Scores:
-    """Scores the sequences that are not scored yet.
+    """Scores the shards that are missing from the output; returns all scores.
 
     Raises:
-      FileNotFoundError: the data or the scorer's export is missing.
-      ValueError: the scorer has another vocabulary than the data, or does not fit; the
-        output holds other scores.
+      FileNotFoundError: the data, its vocabulary or the scorer's export is missing.
+      ValueError: the export is of another model or vocabulary, the scorer does not fit
+        the devices, or the output holds other scores.
     """
     mesh = scoring.mesh.build(jax.local_devices())
     partitioning = Partitioning(mesh=mesh, rules=scoring.rules)
@@ -70,7 +72,7 @@ def score(scoring: Scoring) -> Scores:
         ks=scoring.ks,
         shard_size=scoring.sequences_per_shard,
     )
-    # Processes that know of each other restore together, so all do or none does.
+    # With --distributed, restoring is collective: all processes do it, or none does.
     if jax.process_count() > 1 or writer.missing_shards():
         _score_shards(scoring, writer, dataset, reader, export.load(like))
     scores = writer.finish()
@@ -85,14 +87,14 @@ def _score_shards(
     reader: Reader,
     params: Params,
 ) -> None:
-    """Scores until each shard is written, by this process or another."""
+    """Scores until every shard is written, by this process or another."""
     manifest = writer.manifest
     parts: list[Mapping[str, np.ndarray]] = []
     with _ShardsProgress(writer) as progress, _bill(scoring) as bill:
         for tokens in reader.stream(params, dataset, _batches(writer, reader)):
             shard = int(tokens.ids[0]) // manifest.shard_size
             if tokens.ids[0] == manifest.shard_ids(shard)[0]:
-                parts = []  # The shard before may have been left unfinished.
+                parts = []  # The previous shard may have been abandoned.
             parts.append(_columns(tokens, scoring))
             bill.read(len(tokens.ids))
             if tokens.ids[-1] < manifest.shard_ids(shard)[-1]:
@@ -104,11 +106,11 @@ def _score_shards(
 
 
 def _batches(writer: ScoresWriter, reader: Reader) -> Iterator[np.ndarray]:
-    """Yields the ids of batches until no shard is left to take."""
+    """Yields the sequence ids of each batch until no shard is left to take."""
     process, num_processes = jax.process_index(), jax.process_count()
     while (shard := writer.shards.take(process, num_processes)) is not None:
         for ids in reader.batches(writer.manifest.shard_ids(shard)):
-            # Another process may have been faster, where this one is slow or late.
+            # Another process may have written the shard in the meantime.
             if writer.shards.is_written(shard):
                 break
             yield ids
@@ -139,7 +141,7 @@ def _bill(scoring: Scoring) -> BillWriter:
 
 
 class _ShardsProgress:
-    """How many sequences are scored, by all processes, as far as this one knows."""
+    """Progress over the sequences of all processes, as far as this one knows."""
 
     def __init__(self, writer: ScoresWriter):
         self._writer = writer
@@ -156,12 +158,12 @@ class _ShardsProgress:
         self._progress.close()
 
     def read(self, num_sequences: int) -> None:
-        """Counts sequences of a shard that is not written yet."""
+        """Adds sequences of a shard that is not written yet."""
         self._num_read += num_sequences
         self._update()
 
     def look(self) -> None:
-        """Counts what is written."""
+        """Counts the sequences of the shards that are written."""
         self._count_written()
         self._update()
 

@@ -1,4 +1,4 @@
-"""How near an answer is to the one that was wanted."""
+"""Metrics of generated answers: exact match, F1 and ROUGE."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ EXACT_MATCH, F1 = "exact_match", "f1"
 ROUGES = ("rouge1", "rouge2", "rougeL")
 METRICS = (EXACT_MATCH, F1, *ROUGES)
 
-# Which says nothing where it begins or ends a word; inside one, or as a sign before a
-# number, it does.
+# Stripped from both ends of a word for F1. It counts inside a word, and "-" counts as
+# the sign of a number.
 _PUNCTUATION = ".,;:!?()[]\"'"
 
 Score = Callable[[str, str], dict[str, float]]
 
 
 def scorer(result_after: str | None = None) -> Score:
-    """Returns a function of an answer and the wanted one: `METRICS`, from 0 to 1.
+    """Returns a function of an answer and the wanted answer to `METRICS`, from 0 to 1.
 
-    Exact match compares texts but for the amount of white space. F1 compares the words
-    as a bag, in lower case and without punctuation around them. ROUGE is the F-measure
-    of rouge_score, with stemming.
+    Exact match ignores the amount of white space. F1 compares the words as a bag, in
+    lower case and without surrounding punctuation. ROUGE is the F-measure of
+    rouge_score, with stemming.
 
     Args:
-      result_after: What is before the result of an answer. Exact match and F1 compare
-        only what follows it where it stands last; a wanted answer that lacks it is
-        compared whole, and an answer that lacks it where it is wanted is wrong.
+      result_after: The text before the result of an answer, such as "####". Exact match
+        and F1 compare only what follows its last occurrence. A wanted answer without it
+        is compared whole; an answer without it is wrong if the wanted one has it.
 
     Raises:
       ModuleNotFoundError: rouge_score, of the extra "eval", is not installed.
@@ -51,12 +51,12 @@ def scorer(result_after: str | None = None) -> Score:
 
 
 def exact_match(answer: str, wanted: str) -> float:
-    """Returns 1 if the texts are equal but for the amount of white space, or 0."""
+    """Returns 1 if the texts are equal up to the amount of white space, else 0."""
     return float(answer.split() == wanted.split())
 
 
 def f1(answer: str, wanted: str) -> float:
-    """Returns the harmonic mean of precision and recall of the words."""
+    """Returns the F1 of the words: the harmonic mean of precision and recall."""
     found, needed = _words(answer), _words(wanted)
     if not found or not needed:
         return float(found == needed)
@@ -65,7 +65,7 @@ def f1(answer: str, wanted: str) -> float:
 
 
 def mean_scores(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Returns the mean of each of `METRICS`."""
+    """Returns the mean of each of `METRICS` over the answers."""
     return {name: float(np.mean([x[name] for x in scores])) for name in METRICS}
 
 
@@ -75,7 +75,7 @@ def _words(text: str) -> list[str]:
 
 
 def _results(answer: str, wanted: str, marker: str | None) -> tuple[str, str]:
-    """Returns what is compared of an answer and of the wanted one."""
+    """Returns the parts of an answer and of the wanted answer that are compared."""
     if marker is None or marker not in wanted:
         return answer, wanted
     _, found, result = answer.rpartition(marker)

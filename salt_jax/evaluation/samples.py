@@ -1,4 +1,4 @@
-"""How a trained model goes on with texts that it was not trained on."""
+"""Samples of a trained model: continuations of held-out documents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from salt_jax.generation.sampling import Sampling
 from salt_jax.model.transformer import Params
 from salt_jax.training.program import Program
 
-_MOST_LOOKED_AT = 2000  # Sequences, for documents to go on with.
+_MOST_LOOKED_AT = 2000  # Sequences that are searched for documents to continue.
 _PROMPT_TOKENS, _MOST_WRITTEN = 48, 80
 _DOMAINS = 4
 
@@ -20,10 +20,10 @@ _DOMAINS = 4
 def samples(
     program: Program, params: Params, data: PreparedText
 ) -> list[dict[str, str]]:
-    """Returns how the student goes on with the first document of each of some domains.
+    """Continues the first long document of each of up to four domains.
 
     Returns:
-      Each a "domain", a "prompt" of held-out text and the model's "continuation".
+      Samples, each with "domain", "prompt" (held-out text) and "continuation".
     """
     seq_len = program.experiment.seq_len
     vocabulary = Vocabulary.open(data.vocabulary)
@@ -52,7 +52,7 @@ def _beginnings(dataset: PreparedDataset) -> dict[str, np.ndarray]:
             segment = sequence.segments[0, begin]
             tokens = sequence.tokens[0][sequence.segments[0] == segment]
             name = dataset.manifest.domains[sequence.domains[0, begin]]
-            # What begins a row may be the middle of a document.
+            # A row may begin in the middle of a document, so its first one is skipped.
             is_long = begin and segment and len(tokens) > _PROMPT_TOKENS
             if is_long and name not in found:
                 found[name] = tokens[:_PROMPT_TOKENS]

@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM is noted, and acted on between two steps."""
+"""Preemption: SIGTERM is noted, and the run stops after the current step."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
 class PreemptedError(Exception):
-    """The run was asked to stop, and has saved what it had."""
+    """The run was asked to stop, and its state is saved."""
 
 
 class PreemptionGuard:
-    """Notes SIGTERM while it is entered, instead of dying of it.
+    """A context manager that notes SIGTERM instead of ending the process.
 
-    Several processes must stop after the same step, whichever of them was asked. JAX
-    has a service for that, but Orbax tells it of old steps from a thread of its own,
-    and then processes disagree. So they ask each other, on the devices.
+    All processes must stop after the same step, whichever of them got the signal. JAX
+    has a service for this, but Orbax reports old steps to it from another thread, and
+    then processes disagree. So the processes agree by a reduction on the devices.
     """
 
     def __enter__(self) -> PreemptionGuard:
@@ -36,14 +36,14 @@ class PreemptionGuard:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # None is a handler that is not Python's.
+        # None: the previous handler was not installed from Python.
         signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)
 
     def requested(self) -> bool:
-        """Returns whether to stop after this step: the same answer on every process.
+        """Returns whether to stop after this step; the same on every process.
 
-        With several, all must call it after each step. It answers what they asked after
-        the step before, so that no host waits for the devices.
+        All processes must call it after every step. With several processes a signal
+        takes effect one step later, so that no host waits for the devices.
         """
         if jax.process_count() == 1:
             return self._requested
@@ -55,7 +55,7 @@ class PreemptionGuard:
 
 
 def _any_process(requested: bool) -> jax.Array:
-    """Returns, on every process, whether any has `requested`; not waited for."""
+    """Returns whether any process has `requested`, without waiting for the result."""
     mesh = Mesh(np.array(jax.devices()), ("all",))
     flags = jax.make_array_from_callback(
         (mesh.size,),

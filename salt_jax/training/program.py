@@ -1,4 +1,4 @@
-"""What an experiment is compiled into: its models, its state, its updates."""
+"""The program of an experiment: its models, its state and its compiled updates."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CompiledUpdate = Callable[
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """An experiment on a mesh."""
+    """An experiment on a mesh of devices."""
 
     experiment: Experiment
     partitioning: Partitioning
@@ -46,11 +46,11 @@ class Program:
     def on(
         cls, experiment: Experiment, devices: Sequence[jax.Device] | None = None
     ) -> Program:
-        """Returns the program of `experiment` on `devices`, by default on all.
+        """Returns the program of `experiment` on `devices`; default: all devices.
 
         Raises:
           ValueError: the batch, its microbatches or an array do not divide over the
-            mesh, or the devices cannot run an attention that is named.
+            mesh, or the devices cannot run the attention kernel that is named.
         """
         mesh = experiment.mesh.build(devices)
         program = cls(experiment, Partitioning(mesh=mesh, rules=experiment.rules))
@@ -88,14 +88,14 @@ class Program:
 
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
-        """How gradients become updates."""
+        """The optimizer, as optax transformation."""
         return self.experiment.optimizer.build(parameter_facts(self.student))
 
     def teacher(self, distillation: Distillation) -> Transformer:
-        """Returns the teacher's model, on its own rules."""
+        """Returns the teacher's model, with its own sharding rules."""
         rules = distillation.teacher_rules
         partitioning = dataclasses.replace(self.partitioning, rules=rules)
-        # A teacher has no backward pass to compute anything again for.
+        # Without a backward pass there is nothing to rematerialize.
         shape = dataclasses.replace(distillation.teacher, remat="none")
         return Transformer(shape, partitioning)
 
@@ -104,7 +104,7 @@ class Program:
 
     @functools.cached_property
     def abstract_state(self) -> TrainState:
-        """The state as shapes and shardings; nothing is allocated."""
+        """The state as shapes, dtypes and shardings; nothing is allocated."""
         return self.partitioning.abstract(self._init_state, jax.random.key(0))
 
     def fresh_state(self) -> TrainState:
@@ -129,15 +129,15 @@ class Program:
         return Export.open_for(path, self.experiment.model, vocabulary)
 
     def stages_from(self, step: int) -> list[Stage]:
-        """Returns the stages that are not over at `step`."""
+        """Returns the stages that end after `step`."""
         return [stage for stage in self.experiment.stages if stage.end_step > step]
 
     def check_memory(self) -> None:
-        """Refuses an experiment that is too large, before anything is allocated.
+        """Checks that the experiment fits the devices, before anything is allocated.
 
         Raises:
-          ValueError: its parameters, gradients, moments and teacher alone exceed what
-            a device has.
+          ValueError: the parameters, gradients, optimizer state and teacher alone
+            exceed the memory of a device.
         """
         state = self.abstract_state
         teachers = [
@@ -155,7 +155,7 @@ class Program:
         check_fits(parts, available_per_device(device))
 
     def update(self, stage: Stage) -> Update:
-        """Returns what `stage` does at every step."""
+        """Returns the update that `stage` applies at every step."""
         distillation = stage.distillation
         return Update(
             student=self.student,
@@ -168,11 +168,11 @@ class Program:
         )
 
     def compile(self, stage: Stage) -> CompiledUpdate:
-        """Compiles the update of `stage` from shapes alone."""
+        """Compiles the update of `stage`, from shapes alone."""
         return self.lower(stage).compile()
 
     def lower(self, stage: Stage) -> jax.stages.Lowered:
-        """Returns the update of `stage`, ready to be compiled."""
+        """Returns the lowered update of `stage`."""
         shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
         step = self.update(stage)
 
@@ -181,7 +181,7 @@ class Program:
         ) -> tuple[TrainState, Metrics]:
             return step(state, teacher_params, batch)
 
-        update.__name__ = f"update_{stage.name}"  # What a trace calls it.
+        update.__name__ = f"update_{stage.name}"  # Its name in traces.
         jitted = jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
         teacher = (
             self.abstract_teacher(stage.distillation) if stage.distillation else None
@@ -193,7 +193,7 @@ class Program:
         return jitted.lower(self.abstract_state, teacher, batch)
 
     def lower_init(self) -> jax.stages.Lowered:
-        """Returns what makes the state at step 0, ready to be compiled."""
+        """Returns the lowered initialization of the state."""
         key = jax.eval_shape(lambda: jax.random.key(0))
         key = key.update(sharding=self.partitioning.sharding())
         return self.partitioning.jit_init(self._init_state, key).lower(key)
@@ -210,7 +210,7 @@ class Program:
             return list(pool.map(self.compile, stages))
 
     def abstract_teacher(self, distillation: Distillation) -> Params:
-        """Returns the teacher's parameters as shapes and shardings."""
+        """Returns the teacher's parameters as shapes, dtypes and shardings."""
         return abstract_held(self.teacher(distillation), distillation.teacher_dtype)
 
     def _init_state(self, key: jax.Array) -> TrainState:
@@ -222,7 +222,7 @@ class Program:
 def abstract_batch(
     partitioning: Partitioning, rows: int, length: int, *, has_prefix: bool = False
 ) -> Batch:
-    """Returns a batch on the mesh as shapes and shardings."""
+    """Returns a batch of `rows` x `length` tokens as shapes, dtypes and shardings."""
     sharding = partitioning.sharding("batch", "length")
 
     def field(dtype: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Compiled steps in files, so that a run need not wait for the compiler.
+"""Compiled steps in files, so that a run starts without compiling.
 
-A file is a pickle, and runs what it holds when it is read: read only folders that you,
-or someone you trust, have written.
+The files are pickles, and reading a pickle can run code: read only directories that you
+trust.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def save_compiled(
     program: Program,
     compiled: Mapping[str, jax.stages.Compiled],
 ) -> None:
-    """Writes the compiled step of each stage, by the names of the stages."""
+    """Writes the compiled step of each stage; `compiled` maps stage names to steps."""
     directory = epath.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     for name, step in compiled.items():
@@ -49,8 +49,9 @@ def load_compiled(
     """Returns the saved update of each of `stages`, in order.
 
     Raises:
-      FileNotFoundError: a step is not there.
-      ValueError: they were compiled from or for something else.
+      FileNotFoundError: the step of a stage is missing.
+      ValueError: the steps were compiled from another experiment, code or version, or
+        for other devices.
     """
     directory = epath.Path(directory)
     if not (directory / _ABOUT).is_file():
@@ -73,7 +74,7 @@ def _load(path: epath.Path, devices: Sequence[jax.Device]) -> CompiledUpdate:
 
 
 def facts(program: Program) -> dict[str, Any]:
-    """Returns what decides a compiled step, as JSON types."""
+    """Returns everything that a compiled step depends on, as JSON types."""
     experiment, mesh = program.experiment, program.partitioning.mesh
     devices = list(mesh.devices.flat)
     return {
@@ -103,15 +104,16 @@ def _check(
     changed = config.changed_fields(before, expected)
     if changed:
         raise ValueError(
-            f"The compiled steps in {directory} are of another run: "
-            f"{_described(changed, found, expected)}. Compile again, or leave out "
+            f"The compiled steps in {directory} do not match this run: "
+            f"{_described(changed, found, expected)}. Compile again, or remove "
             "--compiled."
         )
     missing = [s.name for s in stages if s.name not in found.get("stages", ())]
     if missing:
         raise FileNotFoundError(
-            f"No compiled step of {', '.join(missing)} in {directory}; there are "
-            f"{', '.join(found.get('stages', ()))}."
+            f"No compiled step of {', '.join(missing)} in {directory}; it has steps of "
+            f"{', '.join(found.get('stages', ()))}. Compile again, or remove "
+            "--compiled."
         )
 
 
@@ -119,7 +121,7 @@ def _described(
     names: Sequence[str], found: Mapping[str, Any], expected: Mapping[str, Any]
 ) -> str:
     return "; ".join(
-        f"{name} is {_at(found, name)}, and here {_at(expected, name)}"
+        f"{name} is {_at(found, name)} there and {_at(expected, name)} here"
         for name in names
     )
 
@@ -138,7 +140,7 @@ def _file(directory: epath.Path, stage_name: str) -> epath.Path:
 
 
 def _places(devices: Sequence[jax.Device]) -> str:
-    """Returns a digest of where each device is, and of which process."""
+    """Returns a digest of the coordinates and the process of each device."""
     places = [(getattr(d, "coords", None), d.process_index) for d in devices]
     return hashlib.sha256(repr(places).encode()).hexdigest()[:16]
 
