@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from etils import epath
 
 from salt_jax.data.json_files import write_json
 from salt_jax.model.transformer import Params
+from salt_jax.training.loop import Measure
 
-# Returns metrics by name, "val_loss" [nats per target] among them.
-Measure = Callable[[Params], dict[str, float]]
 TOTAL = "total"
 
 

@@ -17,9 +17,10 @@ from salt_jax.data.reading.answer_rows import AnswerRows
 from salt_jax.data.reading.answers import Answers, Question
 from salt_jax.evaluation.answer_scores import mean_scores
 from salt_jax.evaluation.asked import Asked, spread
-from salt_jax.evaluation.held_out import TOTAL, Evaluation, Measure
+from salt_jax.evaluation.held_out import TOTAL, Evaluation
 from salt_jax.evaluation.reader import reader_of
 from salt_jax.model.transformer import Params
+from salt_jax.training.loop import Measure
 from salt_jax.training.program import Program
 
 _NUM_SAMPLES = 8

@@ -17,11 +17,12 @@ from salt_jax.data.prepared.dataset import PreparedDataset
 from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.reading.rows import causal_batch
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.evaluation.held_out import TOTAL, Evaluation, Measure
+from salt_jax.evaluation.held_out import TOTAL, Evaluation
 from salt_jax.evaluation.reader import TokensRead, reader_of
 from salt_jax.evaluation.samples import samples
 from salt_jax.model.transformer import Params
 from salt_jax.telemetry.progress import Progress
+from salt_jax.training.loop import Measure
 from salt_jax.training.program import Program
 
 SPLITS = ("val", "test")

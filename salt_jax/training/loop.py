@@ -23,6 +23,7 @@ from salt_jax.training.stage_inputs import StageInputs
 from salt_jax.training.train_step import TrainState
 
 OpenBatches = Callable[[Loader, int], Any]  # By the index of the first batch.
+# Returns held-out metrics by name, "val_loss" [nats per target] among them.
 Measure = Callable[[Params], dict[str, float]]
 
 
@@ -36,7 +37,7 @@ class Loop:
     recorder: Recorder
     tracer: Tracer
     guard: PreemptionGuard
-    measure: Measure | None  # Measures held-out data; None without validation.
+    measure: Measure | None  # None without validation.
     open_batches: OpenBatches
 
     def run(

@@ -88,7 +88,7 @@ class Program:
 
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
-        """The optimizer, as optax transformation."""
+        """The optimizer as an optax transformation."""
         return self.experiment.optimizer.build(parameter_facts(self.student))
 
     def teacher(self, distillation: Distillation) -> Transformer:
@@ -139,20 +139,23 @@ class Program:
           ValueError: the parameters, gradients, optimizer state and teacher alone
             exceed the memory of a device.
         """
+        device = self.partitioning.mesh.local_devices[0]
+        check_fits(self.held_bytes(), available_per_device(device))
+
+    def held_bytes(self) -> dict[str, int]:
+        """Returns the bytes that a device holds throughout a step, by part."""
         state = self.abstract_state
         teachers = [
             bytes_per_device(self.abstract_teacher(stage.distillation))
             for stage in self.experiment.stages
             if stage.distillation is not None
         ]
-        parts = {
+        return {
             "parameters": bytes_per_device(state.params),
             "gradients": bytes_per_device(state.params),
             "optimizer": bytes_per_device(state.opt_state),
             "teacher": max(teachers, default=0),
         }
-        device = self.partitioning.mesh.local_devices[0]
-        check_fits(parts, available_per_device(device))
 
     def update(self, stage: Stage) -> Update:
         """Returns the update that `stage` applies at every step."""

@@ -185,7 +185,7 @@ class Recorder:
 
 
 def recorded_seconds(workdir: epath.Path) -> float:
-    """Returns the "wall_seconds" of the last record of a run; 0 without a record."""
+    """Returns the largest "wall_seconds" in the records of a run; 0 without one."""
     if not (workdir / METRICS_FILE).exists():
         return 0.0
     return max((r.get("wall_seconds", 0.0) for r in read_metrics(workdir)), default=0.0)

@@ -57,9 +57,8 @@ def load_compiled(
     if not (directory / _ABOUT).is_file():
         raise FileNotFoundError(f"No compiled steps in {directory}: no {_ABOUT}.")
     _check(directory, json.loads((directory / _ABOUT).read_text()), program, stages)
-    devices = list(program.partitioning.mesh.devices.flat)
     logging.info("Loading the compiled steps from %s.", directory)
-    return [_load(_file(directory, stage.name), devices) for stage in stages]
+    return [_load(_file(directory, s.name), program.devices) for s in stages]
 
 
 def _load(path: epath.Path, devices: Sequence[jax.Device]) -> CompiledUpdate:
@@ -75,15 +74,14 @@ def _load(path: epath.Path, devices: Sequence[jax.Device]) -> CompiledUpdate:
 
 def facts(program: Program) -> dict[str, Any]:
     """Returns everything that a compiled step depends on, as JSON types."""
-    experiment, mesh = program.experiment, program.partitioning.mesh
-    devices = list(mesh.devices.flat)
+    experiment, devices = program.experiment, program.devices
     return {
         "experiment": {
             name: value
             for name, value in config.as_json(experiment).items()
             if name not in config.OPERATIONAL_FIELDS
         },
-        "mesh": dict(mesh.shape),
+        "mesh": dict(program.partitioning.mesh.shape),
         "rules": config.as_json(experiment.rules),
         "chips": f"{len(devices)} x {devices[0].device_kind}",
         "places": _places(devices),

@@ -12,9 +12,9 @@ from flax import linen as nn
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.mesh.partitioning import MeshShape, Partitioning
 from salt_jax.model.config import TransformerConfig
-from salt_jax.storage.array_files import fingerprint
+from salt_jax.storage.array_files import fingerprint, write_arrays
 from salt_jax.storage.export import Export
-from salt_jax.storage.export_writing import write_export
+from salt_jax.storage.export_writing import new_export, write_export
 
 MODEL = TransformerConfig(
     vocab_size=32,
@@ -133,16 +133,25 @@ def test_nothing_is_left_beside_an_export(write):
 
 
 def test_an_export_that_was_cut_off_is_not_there_and_may_be_written_again(
-    write, params, monkeypatch
+    write, params, tmp_path
 ):
-    def die(*args):
+    def write_then_die(folder):
+        write_arrays(folder, params)
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr("salt_jax.storage.export_writing._readme", die)
-        with pytest.raises(KeyboardInterrupt):
-            write()
-    path = write()
+    path = tmp_path / "exports" / "slm"
+    with pytest.raises(KeyboardInterrupt):
+        new_export(
+            path,
+            write_then_die,
+            model=MODEL,
+            vocabulary=("vocabulary.model", VOCABULARY),
+            provenance=PROVENANCE,
+            dtype="float32",
+            seq_len=SEQ_LEN,
+        )
+    assert not path.exists()
+    write()
     jax.tree.map(np.testing.assert_array_equal, Export.open(path).load(like()), params)
 
 

@@ -88,16 +88,11 @@ def test_a_scorer_may_be_held_as_int8(files, tmp_path):
     assert (near_ce != exact_ce).any()
 
 
-def test_memory_is_asked_for_int8_before_anything_is_allocated(files, monkeypatch):
-    asked = {}
-    monkeypatch.setattr(
-        "salt_jax.training.program.check_fits", lambda parts, _: asked.update(parts)
-    )
+def test_memory_is_counted_for_int8_before_anything_is_allocated(files):
     sizes = {}
     for dtype in ("float32", "bfloat16", "int8"):
         program = Program.on(with_teacher(files, dtype))
-        program.check_memory()
-        sizes[dtype] = asked["teacher"]
+        sizes[dtype] = program.held_bytes()["teacher"]
     teacher = Transformer(runs.TEACHER, program.partitioning)
     assert sizes["int8"] == bytes_per_device(abstract_held(teacher, "int8"))
     assert sizes["int8"] < sizes["bfloat16"] < sizes["float32"]
