@@ -7,7 +7,7 @@ import pytest
 
 from salt_jax.data.scoring.score_columns import record_dtype
 from salt_jax.evaluation.answer_scores import METRICS
-from salt_jax.evaluation.held_out_loss import DomainSums
+from salt_jax.evaluation.held_out_text import DomainSums
 from salt_jax.few_shot.measures import SHARES
 from salt_jax.telemetry.time_sheet import TimeSheet
 
