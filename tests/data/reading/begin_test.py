@@ -11,7 +11,7 @@ import tensorflow as tf
 from salt_jax.data.corpora.seqio_vocabulary import seqio_vocabulary
 from salt_jax.data.preparing.prepare import prepare
 from salt_jax.data.preparing.verify import verify
-from salt_jax.data.reading import tasks
+from salt_jax.data.reading import seqio_tasks
 from salt_jax.data.reading.objectives import Mixture, PrefixLM
 from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.reading.seqio_data import SeqioData
@@ -74,7 +74,7 @@ def test_denoised_rows_without_a_mode_token_begin_with_it_too(imported):
 
 
 def test_a_task_of_prepared_text_begins_with_it_too(imported):
-    task = tasks.prepared_task(imported, seq_len=SEQ_LEN)
+    task = seqio_tasks.prepared_task(imported, seq_len=SEQ_LEN)
     (example,) = seqio.get_dataset(
         task,
         task_feature_lengths=None,
