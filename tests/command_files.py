@@ -9,13 +9,12 @@ from tests import runs
 _HEAD = """\
 from __gin__ import dynamic_registration
 from salt_jax import config
+from salt_jax.data.reading import prepared_text
 from salt_jax.mesh import partitioning
 from salt_jax.optim import schedules
 from salt_jax.data.selecting import ranking
 from salt_jax.data.selecting import selection
 from salt_jax.model import config as model
-
-include 'gin/shared/tiny.gin'
 """
 
 _PATHS = """
@@ -44,7 +43,6 @@ llm/model.TransformerConfig:
 """
 
 _TRAINING = """
-include 'gin/shared/run.gin'
 include 'gin/shared/tiny_training.gin'
 
 TOTAL_STEPS = 6
@@ -59,21 +57,31 @@ config.Validation.every = 3
 config.Validation.num_sequences = 10
 """
 
+_STANDARD = """
+standard/config.Stage:
+  name = 'standard'
+  end_step = %TOTAL_STEPS
+  data = @prepared_text.PreparedText()
+"""
+
 _FILES = {
     "prepare": """
 include 'gin/shared/prepare.gin'
+include 'gin/shared/tiny.gin'
 CORPUS = '{folder}/corpus'
 """,
     "slm": _SLM
     + _TRAINING
+    + _STANDARD
     + """
-include 'gin/shared/standard.gin'
+config.Experiment.stages = (@standard/config.Stage(),)
 MODEL = @slm/model.TransformerConfig()
 config.Experiment.keep_steps = (2,)
 """,
     "score": _SLM
     + """
 include 'gin/shared/score.gin'
+include 'gin/shared/tiny.gin'
 SCORER_MODEL = @slm/model.TransformerConfig()
 SCORER = '{folder}/early'
 SCORES = '{folder}/scores'
@@ -83,8 +91,29 @@ config.Scoring.sequences_per_shard = 100
     "salt": _SLM
     + _LLM
     + _TRAINING
+    + _STANDARD
     + """
-include 'gin/shared/distill_then_standard.gin'
+include 'gin/shared/alternatives.gin'
+config.Experiment.stages = (@distill/config.Stage(), @standard/config.Stage())
+distill/config.Stage:
+  name = 'distill'
+  end_step = %N_KD
+  data = @prepared_text.PreparedText()
+  distillation = @config.Distillation()
+distill/prepared_text.PreparedText.selection = %SELECTION
+config.Distillation:
+  teacher = %TEACHER_MODEL
+  teacher_export = %TEACHER
+  kd_weight = %KD_SCHEDULE
+  temperature = %TEMPERATURE
+schedules.Step:
+  value = %KD_WEIGHT
+  end_step = %N_KD
+selection.Selection:
+  scores = %SCORES
+  ranking = %RANKING
+  keep_fraction = %KEEP_FRACTION
+ranking.HighestScores.score = %SCORE
 MODEL = @llm/model.TransformerConfig()
 TEACHER_MODEL = @slm/model.TransformerConfig()
 TEACHER = '{folder}/teacher'
@@ -100,8 +129,9 @@ SCORE = 'median_k10_zeros'
 """,
     "baseline": _LLM
     + _TRAINING
+    + _STANDARD
     + """
-include 'gin/shared/standard.gin'
+config.Experiment.stages = (@standard/config.Stage(),)
 MODEL = @llm/model.TransformerConfig()
 """,
 }
