@@ -36,10 +36,10 @@ class Distillation:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
-    """Consecutive steps with one loss and one data source."""
+    """Consecutive steps with one loss and one data source; without steps, left out."""
 
     name: str
-    end_step: int  # Counted from the start of the experiment, exclusive.
+    end_step: int  # Exclusive, counted from the start of the experiment.
     data: StageData
     distillation: Distillation | None = None
 
@@ -75,13 +75,8 @@ class Validation:
 
 # Fields that may change when a run is resumed.
 OPERATIONAL_FIELDS = (
-    "keep_steps",
-    "log_every",
-    "max_to_keep",
-    "mesh",
-    "rules",
-    "save_every",
-    "validation",
+    *("keep_steps", "log_every", "max_to_keep", "mesh"),
+    *("rules", "save_every", "validation"),
 )
 # The same within models and distillations.
 _OPERATIONAL_WITHIN = ("attention", "teacher_rules")
@@ -121,17 +116,20 @@ class Experiment:
         return self.stages[-1].end_step
 
     def __post_init__(self):
-        if not self.stages:
-            raise ValueError("An experiment needs at least one stage.")
         ends = [stage.end_step for stage in self.stages]
-        if ends != sorted(set(ends)) or ends[0] < 1:
+        if ends != sorted(ends) or min(ends, default=0) < 0:
             raise ValueError(f"Stages must end in increasing order, got {ends}.")
+        stages = [stage for begin, stage in self.timeline() if stage.end_step > begin]
+        object.__setattr__(self, "stages", tuple(stages))
+        if not stages:
+            raise ValueError("An experiment needs at least one stage with steps.")
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError(f"Stages need names of their own, got {names}.")
         _check_positive(self, "batch_size", "seq_len", "num_microbatches")
-        _check_positive(self, "save_every", "max_to_keep", "log_every")
-        _check_positive(self, "loss_chunk_tokens")
+        _check_positive(
+            self, "save_every", "max_to_keep", "log_every", "loss_chunk_tokens"
+        )
         if self.batch_size % self.num_microbatches:
             raise ValueError(
                 f"num_microbatches={self.num_microbatches} does not divide "
@@ -147,19 +145,17 @@ class Experiment:
         teacher_vocab = distillation.teacher.vocab_size
         if teacher_vocab != self.model.vocab_size:
             raise ValueError(
-                f"Stage {stage.name!r}: the teacher predicts {teacher_vocab} "
-                f"tokens and the student {self.model.vocab_size}. Distillation "
-                "compares their distributions, so they need one vocabulary."
+                f"Stage {stage.name!r}: the teacher predicts {teacher_vocab} tokens, "
+                f"the student {self.model.vocab_size}; they need one vocabulary."
             )
-        for step in (begin_step, stage.end_step - 1):
-            value = float(distillation.kd_weight(step))
-            if not 0.0 < value <= 1.0:
-                raise ValueError(
-                    f"Stage {stage.name!r}: kd_weight is {value} at step {step}; it "
-                    "is a share of the loss, above 0 and up to 1. Where it is 0 the "
-                    "teacher would run for nothing: end the stage, or leave its "
-                    "distillation out (None)."
-                )
+        steps = begin_step, stage.end_step - 1
+        first, last = (float(distillation.kd_weight(step)) for step in steps)
+        if not (0.0 <= first <= 1.0 and 0.0 < last <= 1.0):
+            raise ValueError(
+                f"Stage {stage.name!r}: kd_weight is {first} at step {steps[0]} and "
+                f"{last} at step {steps[1]}. It must be from 0 to 1, and above 0 at "
+                "the end: end the stage earlier, or set its distillation to None."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,8 +179,8 @@ class Scoring:
     def __post_init__(self):
         if not self.ks or min(self.ks) < 1:
             raise ValueError(f"ks must be positive ranks, got {tuple(self.ks)}.")
-        if self.pool is not None and self.pool < 1:
-            raise ValueError(f"pool must be positive or None, got {self.pool}.")
+        if self.pool is not None:
+            _check_positive(self, "pool")
         _check_positive(self, "seq_len", "batch_size", "sequences_per_shard")
         _check_positive(self, "chunk_tokens")
         _check_held_dtype(self, "scorer_dtype")

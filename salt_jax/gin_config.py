@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import contextvars
-import logging
 import pathlib
-import re
-import sys
+import tokenize
 from collections.abc import Sequence
-from typing import TextIO
 
 import gin
 
 from salt_jax.config import Experiment, Scoring
 from salt_jax.data.preparing.prepare import Preparation
+from salt_jax.gin_reading import files, messages, statements
+from salt_jax.gin_reading.statements import Statements
 
-# What can be run, and the field without which it is not meant: shared files may bind
-# others of all of them.
+# What can be run, and the field that tells which: shared files may bind other fields of
+# all of them.
 ROOTS = {Experiment: "stages", Scoring: "scorer", Preparation: "corpus"}
 
-# What an override may name, whatever the files have imported.
+# What an override may name beside what the files import.
 _IMPORTS = (
-    "from __gin__ import dynamic_registration",
     "from salt_jax import config",
     "from salt_jax.optim import optimizer",
     "from salt_jax.mesh import partitioning",
@@ -38,17 +35,24 @@ _IMPORTS = (
     "from salt_jax.data.selecting import selection",
     "from salt_jax.model import config as model",
 )
-
-
-# The folders of the files that `load` was given, while it reads them.
-_FOLDERS = contextvars.ContextVar[Sequence[pathlib.Path]]("folders", default=())
+Job = Experiment | Scoring | Preparation
+_ERRORS = (
+    AttributeError,
+    ImportError,
+    NameError,
+    RecursionError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    tokenize.TokenError,
+)
 
 
 def load(
     gin_files: Sequence[str],
     overrides: Sequence[str] = (),
     imports: Sequence[str] = (),
-) -> Experiment | Scoring | Preparation:
+) -> Job:
     """Reads what to run; after this returns, no code consults gin again.
 
     A gin file, named or included, is looked for in the working directory, beside the
@@ -65,91 +69,28 @@ def load(
       FileNotFoundError: there is no such file.
       ValueError: gin cannot read it, a value is refused, or a binding had no effect.
     """
-    paths = [_named(name) for name in gin_files]
-    folders = [path.parent for path in paths]
-    _FOLDERS.set(folders)
-    importable = map(str, (pathlib.Path.cwd(), *folders))
-    sys.path += [
-        folder for folder in dict.fromkeys(importable) if folder not in sys.path
-    ]
-    gin.clear_config()
+    paths = [files.named(name) for name in gin_files]
+    of_overrides = _of_overrides(overrides)
     try:
-        _parse(paths)
-        in_files = gin.config_str(max_line_length=10**6)
-        of_user = [f"import {module}" for module in imports]
-        gin.parse_config([*_IMPORTS, *_imports(in_files), *of_user, *overrides])
-        value = gin.get_configurable(_root())()
-    except OSError as error:  # Of a file that one of these includes.
-        raise FileNotFoundError(_one_line(error)) from error
-    except (
-        AttributeError,
-        ImportError,
-        NameError,
-        SyntaxError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise ValueError(_one_line(error)) from error
-    _refuse_unused(in_files, overrides)
+        value, of_files = _built(paths, overrides, imports)
+        used = statements.read(gin.operative_config_str())
+        if used.required:
+            raise ValueError(messages.not_set(used.required))
+        idle = statements.unread(of_files, of_overrides, used)
+        idle += _overruled(value, of_files, paths, overrides, imports)
+    except OSError as error:
+        raise FileNotFoundError(messages.of_gin(error)) from error
+    except _ERRORS as error:
+        # What is %gin.REQUIRED still fails where it is used, by any error.
+        unset = _required_by_what_was_read()
+        text = messages.not_set(unset) if unset else messages.of_gin(error)
+        raise ValueError(text) from error
+    if idle:
+        raise ValueError(
+            f"These bindings had no effect: {', '.join(sorted(idle))}. Check their "
+            "spelling; gin accepts any scope or macro name."
+        )
     return value
-
-
-def _parse(paths: Sequence[pathlib.Path]) -> None:
-    # Gin's own reader of resources reports each file that a later reader finds.
-    root = logging.getLogger()
-    root.addFilter(_not_of_resources)
-    try:
-        for path in paths:
-            gin.parse_config_file(str(path))
-    finally:
-        root.removeFilter(_not_of_resources)
-
-
-def _not_of_resources(record: logging.LogRecord) -> bool:
-    return record.module != "resource_reader"
-
-
-def own_folder() -> pathlib.Path:
-    """Returns the folder of salt_jax's own gin files.
-
-    An installed package has it within, a checkout beside the package.
-    """
-    package = pathlib.Path(__file__).parent
-    installed = package / "gin_files"
-    return installed if installed.is_dir() else package.parent / "gin"
-
-
-def _named(name: str) -> pathlib.Path:
-    """Returns the path of a gin file that is named to be run."""
-    if pathlib.Path(name).is_file():
-        return pathlib.Path(name).absolute()
-    if (found := _found(name)) is not None:
-        return found
-    raise FileNotFoundError(f"No gin file at {name!r}, nor in {own_folder()}.")
-
-
-def _found(name: str, folders: Sequence[pathlib.Path] = ()) -> pathlib.Path | None:
-    """Returns where a gin file lies that is not in the working directory."""
-    own = own_folder()
-    paths = [folder / name for folder in (*folders, own)]
-    paths.append(own / name.removeprefix("gin/"))
-    return next((path for path in paths if path.is_file()), None)
-
-
-def _open(name: str) -> TextIO:
-    path = _found(name, _FOLDERS.get())
-    assert path is not None
-    return path.open(encoding="utf-8")
-
-
-gin.config.register_file_reader(
-    _open, lambda name: _found(name, _FOLDERS.get()) is not None
-)
-
-
-def _imports(text: str) -> list[str]:
-    """Returns the imports that files have made, for what overrides may name."""
-    return re.findall(r"^(?:import|from (?!__gin__)) .*$", text, flags=re.MULTILINE)
 
 
 def operative_config() -> str:
@@ -157,8 +98,48 @@ def operative_config() -> str:
     return gin.operative_config_str()
 
 
-def _root() -> type:
-    bound = {_short(name) for name in _bindings(gin.config_str())}
+def _required_by_what_was_read() -> set[str]:
+    try:
+        return statements.read(gin.operative_config_str()).required
+    except KeyError:  # Gin cannot show a macro that nothing binds.
+        return set()
+
+
+def _of_overrides(overrides: Sequence[str]) -> Statements:
+    """Returns what overrides say; refuses by name the one that is not gin text."""
+    said = statements.read("")
+    for override in overrides:
+        try:
+            said |= statements.read(override)
+        except (SyntaxError, tokenize.TokenError) as error:
+            raise ValueError(messages.of_override(override, error)) from error
+    return said
+
+
+def _built(
+    paths: Sequence[pathlib.Path], overrides: Sequence[str], imports: Sequence[str]
+) -> tuple[Job, Statements]:
+    """Returns the value that files and overrides say, and what the files say."""
+    gin.clear_config()
+    of_files = statements.read("")
+    for path in files.parse(paths):
+        with path.open(encoding="utf-8") as file:
+            of_files |= statements.read(file)
+    everything = of_files | _of_overrides(overrides)
+    gin.parse_config(
+        [
+            "from __gin__ import dynamic_registration",
+            *of_files.imports,
+            *(f"import {module}" for module in imports),
+            *_IMPORTS,  # Last, so that `config` is ours in an override.
+            *overrides,
+        ]
+    )
+    return gin.get_configurable(_root(everything))(), of_files
+
+
+def _root(said: Statements) -> type:
+    bound = {statements.short(name) for name in said.bindings}
     roots = [
         root for root, field in ROOTS.items() if f"{root.__name__}.{field}" in bound
     ]
@@ -169,66 +150,24 @@ def _root() -> type:
     return roots[0]
 
 
-def _refuse_unused(in_files: str, overrides: Sequence[str]) -> None:
-    """Refuses bindings that changed nothing: a misspelled one looks just like that.
+def _overruled(
+    value: Job,
+    of_files: Statements,
+    paths: Sequence[pathlib.Path],
+    overrides: Sequence[str],
+    imports: Sequence[str],
+) -> list[str]:
+    """Returns overrides that change nothing, because a narrower scope's binding wins.
 
-    Gin accepts any scope and any macro name. An override must have been read. In a
-    file, a class that nothing built may be an alternative that was not chosen.
+    A value equal to a default is no reason to refuse an override by itself.
     """
-    used = _bindings(gin.operative_config_str())
-    text = gin.config_str(max_line_length=10**6)
-    unused = [
-        name for name in _bindings("\n".join(overrides)) if not _is_read(name, used)
-    ]
-    unused += [
-        name
-        for name in _bindings(in_files)
-        if not _is_read(name, used) and not _is_alternative(name, used, text)
-    ]
-    if unused:
-        raise ValueError(
-            f"These bindings had no effect: {', '.join(sorted(set(unused)))}. Check "
-            "their spelling; gin accepts any scope or macro name."
-        )
-
-
-def _is_alternative(name: str, used: Sequence[str], text: str) -> bool:
-    """Returns whether a binding would be read if another choice were made in `text`."""
-    *scope, target = name.split("/")
-    if "." not in target:
-        return re.search(rf"%{target}\b", text) is not None
-    if scope and f"@{'/'.join(scope)}/" in text:
-        return True
-    return _class_of(name) not in {_class_of(other) for other in used}
-
-
-def _is_read(name: str, used: Sequence[str]) -> bool:
-    """Returns whether a binding is among `used`.
-
-    One made in a scope is also read by references nested in that scope, so "X.a"
-    counts as read when only "distill/X.a" is in the operative config.
-    """
-    *scope, target = name.split("/")
-    for other in used:
-        *other_scope, other_target = other.split("/")
-        same = _short(other_target) == _short(target)
-        if same and other_scope[: len(scope)] == scope:
-            return True
-    return False
-
-
-def _short(target: str) -> str:
-    """Returns "Class.field" of "module.Class.field"; a macro's name as it is."""
-    return ".".join(target.split(".")[-2:])
-
-
-def _class_of(name: str) -> str:
-    return _short(name.split("/")[-1]).split(".")[0]
-
-
-def _bindings(text: str) -> list[str]:
-    return re.findall(r"^\s*([\w./]+)\s*=", text, flags=re.MULTILINE)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    idle = []
+    narrower = statements.shadowed(of_files, _of_overrides(overrides))
+    for override in overrides:
+        names = statements.read(override).bindings.keys() & narrower.keys()
+        others = [other for other in overrides if other != override]
+        if names and _built(paths, others, imports)[0] == value:
+            idle += [f"{name} (overruled by {narrower[name]})" for name in names]
+    if narrower:
+        _built(paths, overrides, imports)  # Its operative config is the last.
+    return idle

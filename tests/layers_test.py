@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "salt_jax"
 LAYERS = [
-    {"batch", "mesh", "optim"},
+    {"batch", "gin_reading", "mesh", "optim"},
     {"data", "model"},
     {"config", "loss", "storage"},
     {"gin_config", "telemetry"},
@@ -36,7 +36,7 @@ TENSORFLOW = {
 ONLY_IN = {
     "apache_beam": {"data.preparing.beam_prepare", "data.preparing.beam_split"},
     "datasets": {"few_shot.documents"},
-    "gin": {"gin_config"},
+    "gin": {"gin_config", "gin_reading.files", "gin_reading.statements"},
     "lm_eval": {"few_shot.harness", "few_shot.language_model", "few_shot.tasks"},
     "matplotlib": {"report.figures", "report.selection_figures", "report.write"},
     "orbax": {"storage.array_files", "storage.checkpoint", "storage.export"},

@@ -1,0 +1,92 @@
+"""Where gin files lie: in the working directory, beside others, or in salt_jax."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import os
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TextIO
+
+import gin
+
+# The folders of the named files, while gin reads them.
+_FOLDERS = contextvars.ContextVar[Sequence[pathlib.Path]]("folders", default=())
+
+
+def own_folder() -> pathlib.Path:
+    """Returns the folder of salt_jax's own gin files.
+
+    An installed package has it within, a checkout beside the package.
+    """
+    package = pathlib.Path(__file__).parents[1]
+    installed = package / "gin_files"
+    return installed if installed.is_dir() else package.parent / "gin"
+
+
+def named(name: str, folders: Sequence[pathlib.Path] = ()) -> pathlib.Path:
+    """Returns the path of a gin file.
+
+    Raises:
+      FileNotFoundError: it is in no place.
+    """
+    if pathlib.Path(name).is_file():
+        return pathlib.Path(name).absolute()
+    if (found := _found(name, folders)) is not None:
+        return found
+    raise FileNotFoundError(f"No gin file at {name!r}, nor in {own_folder()}.")
+
+
+def parse(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
+    """Has gin read files; returns their paths and those of all that they include.
+
+    The working directory and the folders of the files are appended to `sys.path`, for
+    the modules that a file imports.
+    """
+    folders = [path.parent for path in paths]
+    importable = [str(folder) for folder in (pathlib.Path.cwd(), *folders)]
+    sys.path += [x for x in dict.fromkeys(importable) if x not in sys.path]
+    _FOLDERS.set(folders)
+    # Gin's own reader of resources reports each file that a later reader finds.
+    root = logging.getLogger()
+    root.addFilter(_not_of_resources)
+    try:
+        trees = [gin.parse_config_file(str(path)) for path in paths]
+    finally:
+        root.removeFilter(_not_of_resources)
+    return [named(name, folders) for name in dict.fromkeys(_names(trees))]
+
+
+def shown(path: str) -> str:
+    """Returns a path as a message shows it: relative if it is near."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
+
+
+def _names(trees: Sequence) -> Iterator[str]:
+    for tree in trees:
+        yield tree.filename
+        yield from _names(tree.includes)
+
+
+def _found(name: str, folders: Sequence[pathlib.Path]) -> pathlib.Path | None:
+    """Returns where a file lies that is not in the working directory."""
+    own = own_folder()
+    paths = [folder / name for folder in (*folders, own)]
+    paths.append(own / name.removeprefix("gin/"))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _not_of_resources(record: logging.LogRecord) -> bool:
+    return record.module != "resource_reader"
+
+
+def _open(name: str) -> TextIO:
+    return named(name, _FOLDERS.get()).open(encoding="utf-8")
+
+
+gin.config.register_file_reader(
+    _open, lambda name: _found(name, _FOLDERS.get()) is not None
+)
