@@ -86,11 +86,7 @@ def run(options: Options) -> int:
     from salt_jax.config import Experiment
 
     if options.tasks is not None:
-        where = {}
-        if options.gin_file:
-            job = options.load("evaluate", Experiment)
-            where = {"mesh": job.mesh, "rules": job.rules}
-        return few_shot.run(options, where)
+        return few_shot.run(options, options.placement("evaluate"))
     from salt_jax.evaluate import evaluate_run
 
     experiment = options.load("evaluate", Experiment)

@@ -199,19 +199,14 @@ def _prompts(options: Options, *, several: bool) -> list[str]:
 
 def _load(options: Options) -> Any:
     """Opens the export, on the mesh of the experiment if there is one."""
-    from salt_jax.config import Experiment
     from salt_jax.storage.loaded import LoadedModel
 
-    where: dict[str, Any] = {}
-    if options.gin_file:
-        job = options.load("generate", Experiment)
-        where = {"mesh": job.mesh, "rules": job.rules}
     return LoadedModel.open(
         options.export[0],
         max_length=options.max_length,
         writes=True,
         dtype=options.dtype,
-        **where,
+        **options.placement("generate"),
     )
 
 

@@ -73,6 +73,20 @@ class GinOptions:
             )
         return job
 
+    def placement(self, command: str) -> dict[str, Any]:
+        """Returns the `mesh` and the `rules` of the experiment, if there is one.
+
+        They are arguments of `LoadedModel.open`. Without an experiment there are none,
+        and a model is split over all devices by the default mesh. Raises what `load`
+        does.
+        """
+        if not self.gin_file:
+            return {}
+        from salt_jax.config import Experiment
+
+        experiment = self.load(command, Experiment)
+        return {"mesh": experiment.mesh, "rules": experiment.rules}
+
     def operative_gin(self) -> str:
         """Returns the bindings that the last `load` made use of, as gin text."""
         from salt_jax import gin_config

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +11,8 @@ import jax
 from absl import logging
 from etils import epath
 
-from salt_jax.few_shot.measures import Measure, measures
+from salt_jax.data.json_files import write_json
+from salt_jax.few_shot.metrics import Metric, task_metrics
 from salt_jax.few_shot.slices import Samples, can_be_sliced, slice_rows, thirds
 from salt_jax.few_shot.table import Row, rows
 from salt_jax.storage.export import Export
@@ -92,10 +92,10 @@ class _Asked:
     def __init__(self, asking, tasks, output, teacher):
         self._asking, self._tasks = asking, tasks
         self._output, self._teacher = output, teacher
-        self._measures = measures(tasks.tasks, tasks.groups)
+        self._metrics = task_metrics(tasks.tasks, tasks.groups)
         self._results: dict[str, Mapping[str, Any]] = {}
         self._samples: dict[str, Mapping[str, Samples]] = {}
-        self._parts: dict[Measure, Mapping[str, Sequence[int]]] = {}
+        self._parts: dict[Metric, Mapping[str, Sequence[int]]] = {}
 
     def ask(self, label: str, path: epath.PathLike) -> None:
         """Asks one model all tasks, and writes what it said."""
@@ -134,7 +134,7 @@ class _Asked:
         logging.info("Asked %s in %.0f s.", label, time.time() - began)
 
     def _split(self, lm: Any, right_likelihoods: Any) -> None:
-        for measure in self._measures:
+        for measure in self._metrics:
             samples = self._samples[lm.name][measure.task]
             if can_be_sliced(measure, samples):
                 task = self._tasks.tasks[measure.task]
@@ -145,7 +145,7 @@ class _Asked:
         """Returns the rows of each table, with the models `labels` side by side."""
         groups = self._tasks.groups
         results = {label: self._results[label] for label in labels}
-        tables = {"tasks": rows(self._measures, groups, results)}
+        tables = {"tasks": rows(self._metrics, groups, results)}
         if self._teacher is not None:
             samples = {label: self._samples[label] for label in labels}
             tables["slices"] = slice_rows(self._parts, samples, groups)
@@ -179,8 +179,5 @@ def _label_of(path: str, labelled: Mapping[str, str]) -> str:
 
 
 def _write(tables: Mapping[str, Sequence[Row]], output: epath.Path) -> None:
-    text = json.dumps(
-        {name: [row.as_json() for row in found] for name, found in tables.items()},
-        indent=2,
-    )
-    (output / "few_shot.json").write_text(text + "\n")
+    found = {name: [row.as_json() for row in rows] for name, rows in tables.items()}
+    write_json(output / "few_shot.json", found)

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from salt_jax.few_shot.measures import Measure, sample_mean
+from salt_jax.few_shot.metrics import Metric, sample_mean
 from salt_jax.few_shot.table import Row, mean_rows
 
 PARTS = ("easy", "medium", "hard")
@@ -38,7 +38,7 @@ def thirds(
     }
 
 
-def can_be_sliced(measure: Measure, samples: Samples) -> bool:
+def can_be_sliced(measure: Metric, samples: Samples) -> bool:
     """Returns whether a task gives each example a number of its own, a share."""
     if not (measure.is_first and measure.is_share and len(samples) >= len(PARTS)):
         return False
@@ -48,7 +48,7 @@ def can_be_sliced(measure: Measure, samples: Samples) -> bool:
 
 
 def slice_rows(
-    parts: Mapping[Measure, Mapping[str, Sequence[int]]],
+    parts: Mapping[Metric, Mapping[str, Sequence[int]]],
     samples: Mapping[str, Mapping[str, Samples]],
     groups: Mapping[str, Any],
 ) -> list[Row]:

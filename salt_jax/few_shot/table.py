@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import logging
 
-from salt_jax.few_shot.measures import Mark, Measure, group_means
+from salt_jax.few_shot.metrics import Estimate, Metric, group_means
 
 _WORDS = ("task", "metric", "part")
 _NUMBERS = ("examples", "shots", "chance")
@@ -25,7 +25,7 @@ class Row:
     shots: int | None = None
     chance: float | None = None
     is_share: bool = True
-    marks: Mapping[str, Mark]  # By the model's name.
+    marks: Mapping[str, Estimate]  # By the model's name.
 
     def as_json(self) -> dict[str, Any]:
         """Returns what a row says, shares from 0 to 1."""
@@ -33,7 +33,7 @@ class Row:
 
 
 def rows(
-    measured: Sequence[Measure],
+    measured: Sequence[Metric],
     groups: Mapping[str, Any],
     results: Mapping[str, Mapping[str, Any]],
 ) -> list[Row]:
@@ -91,7 +91,7 @@ def mean_rows(of_tasks: Sequence[Row], groups: Mapping[str, Any]) -> list[Row]:
     chances = group_means(
         groups,
         {
-            row.name: Mark(row.chance, None)
+            row.name: Estimate(row.chance, None)
             for row in of_tasks
             if row.chance is not None
         },
@@ -136,7 +136,7 @@ def _or_blank(count: int | None) -> str:
     return "" if count is None else f"{count:,}"
 
 
-def _shown(mark: Mark, is_share: bool) -> str:
+def _shown(mark: Estimate, is_share: bool) -> str:
     def shown(number: float) -> str:
         return f"{100 * number:.1f}" if is_share else f"{number:.4g}"
 

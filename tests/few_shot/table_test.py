@@ -3,7 +3,13 @@ import types
 
 import pytest
 
-from salt_jax.few_shot.measures import Mark, Measure, group_means, measures, sample_mean
+from salt_jax.few_shot.metrics import (
+    Estimate,
+    Metric,
+    group_means,
+    sample_mean,
+    task_metrics,
+)
 from salt_jax.few_shot.slices import PARTS, can_be_sliced, slice_rows, thirds
 from salt_jax.few_shot.table import Row, render, rows
 
@@ -50,11 +56,11 @@ def results(acc):
 @pytest.fixture
 def found():
     both = {"a": results(0.6), "b": results(0.4)}
-    return rows(measures(TASKS, GROUPS), GROUPS, both)
+    return rows(task_metrics(TASKS, GROUPS), GROUPS, both)
 
 
 def test_the_first_metric_counts_unless_a_group_names_another():
-    first = {x.task: x.metric for x in measures(TASKS, GROUPS) if x.is_first}
+    first = {x.task: x.metric for x in task_metrics(TASKS, GROUPS) if x.is_first}
     assert first == {"choice": "acc", "cloze": "exact_match", "squadv2": "best_f1"}
 
 
@@ -62,10 +68,10 @@ def test_what_is_known_of_a_task_does_not_depend_on_how_it_was_named():
     tasks = {"squadv2": task(["exact", "best_f1"]), "piqa": task(["acc", "acc_norm"])}
     choice = {"squadv2": "best_f1", "piqa": "acc_norm"}
     groups = {"group": group(list(tasks), metric=choice)}
-    alone = {(x.task, x.metric): x for x in measures(tasks, {})}
+    alone = {(x.task, x.metric): x for x in task_metrics(tasks, {})}
     assert {x.factor for x in alone.values() if x.task == "squadv2"} == {0.01}
     assert {x.chance for x in alone.values() if x.task == "piqa"} == {0.5}
-    for measure in measures(tasks, groups):
+    for measure in task_metrics(tasks, groups):
         by_name = alone[measure.task, measure.metric]
         assert measure == dataclasses.replace(by_name, is_first=True)
 
@@ -87,10 +93,10 @@ def test_the_error_of_a_mean_is_that_of_independent_parts(found):
 
 
 def test_a_group_of_which_something_has_no_share_has_no_mean():
-    marks = {"choice": Mark(0.5, 0.1), "cloze": Mark(0.5, None)}
+    marks = {"choice": Estimate(0.5, 0.1), "cloze": Estimate(0.5, None)}
     assert group_means(GROUPS, marks) == {}
-    marks["squadv2"] = Mark(0.3, 0.1)
-    assert group_means(GROUPS, marks)["rest"] == Mark(0.4, None)
+    marks["squadv2"] = Estimate(0.3, 0.1)
+    assert group_means(GROUPS, marks)["rest"] == Estimate(0.4, None)
 
 
 def test_a_table_shows_percent_with_errors_and_chance(found):
@@ -107,7 +113,7 @@ def test_a_table_shows_percent_with_errors_and_chance(found):
 
 
 def test_what_is_not_known_to_be_a_share_is_shown_with_four_digits():
-    marks = {"a": Mark(0.1234, 0.02), "b": Mark(12345.6, None)}
+    marks = {"a": Estimate(0.1234, 0.02), "b": Estimate(12345.6, None)}
     row = Row(name="humaneval", metric="pass@1", is_share=False, marks=marks)
     *_, a, b = render([row]).split("\n")[1].split("  ")
     assert (a, b) == ("0.1234 +- 0.02", "1.235e+04")
@@ -121,7 +127,7 @@ def test_it_is_said_why_a_group_has_no_mean(caplog):
     for counts in said["n-samples"], said["n-shot"]:
         counts["cola"] = counts["cloze"]
     with caplog.at_level("WARNING", logger="absl"):
-        found = rows(measures(tasks, groups), groups, {"a": said})
+        found = rows(task_metrics(tasks, groups), groups, {"a": said})
     assert not [row for row in found if row.metric == "mean"]
     assert [record.getMessage() for record in caplog.records] == [
         f"The group {name} has no mean: what counts of cola is not known to be a share."
@@ -150,7 +156,7 @@ def test_every_example_is_in_one_part():
 
 
 def test_a_model_is_marked_on_the_examples_of_each_part():
-    measure = Measure(task="choice", metric="acc", is_share=True, is_first=True)
+    measure = Metric(task="choice", metric="acc", is_share=True, is_first=True)
     parts = {measure: {"easy": [12, 14], "medium": [11, 10], "hard": [13, 15]}}
     models = {"a": {"choice": samples([0.0, 1.0, 1.0, 0.0, 1.0, 0.0])}}
     rows_of = slice_rows(parts, models, {"group": group(["choice"])})
@@ -166,12 +172,12 @@ def test_a_model_is_marked_on_the_examples_of_each_part():
 
 
 def test_what_has_no_number_for_each_example_is_not_split():
-    measure = Measure(task="x", metric="acc", is_share=True, is_first=True)
+    measure = Metric(task="x", metric="acc", is_share=True, is_first=True)
     assert can_be_sliced(measure, samples([0.0, 1.0, 0.0]))
     assert not can_be_sliced(measure, samples([0.0, 1.0]))
     assert not can_be_sliced(measure, samples([0.0, (1, 2), 0.0]))
 
 
 def test_the_error_of_a_mean_of_examples_is_that_of_the_sample():
-    assert sample_mean([0.0, 1.0, 1.0, 1.0]) == Mark(0.75, pytest.approx(0.25))
-    assert sample_mean([1.0]) == Mark(1.0, None)
+    assert sample_mean([0.0, 1.0, 1.0, 1.0]) == Estimate(0.75, pytest.approx(0.25))
+    assert sample_mean([1.0]) == Estimate(1.0, None)

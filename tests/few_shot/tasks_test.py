@@ -15,7 +15,7 @@ from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.few_shot import harness
 from salt_jax.few_shot import tasks as tasks_module
 from salt_jax.few_shot.known_tasks import KNOWN
-from salt_jax.few_shot.measures import measures
+from salt_jax.few_shot.metrics import task_metrics
 from salt_jax.few_shot.tasks import SEED, Tasks, _all_tasks, check_room, load_tasks
 from tests import runs
 
@@ -77,7 +77,7 @@ def test_chance_and_metric_are_those_of_the_table_beside_the_data(tasks):
     metrics = {"acc": "accuracy", "acc_bytes": "accuracy"}
     found = {
         x.task: (metrics.get(x.metric, "exact match"), pytest.approx(x.chance))
-        for x in measures(tasks.tasks, tasks.groups)
+        for x in task_metrics(tasks.tasks, tasks.groups)
         if x.is_first
     }
     del found["hyperbaton_pairs"]

@@ -14,7 +14,7 @@ SHARES = {"acc", "acc_bytes", "acc_norm", "em", "exact_match", "f1", "pass_at_1"
 
 
 @dataclasses.dataclass(frozen=True)
-class Mark:
+class Estimate:
     """A number that a model has been given."""
 
     value: float
@@ -22,7 +22,7 @@ class Mark:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Measure:
+class Metric:
     """A number that a task gives to a model."""
 
     task: str
@@ -32,7 +32,7 @@ class Measure:
     chance: float | None = None  # What guessing gives.
     factor: float = 1.0  # What makes a share of what lm-eval gives.
 
-    def mark(self, results: Mapping[str, Any]) -> Mark:
+    def mark(self, results: Mapping[str, Any]) -> Estimate:
         """Returns what lm-eval's results of a model say."""
         numbers = results["results"][self.task]
         filters = [
@@ -43,13 +43,13 @@ class Measure:
         value = numbers[f"{self.metric},{filters[0]}"]
         stderr = numbers.get(f"{self.metric}_stderr,{filters[0]}")
         is_known = isinstance(stderr, int | float) and math.isfinite(stderr)
-        return Mark(
+        return Estimate(
             float(value) * self.factor,
             float(stderr) * self.factor if is_known else None,
         )
 
 
-def measures(tasks: Mapping[str, Any], groups: Mapping[str, Any]) -> list[Measure]:
+def task_metrics(tasks: Mapping[str, Any], groups: Mapping[str, Any]) -> list[Metric]:
     """Returns the measures of each of lm-eval's tasks, the first of a task first.
 
     A group's file may say under `metric` which one of a task counts, and is then the
@@ -66,7 +66,7 @@ def measures(tasks: Mapping[str, Any], groups: Mapping[str, Any]) -> list[Measur
             is_percent = metric in known.percent
             is_share = is_percent or metric in SHARES
             found.append(
-                Measure(
+                Metric(
                     task=name,
                     metric=metric,
                     is_share=is_share,
@@ -79,8 +79,8 @@ def measures(tasks: Mapping[str, Any], groups: Mapping[str, Any]) -> list[Measur
 
 
 def group_means(
-    groups: Mapping[str, Any], marks: Mapping[str, Mark]
-) -> dict[str, Mark]:
+    groups: Mapping[str, Any], marks: Mapping[str, Estimate]
+) -> dict[str, Estimate]:
     """Returns the mean of each group over its tasks and groups, all counting alike.
 
     Args:
@@ -90,9 +90,9 @@ def group_means(
     Returns:
       By name; a group of which something has no mark is left out.
     """
-    means: dict[str, Mark] = {}
+    means: dict[str, Estimate] = {}
 
-    def of(name: str) -> Mark | None:
+    def of(name: str) -> Estimate | None:
         if name not in groups:
             return marks.get(name)
         parts = [of(child) for child in groups[name].child_names]
@@ -107,19 +107,19 @@ def group_means(
     return {name: means[name] for name in groups if name in means}
 
 
-def mean(marks: Sequence[Mark]) -> Mark:
+def mean(marks: Sequence[Estimate]) -> Estimate:
     """Returns the mean of independent marks, all counting alike."""
     value = sum(mark.value for mark in marks) / len(marks)
     stderrs = [mark.stderr for mark in marks if mark.stderr is not None]
     if len(stderrs) < len(marks):
-        return Mark(value, None)
-    return Mark(value, math.sqrt(sum(x**2 for x in stderrs)) / len(marks))
+        return Estimate(value, None)
+    return Estimate(value, math.sqrt(sum(x**2 for x in stderrs)) / len(marks))
 
 
-def sample_mean(values: Sequence[float]) -> Mark:
+def sample_mean(values: Sequence[float]) -> Estimate:
     """Returns the mean of the marks of single examples."""
     value, count = sum(values) / len(values), len(values)
     if count < 2:
-        return Mark(value, None)
+        return Estimate(value, None)
     spread = sum((x - value) ** 2 for x in values) / (count - 1)
-    return Mark(value, math.sqrt(spread / count))
+    return Estimate(value, math.sqrt(spread / count))
