@@ -10,7 +10,7 @@ from salt_jax.data.corpora import corpus
 
 
 def batches(folder, vocabulary, *, batch_size, seq_len):
-    """Yields packed batches of the text, tokenised as it is read."""
+    """Yields packed batches of the text, tokenized as it is read."""
     texts = f"{folder}/texts.tfrecord"
     _write_texts(texts)
     own = seqio.SentencePieceVocabulary(str(embedded.resolve(vocabulary)))

@@ -89,7 +89,7 @@ add("st_bytes", preprocessors=[as_targets], of=seqio.ByteVocabulary())
 add("st_odd", preprocessors=[as_targets], features=("targets", "notes"))
 add("st_empty", texts=(), preprocessors=[as_targets])
 add(
-    "st_normalised",
+    "st_normalized",
     preprocessors=[as_targets],
     of=vocabulary(normalizer_spec_overrides=NORMALISED),
 )

@@ -14,7 +14,7 @@ from etils import epath
 SPACE = "\u2581"
 # Longer texts are encoded in pieces: time and memory grow faster than the length.
 PIECE_CHARACTERS = 1 << 16
-# What normalisers and dummy prefixes change: of width, of accents, of space.
+# What normalizers and dummy prefixes change: of width, of accents, of space.
 PROBES = (
     "a",
     "  b ",
@@ -99,7 +99,7 @@ class SentencePieceCodec:
     def is_lossless(self) -> bool:
         """Whether the tokens of any texts, put together, decode to these texts.
 
-        It is asked of the model itself: one that normalises, adds a space at the
+        It is asked of the model itself: one that normalizes, adds a space at the
         beginning, or has no pieces for bytes, is not.
         """
         encode = self.processor.encode

@@ -95,7 +95,7 @@ class TokenizersCodec:
     def is_lossless(self) -> bool:
         """Whether the tokens of any texts, put together, decode to these texts.
 
-        It is asked of the tokenizer itself: one that normalises, adds a space at the
+        It is asked of the tokenizer itself: one that normalizes, adds a space at the
         beginning, or writes a space as a letter that texts may have, is not.
         """
         texts = [*PROBES, SPACE]

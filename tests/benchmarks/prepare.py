@@ -1,6 +1,6 @@
 """Prints how fast the embedded corpus is prepared, in tokens a second.
 
-The last line is the text of its training split as SeqIO alone tokenises and packs it;
+The last line is the text of its training split as SeqIO alone tokenizes and packs it;
 nothing is written.
 
 Run from the root of the repository: python tests/benchmarks/prepare.py

@@ -42,7 +42,7 @@ def split_parts(
       fields: Where a record keeps what is needed.
       data_dir: Where "tfds:..." is; for nothing else.
       module: What to import first for "seqio:..."; for nothing else.
-      vocabulary: The file with which a "seqio:..." may be tokenised already.
+      vocabulary: The file with which a "seqio:..." may be tokenized already.
 
     Raises:
       FileNotFoundError: there is no such corpus, or it has no such split.

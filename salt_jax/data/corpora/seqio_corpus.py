@@ -4,7 +4,7 @@
 
 - text, in the feature that `Fields.text` names or in "targets", both strings;
 - tokens of our own vocabulary in "targets", which are taken as they are, without a
-  second tokenisation; SeqIO's "inputs" beside them would be lost, so such a task is
+  second tokenization; SeqIO's "inputs" beside them would be lost, so such a task is
   refused.
 
 A mixture stands for its tasks, each read once whatever its rate: the rates are for
@@ -128,7 +128,7 @@ class TaskShard:
         raise ValueError(
             f"{name} makes tokens of {file or type(theirs).__name__}, not of "
             f"{self.vocabulary}: give prepare that vocabulary, or a task that does not "
-            "tokenise."
+            "tokenize."
         )
 
 

@@ -1,1 +1,1 @@
-"""From a corpus to sequences on disk, at any size."""
+"""From a corpus of any size to prepared sequences on disk."""

@@ -1,4 +1,4 @@
-"""What the counts of all parts and of all shards of a split amount to."""
+"""The manifest of a split, from the counts of its parts and its written shards."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from salt_jax.data.vocabulary import Vocabulary
 def check(
     counts: Counts, parts: Sequence[Part], settings: Settings, max_bad_share: float
 ) -> str:
-    """Returns a line about records that are no documents, or "" if all are.
+    """Returns a line about malformed records, or "" if there are none.
 
     Raises:
-      ValueError: there are too many of them, or there is no document, or none of a
-        domain that is wanted.
+      ValueError: too many records are malformed, there is no document, or a requested
+        domain has none.
     """
     if not counts.num_records:
         names = ", ".join(part.name for part in parts[:3])
@@ -30,8 +30,8 @@ def check(
     )
     if counts.num_bad > max_bad_share * counts.num_records:
         raise ValueError(
-            f"{found} Allowed is a share of max_bad_share={max_bad_share}: mend the "
-            "corpus, or raise it to leave such lines out."
+            f"{found} At most max_bad_share={max_bad_share} of the lines may be: fix "
+            "the corpus, or raise max_bad_share to skip such lines."
         )
     lacking = sorted(set(settings.domains or ()) - set(counts.documents))
     if lacking:
@@ -42,11 +42,11 @@ def check(
         )
     if not counts.documents:
         raise ValueError(f"{found} There is nothing to prepare.")
-    return f"{found} Leaving them out." if counts.num_bad else ""
+    return f"{found} Skipping them." if counts.num_bad else ""
 
 
 def layout_of(counts: Counts, settings: Settings) -> ShardLayout:
-    """Returns how the tokens of a split become sequences and shards."""
+    """Returns how the tokens of a split divide into sequences and shards."""
     return ShardLayout(
         num_tokens=counts.tokens.total(),
         seq_len=settings.seq_len,
@@ -60,7 +60,7 @@ def assemble(
     settings: Settings,
     vocabulary: Vocabulary,
 ) -> Manifest:
-    """Returns the manifest of a split of which all shards, in order, are written."""
+    """Returns the manifest of a split whose `shards`, in order, are all written."""
     domains = tuple(sorted(counts.documents))
     return Manifest(
         settings=settings,

@@ -1,10 +1,10 @@
-"""What `prepare` does, as Apache Beam pipelines: the same bytes, on many machines.
+"""`prepare` as Apache Beam pipelines: the same bytes, written by many machines.
 
-One pipeline takes the fingerprints of all parts, which tell whether a split is there
-already; then each split that is not is made by one of its own, in a folder beside its
-place, and renamed into it.
+The first pipeline computes the fingerprints of all parts, which show whether a split is
+already prepared. Each remaining split gets a pipeline of its own, which writes to a
+temporary folder; the folder is renamed when it is complete.
 
-Together with `beam_split`, what imports Apache Beam, which is in the extra `beam`.
+Only this module and `beam_split` import Apache Beam, which is in the extra `beam`.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ def prepare_with_beam(
     flags: Sequence[str] = (),
     progress: Callable[[str], None] = logging.info,
 ) -> dict[str, PreparedDataset]:
-    """Prepares every split that is not prepared yet; the bytes are those of `prepare`.
+    """Prepares every split that is not prepared yet, with the bytes of `prepare`.
 
     Args:
-      preparation: What to read and what to make of it. Workers must be able to read
-        its corpus and its vocabulary, and to write to its output; how many there are is
-        for the `flags` to say, not for num_processes and num_threads.
+      preparation: The corpus, the vocabulary and the output. Workers must be able to
+        read the first two and to write to the output. The `flags` set the number of
+        workers; num_processes and num_threads are ignored.
       flags: Beam's options, such as "--runner=DataflowRunner". By default, the
         pipelines run in this process.
-      progress: Is told what happens, a line at a time.
+      progress: Called with lines that describe the progress.
 
     Returns:
       The splits, by name.
@@ -52,8 +52,8 @@ def prepare_with_beam(
     Raises:
       FileNotFoundError: the corpus, a split of it or the vocabulary is missing.
       ValueError: a flag is unknown; the corpus is damaged or empty, has too many bad
-        records or lacks a domain; or the output holds something prepared otherwise.
-      Exception: what a runner raises when a worker failed, such as for want of room.
+        records or lacks a domain; or the output was prepared with other settings.
+      Exception: whatever the runner raises when a worker fails, such as a full disk.
     """
     options = _options(flags)
     vocabulary = Vocabulary.open(preparation.vocabulary)
@@ -68,7 +68,7 @@ def prepare_with_beam(
             settings=preparation.settings(split, vocabulary, fingerprints[split]),
             vocabulary=vocabulary,
             parts=parts[split],
-            part_fingerprints=(),  # For going on with parts, which Beam does not.
+            part_fingerprints=(),  # Only for resuming, which Beam cannot do.
             max_bad_share=preparation.max_bad_share,
             workers=WorkerPool(1, 1),
             progress=progress,
@@ -120,7 +120,7 @@ def _fingerprints(
     options: pipeline_options.PipelineOptions,
 ) -> dict[str, str]:
     """Returns the fingerprint of each split of the corpus."""
-    # What a pipeline found comes back to the one that started it in a file.
+    # A pipeline can return results to this process only through a file.
     file = output / f".fingerprints-{uuid.uuid4().hex}.json"
     calls = [
         (split, index, part)
@@ -153,7 +153,7 @@ def _fingerprints(
 
 
 def _fingerprint(call: tuple[str, int, Part]) -> tuple[str, int, str, str]:
-    """Returns the split, the index and the fingerprint of a part, and a refusal."""
+    """Returns a part's split, index, fingerprint and error message ("" if none)."""
     split, index, part = call
     try:
         return split, index, part.fingerprint(), ""
@@ -170,8 +170,8 @@ def _run(
 ) -> None:
     """Runs a pipeline to its end."""
     runner = options.view_as(pipeline_options.StandardOptions).runner
-    # Beam's direct runner would fetch a program to run the pipeline in; this one is
-    # what it uses when that fails.
+    # Beam's direct runner would try to download a runner first; this one is its
+    # fallback.
     is_direct = runner in (None, "DirectRunner")
     pipeline = beam.Pipeline(
         runner=fn_api_runner.FnApiRunner() if is_direct else None, options=options

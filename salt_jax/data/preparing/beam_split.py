@@ -2,12 +2,13 @@
 
     parts -> documents, by bucket -> pieces of shards, by shard -> shards -> manifest
 
-A *bucket* is the documents whose keys begin with the same bits. The tokens of each are
-counted first, so each knows where its tokens stand in the split, and cuts them at the
-borders of shards. A worker holds a block of a part, a bucket or a shard, never more.
+A *bucket* holds the documents whose shuffle keys share their leading bits. A first pass
+counts the tokens of every bucket. So each bucket knows the position of its tokens in
+the split, and cuts them at the borders of shards. A worker never holds more than one
+block of a part, one bucket or one shard.
 
-What `prepare` refuses is a value here: a worker that raised would be asked again, in
-vain, and what it said would come back as a runner's report.
+Errors that `prepare` would raise are returned as values (`refusal`): Beam would retry a
+worker that raised, and would bury its message in a report of the runner.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ from salt_jax.data.preparing.shards import ShardLayout, WrittenShard, write_shar
 from salt_jax.data.preparing.tokenization import Tokenizer
 from salt_jax.data.vocabulary import Vocabulary
 
-# At 545 B tokens a bucket holds 33 M; of a small corpus most buckets are empty.
+# 545 B tokens make buckets of 33 M. A small corpus leaves most buckets empty.
 _BUCKET_BITS = 14
-# Sorts as the order of a split does: the key, the part, the number in the part.
+# The position of a document in the split: its key, part, and number in the part. The
+# bytes sort like the numbers.
 _PLACE = struct.Struct(">QQQ")
 
 # The place of a document, its domain and its tokens.
@@ -42,39 +44,39 @@ KeyedDocument = tuple[bytes, str, bytes]
 
 @dataclasses.dataclass(frozen=True)
 class PartResult:
-    """What is known when a part is read."""
+    """The outcome of reading a part."""
 
     index: int
     part: Part
     counts: Counts
-    refusal: str  # "" unless the part is damaged.
+    refusal: str  # Why the part cannot be used; "" if it can.
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitPlan:
-    """What is known when every part is read: where everything goes."""
+    """Where everything goes, known once all parts are read."""
 
     counts: Counts
     layout: ShardLayout
-    begins: np.ndarray  # int64 [buckets], the position of each one's first token.
-    report: str  # About bad records; "" if there are none.
-    refusal: str  # Why there will be no split; "" if there will be one.
+    begins: np.ndarray  # int64 [buckets], the position of each bucket's first token.
+    report: str  # A line about bad records; "" if there are none.
+    refusal: str  # Why the split cannot be made; "" if it can.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitJob:
-    """How a split is prepared: what workers are told, none of it large."""
+    """How a split is prepared. Sent to every worker, so it is small."""
 
     settings: Settings
     vocabulary: str  # A path that workers can read.
-    dtype: np.dtype  # Of its tokens.
+    dtype: np.dtype  # Of the stored tokens.
     max_bad_share: float
-    folder: epath.Path  # Where the split is made.
+    folder: epath.Path  # The temporary folder.
 
     def read(
         self, numbered_part: tuple[int, Part]
     ) -> Iterator[tuple[int, KeyedDocument] | pvalue.TaggedOutput]:
-        """Yields the documents of a part with their buckets, then its `PartResult`."""
+        """Yields a part's documents, keyed by bucket, and then its `PartResult`."""
         index, part = numbered_part
         domains = self.settings.domains
         counts = Counts()
@@ -103,7 +105,7 @@ class SplitJob:
         results: Sequence[PartResult],
         bucket_bytes: Sequence[tuple[int, int]],
     ) -> SplitPlan:
-        """Returns where everything goes, unless it is refused as `prepare` does."""
+        """Returns where everything goes; refuses what `prepare` would refuse."""
         results = sorted(results, key=lambda result: result.index)
         parts = [result.part for result in results]
         refusal = next((x.refusal for x in results if x.refusal), "")
@@ -123,7 +125,7 @@ class SplitJob:
     def pieces(
         self, bucket: tuple[int, Iterable[KeyedDocument]], plan: SplitPlan
     ) -> Iterator[tuple[int, TokenRange]]:
-        """Yields the documents of a bucket in their order, cut at borders of shards."""
+        """Yields the sorted documents of a bucket, split at the borders of shards."""
         if plan.refusal:
             return
         index, documents = bucket
@@ -144,11 +146,11 @@ class SplitJob:
     def write(
         self, pieces: tuple[int, Iterable[TokenRange]], plan: SplitPlan
     ) -> tuple[int, WrittenShard]:
-        """Writes a shard of which all pieces are there."""
+        """Writes a shard from all of its pieces."""
         index, token_ranges = pieces
         begin, end = plan.layout.tokens(index)
         seq_len = self.settings.seq_len
-        # A runner may write a shard again, even while it is being written.
+        # A runner may retry a shard, even while another worker still writes it.
         path = self.folder / uuid.uuid4().hex / plan.layout.name(index)
         path.parent.mkdir(parents=True)
         ordered = sorted(token_ranges, key=lambda token_range: token_range.begin)
@@ -165,7 +167,7 @@ class SplitJob:
     def finish(
         self, _: None, plan: SplitPlan, written: Sequence[tuple[int, WrittenShard]]
     ) -> None:
-        """Writes the manifest, and what is to be said."""
+        """Writes the manifest, the report and the refusal."""
         for name in ("refusal", "report"):
             (self.folder / name).write_text(getattr(plan, name))
         if plan.refusal:
@@ -176,7 +178,7 @@ class SplitJob:
         (self.folder / "split" / NAME).write_text(manifest.to_json())
 
     def build(self, pipeline: beam.Pipeline, parts: Sequence[Part]) -> None:
-        """Adds the steps that read `parts` and write the split to a pipeline."""
+        """Adds all steps, from reading `parts` to the manifest, to a pipeline."""
         read = (
             pipeline
             | "Parts" >> beam.Create(list(enumerate(parts)))

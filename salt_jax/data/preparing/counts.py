@@ -1,4 +1,4 @@
-"""How much there is of a corpus: of one part, or of all parts of a split."""
+"""Counts of documents, tokens and bytes, for one part or for all parts of a split."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from salt_jax.data.preparing.tokenization import TokenizedBlock
 
 @dataclasses.dataclass(kw_only=True)
 class Counts:
-    """Running counts; by domain they are in the order in which domains were met."""
+    """Running counts. Domains are in the order of their first document."""
 
     documents: collections.Counter[str] = dataclasses.field(
         default_factory=collections.Counter
@@ -24,16 +24,16 @@ class Counts:
     text_bytes: collections.Counter[str] = dataclasses.field(
         default_factory=collections.Counter
     )
-    other_domains: set[str] = dataclasses.field(default_factory=set)  # Not kept.
-    num_records: int = 0  # Documents, kept or not, and bad records.
+    other_domains: set[str] = dataclasses.field(default_factory=set)  # Dropped.
+    num_records: int = 0  # Documents, kept or dropped, and malformed records.
     num_bad: int = 0
-    first_bad: str = ""  # Where, and what is wrong.
+    first_bad: str = ""  # The place and the problem of the first malformed record.
 
     def add_text(self, text: TokenizedBlock) -> None:
-        """Counts the documents of a block.
+        """Adds the documents of a block.
 
         Raises:
-          ValueError: there are more domains than a record can name.
+          ValueError: there are more domains than the record format can number.
         """
         kept = zip(text.domains, text.lengths, text.num_bytes, strict=True)
         for domain, num_tokens, num_bytes in kept:
@@ -60,13 +60,13 @@ class Counts:
         return total
 
     def to_record(self) -> dict[str, Any]:
-        """Returns the counts as JSON can have them."""
+        """Returns the counts as a value that JSON can represent."""
         record = {field.name: getattr(self, field.name) for field in _FIELDS}
         return record | {"other_domains": sorted(self.other_domains)}
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Counts:
-        """Returns what `to_record` returned."""
+        """Returns the counts that `to_record` turned into `record`."""
         counters = {
             name: collections.Counter(value)
             for name, value in record.items()
@@ -77,16 +77,16 @@ class Counts:
 
     @classmethod
     def of_parts(cls, parts: Iterable[Counts]) -> Counts:
-        """Returns the counts of all parts together, in their order."""
+        """Returns the sum of the counts of all parts, in order."""
         return sum(parts, start=cls())
 
     def _check_domains(self) -> None:
         num_domains = len(self.documents) + len(self.other_domains)
         if num_domains > sequences.MAX_DOMAINS:
             raise ValueError(
-                f"{num_domains} domains, and a record can name "
-                f"{sequences.MAX_DOMAINS}: is fields.domain the name of a part of the "
-                "corpus?"
+                f"There are {num_domains} domains, more than the maximum of "
+                f"{sequences.MAX_DOMAINS}: check that fields.domain names a field with "
+                "few values."
             )
 
 

@@ -1,6 +1,6 @@
-"""Shuffled documents, joined, cut into sequences.
+"""Cuts the concatenated, shuffled documents of a split into sequences.
 
-Positions are those of tokens in the whole split, from 0.
+A position is the index of a token in the whole split, from 0.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from salt_jax.data.prepared import sequences
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenRange:
-    """Consecutive tokens of a split, and of which documents they are."""
+    """Consecutive tokens of a split, and the documents that they belong to."""
 
-    begin: int  # The position of the first.
+    begin: int  # The position of the first token.
     tokens: np.ndarray
-    starts: np.ndarray  # int64, positions; the first document may begin before.
-    domains: np.ndarray  # Of each document, indices into the manifest's.
+    starts: np.ndarray  # int64, position of each document; the first may begin earlier.
+    domains: np.ndarray  # The domain of each document, as an index into the manifest's.
 
     @property
     def end(self) -> int:
@@ -28,7 +28,7 @@ class TokenRange:
         return self.begin + len(self.tokens)
 
     def part(self, begin: int, end: int) -> TokenRange:
-        """Returns what is from `begin` to `end`, as far as it is here."""
+        """Returns the part of this range that lies between `begin` and `end`."""
         begin = max(begin, self.begin)
         end = max(min(end, self.end), begin)
         first = int(np.searchsorted(self.starts, begin, side="right")) - 1
@@ -41,7 +41,7 @@ class TokenRange:
         )
 
     def __add__(self, other: TokenRange) -> TokenRange:
-        # A document that goes on is in both.
+        # A document that continues from one range into the other is in both.
         is_new = other.starts >= self.end
         return TokenRange(
             begin=self.begin,
@@ -51,7 +51,7 @@ class TokenRange:
         )
 
     def records(self, seq_len: int) -> Iterator[bytes]:
-        """Yields the sequences, of which the first begins where this does."""
+        """Yields the records of the sequences, from the beginning of the range."""
         for index, (first, last) in enumerate(zip(*self._bounds(seq_len), strict=True)):
             offset = index * seq_len
             starts = np.maximum(self.starts[first:last] - self.begin - offset, 0)
@@ -59,7 +59,7 @@ class TokenRange:
             yield sequences.to_record(starts, self.domains[first:last], tokens)
 
     def sequences_by_domain(self, seq_len: int, num_domains: int) -> np.ndarray:
-        """Returns how many sequences hold any token of each domain, int64."""
+        """Returns the number of sequences with any token of each domain, int64."""
         first, last = self._bounds(seq_len)
         pieces = last - first
         document = np.repeat(last - np.cumsum(pieces), pieces) + np.arange(pieces.sum())
@@ -68,7 +68,7 @@ class TokenRange:
         return np.bincount(present % num_domains, minlength=num_domains)
 
     def _bounds(self, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the first document of each sequence, and the one after its last."""
+        """Returns the first document of each sequence, and one past its last."""
         begins = np.arange(self.begin, self.end, seq_len)
         ends = np.minimum(begins + seq_len, self.end)
         first = np.searchsorted(self.starts, begins, side="right") - 1
@@ -78,16 +78,16 @@ class TokenRange:
 def cut(
     token_ranges: Iterable[TokenRange], *, begin: int, end: int, seq_len: int
 ) -> Iterator[TokenRange]:
-    """Yields the tokens from `begin` to `end` in ranges of whole sequences.
+    """Yields the tokens from `begin` to `end` as ranges of whole sequences.
 
     Args:
-      token_ranges: What is in between, and perhaps more, in order and without a gap.
-      begin: Where the first sequence begins.
-      end: Where the last one ends, which may be shorter.
-      seq_len: The tokens of the others.
+      token_ranges: Consecutive ranges, without gaps, that cover these tokens.
+      begin: The position where the first sequence begins.
+      end: The position where the last sequence ends; it may be shorter than the others.
+      seq_len: The length of the other sequences.
 
     Raises:
-      ValueError: the ranges do not hold these tokens.
+      ValueError: `token_ranges` do not cover these tokens.
     """
     rest = None
     for token_range in token_ranges:
@@ -102,6 +102,6 @@ def cut(
         rest = wanted.part(last, wanted.end)
     if rest is None or rest.end != end:
         raise ValueError(
-            f"Tokens {begin} to {end} are to be written, and those up to "
-            f"{begin if rest is None else rest.end} are there."
+            f"Tokens {begin} to {end} are needed, and only those up to "
+            f"{begin if rest is None else rest.end} exist."
         )

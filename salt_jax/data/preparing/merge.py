@@ -1,8 +1,8 @@
-"""The second pass: the documents of all runs in one order, a range of keys at a time.
+"""The second pass: merges all sorted runs into one order, one bucket at a time.
 
-A *bucket* is the documents whose keys begin with the same bits; keys are spread evenly,
-so buckets are about as large as each other. How many there are decides what is in
-memory, not what comes out.
+A *bucket* holds the documents whose shuffle keys share their leading bits. Keys are
+uniform, so buckets have about equal sizes. Their number bounds the memory and does not
+change the result.
 """
 
 from __future__ import annotations
@@ -24,19 +24,21 @@ _PLACED = np.dtype([("key", "<u8"), ("part", "<i8"), ("run", "<i8"), *DOCUMENT.d
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MergePlan:
-    """Where every document of a split goes."""
+    """The position of every document in a split."""
 
     runs: Sequence[SortedRun]
-    parts: Sequence[int]  # Of each run.
-    domains: Sequence[np.ndarray]  # For each run, from its part's to the split's.
-    bits: int  # Of a key, that are the number of its bucket.
-    begins: np.ndarray  # int64 [buckets + 1], the first token of each; then of all.
+    parts: Sequence[int]  # The part of each run.
+    domains: Sequence[np.ndarray]  # By run: maps its part's domains to the split's.
+    bits: int  # The leading bits of a key that number its bucket.
+    begins: (
+        np.ndarray
+    )  # int64 [buckets + 1], positions where buckets begin, and the end.
 
     @classmethod
     def of(
         cls, parts: Sequence[PartRuns], domains: Sequence[str], *, bucket_tokens: int
     ) -> MergePlan:
-        """Counts the tokens of every bucket, of about `bucket_tokens` each."""
+        """Divides the keys into buckets of about `bucket_tokens` tokens each."""
         total = sum(part.counts.tokens.total() for part in parts)
         bits = min((total // bucket_tokens).bit_length(), _MAX_BITS)
         runs = [run for part in parts for run in part.runs]
@@ -57,7 +59,7 @@ class MergePlan:
         )
 
     def token_ranges(self, begin: int, end: int) -> Iterator[TokenRange]:
-        """Yields the documents that have any of the tokens from `begin` to `end`."""
+        """Yields the documents with any token from `begin` to `end`, by bucket."""
         first = int(np.searchsorted(self.begins, begin, side="right")) - 1
         for bucket in range(first, int(np.searchsorted(self.begins, end))):
             documents = np.concatenate(
@@ -79,25 +81,25 @@ class MergePlan:
 
     @functools.cached_property
     def _opened(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """The keys, documents and tokens of each run; opening them takes longest."""
+        """The mapped keys, documents and tokens of each run. Opening them is slow."""
         return [
             (run.open("keys"), run.open("documents"), run.open("tokens"))
             for run in self.runs
         ]
 
     def _release(self) -> None:
-        """Gives back the memory into which the files were mapped, until it is read."""
+        """Releases the resident pages of the mapped files."""
         for arrays in self._opened:
             for array in arrays:
                 if isinstance(array.base, mmap.mmap):
                     array.base.madvise(mmap.MADV_DONTNEED)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Returns what other processes need: not what is opened here."""
+        """Returns the fields without the opened files, for other processes."""
         return {k: v for k, v in vars(self).items() if k != "_opened"}
 
     def _documents(self, index: int, bucket: int) -> np.ndarray:
-        """Returns the documents of a bucket that are in one of the runs."""
+        """Returns the documents of a bucket from run number `index`."""
         keys, documents, _ = self._opened[index]
         first, last = _bounds(keys, self.bits, bucket, bucket + 1)
         found = documents[first:last]
@@ -110,7 +112,7 @@ class MergePlan:
         return placed
 
     def _tokens(self, documents: np.ndarray) -> np.ndarray:
-        """Returns the tokens of documents that lie together in every run."""
+        """Returns the tokens of documents that are adjacent in every run."""
         ends = documents["begin"] + documents["num_tokens"]
         tokens = {}
         for index in np.unique(documents["run"]):
@@ -125,16 +127,16 @@ class MergePlan:
 
 
 def _bounds(keys: np.ndarray, bits: int, first: int, last: int) -> np.ndarray:
-    """Returns how many of the sorted `keys` are before each bucket, up to `last`."""
+    """Returns how many of the sorted `keys` precede buckets `first` to `last`."""
     buckets = np.arange(first, min(last + 1, 1 << bits), dtype=np.uint64)
-    # All bits of a key are shifted out where there is one bucket, the first.
+    # A shift by 64 bits is undefined; with a single bucket none is needed.
     begins = buckets << np.uint64(64 - bits) if bits else buckets
     bounds = np.searchsorted(keys, begins)
     return bounds if last < 1 << bits else np.append(bounds, len(keys))
 
 
 def _token_bounds(run: SortedRun, bits: int) -> np.ndarray:
-    """Returns how many tokens of a run are before each bucket, and after the last."""
+    """Returns the tokens of a run before each bucket, and the total, int64."""
     keys, documents = run.open("keys"), run.open("documents")
     ends = documents["begin"] + documents["num_tokens"]
     return np.concatenate([[0], ends])[_bounds(keys, bits, 0, 1 << bits)]

@@ -1,15 +1,14 @@
 """From text to fixed-length sequences on disk.
 
-The documents of a split are tokenised, each ended by the vocabulary's end token,
-shuffled whatever their domain, joined, and cut every `seq_len` tokens. No token is
-lost: the last sequence is padded.
+The documents of a split are tokenized, each followed by the end token, shuffled across
+all domains, concatenated, and cut every `seq_len` tokens. No token is dropped: the last
+sequence is padded.
 
-It is done in two passes, because a corpus is larger than memory: `runs` puts sorted
-pieces of each part on disk, `merge` and `cut` join them into one shard after another.
-A split is written beside its place and renamed into it, so it is there whole or not at
-all; a killed run goes on with the parts and the shards that it lacks. The bytes written
-depend on the corpus, the vocabulary, the sequence length, the seed and the size of a
-shard, and on nothing else.
+A corpus may exceed memory, so this is an external sort in two passes. `sorted_runs`
+writes sorted runs of each part to disk; `merge` and `cut` merge them into one shard
+after another. A split is written to a temporary folder and renamed when it is complete.
+A killed process resumes with the parts and shards that are missing. The bytes depend
+only on the corpus, the vocabulary, the sequence length, the seed and the shard size.
 """
 
 from __future__ import annotations
@@ -31,22 +30,22 @@ from salt_jax.data.vocabulary import Vocabulary
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """How a corpus becomes sequences."""
+    """How a corpus becomes prepared sequences."""
 
-    corpus: str  # What `corpus.split_parts` knows, such as a folder.
+    corpus: str  # A folder, or another corpus that `corpus.split_parts` knows.
     vocabulary: str
-    output: str  # A folder; each split becomes one inside it.
+    output: str  # A folder; each split becomes a folder inside it.
     seq_len: int
     seed: int = 0
     splits: Sequence[str] = ("train", "val", "test")
-    domains: Sequence[str] | None = None  # To keep only documents of these.
+    domains: Sequence[str] | None = None  # The domains to keep; None: all.
     fields: Fields = Fields()
-    data_dir: str | None = None  # Where a library keeps its data sets.
-    module: str | None = None  # To import before the corpus is looked for.
-    max_bad_share: float = 0.001  # Of the records, that are no documents.
+    data_dir: str | None = None  # The folder of TensorFlow Datasets.
+    module: str | None = None  # Imported first; registers a SeqIO task.
+    max_bad_share: float = 0.001  # The largest allowed share of malformed records.
     sequences_per_shard: int = 16_384
-    num_processes: int | None = 1  # None: one a processor.
-    num_threads: int | None = None  # Of each process; None: processors that are left.
+    num_processes: int | None = 1  # None: one per CPU core.
+    num_threads: int | None = None  # Per process; None: the CPU cores per process.
 
     def __post_init__(self):
         for name in ("corpus", "vocabulary", "output"):
@@ -92,7 +91,7 @@ class Preparation:
     def settings(
         self, split: str, vocabulary: Vocabulary, corpus_fingerprint: str
     ) -> Settings:
-        """Returns what decides the bytes of a split."""
+        """Returns the settings that determine the bytes of a split."""
         domains = None if self.domains is None else tuple(sorted(set(self.domains)))
         return Settings(
             split=split,
@@ -112,21 +111,21 @@ def prepare(
     """Prepares every split that is not prepared yet.
 
     Args:
-      preparation: What to read and what to make of it.
-      progress: Is told what happens, a line at a time.
+      preparation: The corpus, the vocabulary, the output and the settings.
+      progress: Called with lines that describe the progress.
 
     Returns:
       The splits, by name.
 
     Raises:
       FileNotFoundError: the corpus, a split of it or the vocabulary is missing.
-      ValueError: the corpus is damaged or empty, has too many bad records or lacks
-        a domain; or the output holds something prepared otherwise.
-      OSError: there is no room, or a process was killed.
+      ValueError: the corpus is damaged or empty, has too many malformed records or
+        lacks a domain; or the output was prepared with other settings.
+      OSError: the disk is full, or a process was killed.
     """
     vocabulary = Vocabulary.open(preparation.vocabulary)
     workers = WorkerPool.of(preparation.num_processes, preparation.num_threads)
-    # Before the first split is tokenised, so that no mistake is found after hours.
+    # All splits are checked before the first is tokenized: mistakes show at once.
     parts = {split: preparation.parts(split) for split in preparation.splits}
     fingerprints = {split: _fingerprints(parts[split], workers) for split in parts}
     works = [

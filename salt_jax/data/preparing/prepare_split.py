@@ -1,12 +1,12 @@
-"""One split of a corpus, prepared in two passes that a killed run goes on with.
+"""Prepares one split of a corpus in two passes, and resumes after a kill.
 
-While it is made, `.SPLIT.partial` beside its place holds
+While the split is being made, the folder `.SPLIT.partial` beside it holds
 
-    settings.json   what it will be
-    lock            held by who makes it
-    runs/           of the first pass; see `runs`
-    shards/         a JSON file of each shard that is done, and those being written
-    split/          what is renamed to the place when all of it is there
+    settings.json   the settings of the split
+    lock            locked by the process at work
+    runs/           the sorted runs of the first pass; see `sorted_runs`
+    shards/         shards being written, and a JSON file for each finished one
+    split/          finished shards; renamed to SPLIT when it is complete
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from salt_jax.data.preparing.tokenization import Tokenizer
 from salt_jax.data.preparing.workers import Pace, WorkerPool
 from salt_jax.data.vocabulary import Vocabulary
 
-# Tokens in memory at a time: of a part that is read, and of a shard that is written.
-# Fewer and larger runs make the second pass quicker; it reads each for every shard.
+# Tokens in memory at a time, in the first and in the second pass. Fewer, larger runs
+# make the second pass faster, because it reads every run for every shard.
 RUN_TOKENS = 1 << 26
 BUCKET_TOKENS = 1 << 23
 
@@ -43,7 +43,7 @@ BUCKET_TOKENS = 1 << 23
 class SplitWork:
     """How one split is prepared."""
 
-    place: epath.Path  # Where it will be.
+    place: epath.Path  # The folder that the split becomes.
     settings: Settings
     vocabulary: Vocabulary
     parts: Sequence[Part]
@@ -54,47 +54,47 @@ class SplitWork:
 
     @property
     def partial(self) -> epath.Path:
-        """Where it is while it is made."""
+        """The folder that holds the split while it is being made."""
         return self.place.parent / f".{self.place.name}.partial"
 
     def is_done(self) -> bool:
-        """Returns whether the split is in its place.
+        """Returns whether the split is already prepared.
 
         Raises:
-          FileNotFoundError: something else is there.
-          ValueError: it was prepared otherwise.
+          FileNotFoundError: something else is in its place.
+          ValueError: it was prepared with other settings.
         """
         if not self.place.exists():
             return False
         if not (self.place / NAME).exists():
             raise FileNotFoundError(
                 f"{self.place} is no prepared split, its {NAME} is missing: delete it, "
-                "or give another output."
+                "or choose another output."
             )
         found = PreparedDataset.open(self.place).manifest
         if other := other_settings(found.settings, self.settings):
             raise ValueError(
-                f"{self.place} was prepared with {other}. Give another output, or "
+                f"{self.place} was prepared with {other}. Choose another output, or "
                 "delete it first."
             )
         return True
 
     def tidy(self) -> None:
-        """Deletes what a run left that was killed after the split was in its place."""
+        """Deletes leftovers of a process that was killed just after it finished."""
         if self.partial.exists():
             self.partial.rmtree()
 
     def run(self) -> None:
-        """Prepares the split; `place` appears when all of it is done.
+        """Prepares the split; `place` appears when it is complete.
 
         Raises:
-          ValueError: a part is damaged, or there is too little that is good.
-          OSError: there is no room, or a process was killed.
+          ValueError: a part is damaged, or too many records are malformed.
+          OSError: the disk is full, or a process was killed.
         """
         self.partial.mkdir(parents=True, exist_ok=True)
         with _alone(self.partial / "lock"):
-            self._begin_or_go_on()
-            parts = self._tokenise()
+            self._start_or_resume()
+            parts = self._tokenize()
             counts = Counts.of_parts(part.counts for part in parts)
             if report := check(counts, self.parts, self.settings, self.max_bad_share):
                 self.progress(report)
@@ -108,17 +108,17 @@ class SplitWork:
             f"sequences of {manifest.seq_len}, {len(manifest.shards)} shards."
         )
 
-    def _begin_or_go_on(self) -> None:
-        """Makes the folder of what is half made, or keeps what is still right of it."""
+    def _start_or_resume(self) -> None:
+        """Creates the partial folder, or keeps what is still valid of an old one."""
         file = self.partial / "settings.json"
         wanted = json.loads(json.dumps(dataclasses.asdict(self.settings)))
         if file.exists():
             if json.loads(file.read_text()) == wanted:
-                self.progress(f"Going on with {self.place}, which is half done.")
+                self.progress(f"Resuming {self.place}.")
             else:
                 self.progress(
-                    f"Going on with {self.place}, of which the corpus or the settings "
-                    "have changed: keeping the parts that are the same."
+                    f"Resuming {self.place}: the corpus or the settings have changed; "
+                    "keeping the parts that have not."
                 )
                 for name in ("shards", "split"):
                     (self.partial / name).rmtree(missing_ok=True)
@@ -126,8 +126,8 @@ class SplitWork:
             (self.partial / name).mkdir(parents=True, exist_ok=True)
         write_json(file, wanted)
 
-    def _tokenise(self) -> list[PartRuns]:
-        """Turns every part into runs; returns all, in the order of the parts."""
+    def _tokenize(self) -> list[PartRuns]:
+        """Turns every missing part into sorted runs; returns all parts, in order."""
         domains = self.settings.domains
         spill = Spill(
             folder=self.partial / "runs",
@@ -143,7 +143,7 @@ class SplitWork:
         done = {index: spill.done(index) for index in range(len(self.parts))}
         parts = {index: part for index, part in done.items() if part is not None}
         missing = [(i, part) for i, part in enumerate(self.parts) if i not in parts]
-        label = f"Tokenising {self.settings.split!r}"
+        label = f"Tokenizing {self.settings.split!r}"
         self.progress(f"{label}: {len(missing)} of {len(self.parts)} parts to read.")
         pace = Pace(label, "parts", len(missing), self.progress)
         for part in self.workers.each(spill, missing, num_threads=1):
@@ -153,7 +153,7 @@ class SplitWork:
         return [parts[index] for index in range(len(self.parts))]
 
     def _keys(self) -> dict[int, str]:
-        """Returns, by the index of a part, what decides its tokens and their order."""
+        """Returns a key per part: all that determines its tokens and their order."""
         settings = self.settings
         fields = dataclasses.asdict(settings.fields)
         shared = [settings.seed, settings.vocabulary_fingerprint, settings.domains]
@@ -165,7 +165,7 @@ class SplitWork:
     def _write_shards(
         self, parts: Sequence[PartRuns], counts: Counts, layout: ShardLayout
     ) -> list[WrittenShard]:
-        """Writes every shard that is not written; returns all, in order."""
+        """Writes every missing shard; returns all shards, in order."""
         domains = sorted(counts.documents)
         write = _WriteShard(
             folder=self.partial,
@@ -191,7 +191,7 @@ class SplitWork:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _WriteShard:
-    """Writes a shard, and then that it is done."""
+    """Writes a shard, and then the JSON file that marks it as finished."""
 
     folder: epath.Path
     order: MergePlan
@@ -215,7 +215,7 @@ class _WriteShard:
         return index, written
 
     def done(self) -> dict[int, WrittenShard]:
-        """Returns the shards that are written; deletes whatever else there is."""
+        """Returns the finished shards by index; deletes all other files."""
         found = {}
         for index in range(self.layout.num_shards):
             if not self._report(index).exists():
@@ -237,24 +237,24 @@ class _WriteShard:
 
 @contextlib.contextmanager
 def _alone(lock: epath.Path) -> Iterator[None]:
-    """Keeps other processes of this machine from the same work; a kill ends it too.
+    """Holds a file lock against other processes; the system releases it on a kill.
 
     Raises:
-      ValueError: another is at it.
+      ValueError: another process holds it.
     """
     with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(
-                f"Another process is preparing what is in {lock.parent}: wait for it, "
-                "or end it first."
+                f"Another process is working in {lock.parent}: wait for it, or end it "
+                "first."
             ) from error
         yield
 
 
 def other_settings(found: Settings, wanted: Settings) -> str:
-    """Returns what differs, as "NAME=FOUND, not WANTED; ..."; "" if nothing does."""
+    """Returns the differences as "NAME=FOUND, not WANTED; ..."; "" if none."""
     asked = dataclasses.asdict(wanted)
     return "; ".join(
         f"{name}={value!r}, not {asked[name]!r}"

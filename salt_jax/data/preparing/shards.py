@@ -1,4 +1,4 @@
-"""The files of a prepared split: one shard after another, each on its own."""
+"""The shard files of a prepared split."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from etils import epath
 from salt_jax.data.prepared.manifest import Shard
 from salt_jax.data.preparing.cut import TokenRange
 
-# Records alone in their chunks can be read one by one. Compressing such small chunks
-# made them larger: 15.0 MB instead of 14.4 for random 12-bit tokens.
+# One record per chunk allows random access. Compressing such small chunks made them
+# larger: 15.0 MB instead of 14.4 MB for random 12-bit tokens.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WrittenShard:
-    """A shard, and what the manifest counts of it."""
+    """A shard, and its counts for the manifest."""
 
     shard: Shard
-    sequences: tuple[int, ...]  # That hold any token of each domain.
+    sequences: tuple[int, ...]  # By domain: the sequences with any of its tokens.
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> WrittenShard:
-        """Returns the shard of which `record` is the JSON."""
+        """Returns the shard that a JSON `record` describes."""
         return cls(shard=Shard(**record["shard"]), sequences=tuple(record["sequences"]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShardLayout:
-    """How many sequences there are, and how shards divide them."""
+    """The number of sequences, and how they divide into shards."""
 
     num_tokens: int
     seq_len: int
@@ -42,20 +42,20 @@ class ShardLayout:
 
     @property
     def count(self) -> int:
-        """The sequences of all shards."""
+        """The number of sequences in all shards."""
         return -(-self.num_tokens // self.seq_len)
 
     @property
     def num_shards(self) -> int:
-        """The files into which they go."""
+        """The number of shards."""
         return -(-self.count // self.sequences_per_shard)
 
     def name(self, index: int) -> str:
-        """Returns the name of a shard."""
+        """Returns the file name of a shard."""
         return f"sequences-{index:05}-of-{self.num_shards:05}.array_record"
 
     def tokens(self, index: int) -> tuple[int, int]:
-        """Returns the position of a shard's first token, and that after its last."""
+        """Returns the position of a shard's first token, and one past its last."""
         size = self.sequences_per_shard * self.seq_len
         return index * size, min((index + 1) * size, self.num_tokens)
 
@@ -63,10 +63,10 @@ class ShardLayout:
 def write_shard(
     path: epath.Path, pieces: Iterable[TokenRange], *, seq_len: int, num_domains: int
 ) -> WrittenShard:
-    """Writes the sequences of `pieces`, which `cut` made, to `path`.
+    """Writes the sequences of `pieces`, which `cut` yields, to `path`.
 
     Raises:
-      OSError: there is no room, or it cannot be written.
+      OSError: the disk is full, or the file cannot be written.
     """
     count = 0
     by_domain = np.zeros(num_domains, np.int64)

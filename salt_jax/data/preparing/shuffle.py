@@ -1,7 +1,7 @@
-"""The order of a split: every document has a key of its own, and they are sorted.
+"""Shuffles documents by sorting them by pseudorandom keys.
 
-A key is computed from where the document stands in the corpus, so documents find their
-place without anyone holding, or even counting, all of them.
+A key is computed from a document's place in the corpus. So no process needs to hold, or
+even count, all documents.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from salt_jax.data.splitmix64 import GOLDEN_GAMMA, MASK_64, mix
 
 
 def shuffle_keys(seed: int, part_index: int, numbers: np.ndarray) -> np.ndarray:
-    """Returns the key of each document; equal ones go by part, then by number.
+    """Returns the shuffle key of each document. Ties are broken by part, then number.
 
     Args:
-      seed: Decides the order.
-      part_index: Of the part that the documents are from.
-      numbers: int [N], of their records in it.
+      seed: Of the shuffle.
+      part_index: The part that the documents belong to.
+      numbers: int [N], the numbers of their records in the part.
 
     Returns:
-      uint64 [N], spread evenly over all that there are.
+      uint64 [N], uniform over all 64-bit numbers.
     """
-    # One mixing a component: no sum of two components stands for another pair.
+    # Each component is mixed on its own: different pairs never give the same sum.
     part_key = mix(_constant(seed) ^ mix(_constant(part_index)))
     return mix(part_key ^ mix(numbers.astype(np.uint64) + _constant(0)))
 

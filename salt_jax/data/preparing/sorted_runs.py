@@ -1,8 +1,8 @@
-"""The first pass: tokens of a corpus larger than memory, in sorted pieces on disk.
+"""The first pass of an external sort: tokenized documents in sorted runs on disk.
 
-A *run* is some documents of one part, sorted by their keys, in three files that numpy
-can map: `.keys.npy`, `.documents.npy` (of the type `DOCUMENT`) and `.tokens.npy`. When
-all runs of a part are written, `part-NNNNN.json` says so, with what was counted.
+A *run* holds documents of one part, sorted by shuffle key, in three files that numpy
+can memory-map: `.keys.npy`, `.documents.npy` (of dtype `DOCUMENT`) and `.tokens.npy`.
+After all runs of a part, `part-NNNNN.json` is written, with the part's counts.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from salt_jax.data.preparing.tokenization import TokenizedBlock, Tokenizer
 
 DOCUMENT = np.dtype(
     [
-        ("number", "<i8"),  # Of its record in the part.
-        ("begin", "<i8"),  # Of its tokens in those of the run.
+        ("number", "<i8"),  # The number of its record in the part.
+        ("begin", "<i8"),  # The index of its first token in the run.
         ("num_tokens", "<i8"),
         ("domain", "<u2"),  # An index into the part's domains.
     ]
 )
-# What a document costs in memory beside its tokens, counted in tokens.
+# The memory overhead of a document, as a number of tokens.
 _DOCUMENT_TOKENS = 32
 _WRITE_DOCUMENTS = 1 << 12
 
 
 @dataclasses.dataclass(frozen=True)
 class SortedRun:
-    """A sorted piece of a part, on disk."""
+    """A sorted run on disk."""
 
     folder: epath.Path
     name: str
 
     def open(self, field: str) -> np.ndarray:
-        """Maps the "keys", "documents" or "tokens" of the run."""
+        """Memory-maps the "keys", "documents" or "tokens" of the run."""
         return np.load(self.folder / f"{self.name}.{field}.npy", mmap_mode="r")
 
     def write(
@@ -50,7 +50,7 @@ class SortedRun:
         """Sorts the documents of `texts` and writes them.
 
         Raises:
-          OSError: there is no room, or it cannot be written.
+          OSError: the disk is full, or a file cannot be written.
         """
         keys = np.concatenate([text.keys for text in texts])
         numbers = np.concatenate([text.numbers for text in texts])
@@ -76,7 +76,7 @@ class SortedRun:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PartRuns:
-    """A part that is done: its runs, and what was counted."""
+    """A finished part: its runs and its counts."""
 
     index: int
     counts: Counts
@@ -84,25 +84,25 @@ class PartRuns:
 
     @property
     def domains(self) -> list[str]:
-        """The names to which the documents of its runs point."""
+        """The domain names that the documents of its runs index."""
         return list(self.counts.documents)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spill:
-    """Turns a part into runs in a folder, holding `run_tokens` in memory."""
+    """Writes the sorted runs of parts, with about `run_tokens` tokens in memory."""
 
     folder: epath.Path
     tokenizer: Tokenizer
     run_tokens: int
-    keys: Mapping[int, str]  # By the index of a part, what decides its runs.
+    keys: Mapping[int, str]  # By part index: all that determines the runs of a part.
 
     def __call__(self, index: int, part: Part) -> PartRuns:
-        """Reads a part that is not done, and marks it done.
+        """Writes the runs of a part, and then marks the part as finished.
 
         Raises:
-          ValueError: the part is damaged or cut short.
-          OSError: there is no room, or it cannot be written.
+          ValueError: the part is damaged or truncated.
+          OSError: the disk is full, or a file cannot be written.
         """
         for file in self.folder.glob(f"part-{index:05}[.-]*"):
             file.unlink()
@@ -125,7 +125,7 @@ class Spill:
         return done
 
     def done(self, index: int) -> PartRuns | None:
-        """Returns a part that an earlier process has done, if it is the same."""
+        """Returns the runs that an earlier process wrote, if they are still valid."""
         file = self.folder / f"part-{index:05}.json"
         record = json.loads(file.read_text()) if file.exists() else {}
         if record.get("key") != self.keys[index]:
@@ -139,7 +139,7 @@ class Spill:
     def _gather(
         self, index: int, part: Part, counts: Counts
     ) -> Iterator[list[TokenizedBlock]]:
-        """Yields as many blocks of documents at a time as fill the memory."""
+        """Yields lists of blocks with about `run_tokens` tokens each."""
         texts: list[TokenizedBlock] = []
         held = 0
         for text in self.tokenizer.read(index, part):
@@ -158,7 +158,7 @@ class Spill:
 def _write_tokens(
     path: epath.Path, texts: Sequence[TokenizedBlock], order: np.ndarray
 ) -> None:
-    """Writes the tokens of all documents in `order`, without a copy of all of them."""
+    """Writes the documents' tokens in `order`, without copying all of them at once."""
     documents = [
         tokens
         for text in texts

@@ -1,4 +1,4 @@
-"""From a part of a corpus to tokens in memory, on several threads."""
+"""Tokenizes the documents of a part on several threads."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ Y = TypeVar("Y")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenizedBlock:
-    """The tokenised documents of a block, one after another, and what is none."""
+    """The tokenized documents of a block, concatenated, and its malformed records."""
 
-    tokens: np.ndarray  # Of the type in which they are stored.
-    lengths: np.ndarray  # int64, tokens of each document, its end included.
-    num_bytes: np.ndarray  # int64, of each document's text.
-    numbers: np.ndarray  # int64, of each document's record in its part.
-    keys: np.ndarray  # uint64, by which the documents of a split are sorted.
-    domains: Sequence[str]  # Of each document.
-    other_domains: frozenset[str]  # Of documents that are not kept.
-    num_records: int  # Documents, kept or not, and bad records.
-    bad_records: Sequence[str]  # Where, and what is wrong.
+    tokens: np.ndarray  # In the dtype in which they are stored.
+    lengths: np.ndarray  # int64, tokens per document, with its end token.
+    num_bytes: np.ndarray  # int64, bytes of text per document.
+    numbers: np.ndarray  # int64, the number of each document's record in its part.
+    keys: np.ndarray  # uint64, the shuffle key of each document.
+    domains: Sequence[str]  # The domain of each document.
+    other_domains: frozenset[str]  # Domains of documents that were dropped.
+    num_records: int  # Documents, kept or dropped, and malformed records.
+    bad_records: Sequence[str]  # The place and problem of each malformed record.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tokenizer:
-    """How the text of every part becomes tokens, and gets its place in the order."""
+    """Turns the text of parts into tokens with shuffle keys."""
 
     vocabulary: Vocabulary
-    seed: int
-    domains: frozenset[str] | None = None  # To keep only documents of these.
+    seed: int  # Of the shuffle keys.
+    domains: frozenset[str] | None = None  # The domains to keep; None: all.
     num_threads: int = 1
 
     def read(self, part_index: int, part: Part) -> Iterator[TokenizedBlock]:
-        """Yields the documents of a part, block after block.
+        """Yields the tokenized documents of a part, block by block.
 
         Raises:
-          ValueError: the part is damaged or cut short.
+          ValueError: the part is damaged or truncated.
         """
-        # SentencePiece releases the interpreter's lock, so threads are enough.
+        # SentencePiece releases the GIL, so threads are enough.
         with futures.ThreadPoolExecutor(self.num_threads) as pool:
             yield from _in_order(
                 pool,
@@ -87,7 +87,7 @@ class Tokenizer:
         )
 
     def _encode(self, document: Document) -> np.ndarray:
-        """Returns the tokens of a document, and the one that ends it."""
+        """Returns the tokens of a document, followed by the end token."""
         encoded = document.tokens
         if encoded is None:
             encoded = self.vocabulary.encode_array(document.text)
@@ -106,7 +106,7 @@ def _in_order(
     items: Iterable[X],
     num_ahead: int,
 ) -> Iterator[Y]:
-    """Yields `function` of each item, working on at most `num_ahead` at a time."""
+    """Yields `function(item)` in order, with at most `num_ahead` calls in flight."""
     pending: collections.deque[futures.Future[Y]] = collections.deque()
     for item in items:
         pending.append(pool.submit(function, item))

@@ -1,4 +1,4 @@
-"""Whether a prepared split is what its manifest says, down to every token."""
+"""Checks a prepared split against its manifest, down to every token."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _READ_RECORDS = 1024
 
 @dataclasses.dataclass(kw_only=True)
 class Findings:
-    """What was found in one shard, or in all of them."""
+    """The failures and counts of one shard, or of all."""
 
-    failures: list[str]  # A line each, with the name of the shard.
-    tokens: np.ndarray  # int64, of each domain.
-    sequences: np.ndarray  # int64, that hold any token of each domain.
+    failures: list[str]  # One line each, with the name of the shard.
+    tokens: np.ndarray  # int64, by domain.
+    sequences: np.ndarray  # int64, by domain: the sequences with any of its tokens.
 
     @classmethod
     def none(cls, manifest: Manifest) -> Findings:
-        """Returns those before anything is read."""
+        """Returns findings without failures and with counts of 0."""
         zeros = np.zeros(len(manifest.domains), np.int64)
         return cls(failures=[], tokens=zeros, sequences=zeros.copy())
 
@@ -39,7 +39,7 @@ class Findings:
 def verify(
     preparation: Preparation, progress: Callable[[str], None] = logging.info
 ) -> list[str]:
-    """Reads all splits of a preparation; returns what is wrong, a line each.
+    """Verifies all splits of a preparation; returns one line per failure.
 
     Raises:
       FileNotFoundError: a split is not prepared.
@@ -51,7 +51,7 @@ def verify(
     for split in preparation.splits:
         place = epath.Path(preparation.output) / split
         settings = Manifest.read(place).settings
-        # The corpus need not be there any more.
+        # The corpus may be gone, so its fingerprint is taken from the manifest.
         wanted = preparation.settings(split, vocabulary, settings.corpus_fingerprint)
         found = verify_split(place, workers, progress)
         if other := other_settings(settings, wanted):
@@ -66,10 +66,10 @@ def verify_split(
     workers: WorkerPool = WorkerPool(1, 1),
     progress: Callable[[str], None] = logging.info,
 ) -> list[str]:
-    """Reads every sequence of a prepared split; returns what is wrong, a line each.
+    """Reads every sequence of a prepared split; returns one line per failure.
 
     Raises:
-      FileNotFoundError: nothing is prepared there.
+      FileNotFoundError: there is no prepared split.
       ValueError: the manifest is damaged, or lists a shard twice.
     """
     path = epath.Path(path)
@@ -88,14 +88,14 @@ def verify_split(
         total.failures += findings.failures
         total.tokens += findings.tokens
         total.sequences += findings.sequences
-    if not total.failures:  # They would say the same once more.
+    if not total.failures:  # Otherwise counts differ for the same reasons.
         total.failures += _wrong_counts(path, manifest, total)
     return total.failures
 
 
 @dataclasses.dataclass(frozen=True)
 class _VerifyShard:
-    """Reads one shard, of which the first sequence has the id `begin`."""
+    """Verifies one shard, whose first sequence has the id `begin`."""
 
     path: epath.Path
     manifest: Manifest
@@ -120,7 +120,7 @@ class _VerifyShard:
         return index, findings
 
     def _read(self, sequence: int, record: bytes, findings: Findings) -> str:
-        """Counts a sequence; returns what is wrong with it, or ""."""
+        """Adds a sequence to the counts; returns what is wrong with it, or ""."""
         manifest = self.manifest
         dtype = sequences.token_dtype(manifest.vocabulary_size)
         starts, domains, tokens = sequences.from_record(record, dtype)

@@ -1,4 +1,4 @@
-"""Pieces of work that are independent, on several processes or several threads."""
+"""Runs independent calls on several processes or threads."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ X = TypeVar("X")
 _LINE_SECONDS = 10.0
 
 
-# What a worker process calls: sent once, not with every call.
+# The function of a worker process: sent once, and not with every call.
 _function: Callable[..., Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class WorkerPool:
-    """How many work together."""
+    """The number of processes and threads that work together."""
 
     num_processes: int
-    num_threads: int  # Of each process.
+    num_threads: int  # Per process.
 
     @classmethod
     def of(cls, num_processes: int | None, num_threads: int | None) -> WorkerPool:
-        """Returns workers for all processors, as far as its size is not given."""
+        """Returns a pool; numbers that are None are chosen to use all CPU cores."""
         processors = os.cpu_count() or 1
         num_processes = num_processes or processors
         return cls(num_processes, num_threads or max(1, processors // num_processes))
@@ -45,17 +45,18 @@ class WorkerPool:
         num_processes: int | None = None,
         num_threads: int | None = None,
     ) -> Iterator[X]:
-        """Yields what `function` returns for each of the `calls`, as they are done.
+        """Yields the results of `function` for all `calls`, as they complete.
 
         Args:
-          function: If there are several processes, one that can be pickled.
+          function: The function; must be picklable if there are several processes.
           calls: The arguments of each call.
-          num_processes: To use others than there are.
-          num_threads: The calls at a time, if this process does the work alone.
+          num_processes: Overrides the number of processes.
+          num_threads: Overrides the number of threads, used if there is one process.
 
         Raises:
           OSError: a process was killed.
-          Exception: what a call raised first; those that have not begun do not begin.
+          Exception: the first error of a call; calls that have not started are
+            canceled.
         """
         num_processes = min(num_processes or self.num_processes, len(calls))
         num_threads = min(num_threads or self.num_threads, len(calls))
@@ -79,11 +80,11 @@ def _set_function(function: Callable[..., Any]) -> None:
     global _function
     _function = function
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    logging.set_verbosity(logging.INFO)  # On stderr, as the process that began this.
+    logging.set_verbosity(logging.INFO)  # On stderr, like the parent process.
 
 
 def _end_with_parent() -> None:
-    """Ends this process when the one that began it has ended, however it did."""
+    """Ends this process when its parent has ended, even by a kill."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -104,15 +105,15 @@ def _as_done(
             yield future.result()
     except process.BrokenProcessPool as error:
         raise OSError(
-            "A process of prepare was killed, perhaps for want of memory. Run it again "
-            "and it goes on; num_processes decides how many share the memory."
+            "A worker process was killed, perhaps because memory ran out. Run prepare "
+            "again to resume, with a lower num_processes if memory is short."
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 class Pace:
-    """Says now and then how far a pass has come, and how long it will take."""
+    """Reports the progress of a pass every few seconds: rate and time left."""
 
     def __init__(
         self,
@@ -128,7 +129,7 @@ class Pace:
         self._done = self._num_tokens = 0
 
     def add(self, num_tokens: int) -> None:
-        """Counts one more piece of work as done."""
+        """Counts one more finished item, with its tokens."""
         self._done += 1
         self._num_tokens += num_tokens
         if self._clock() - self._said_at >= _LINE_SECONDS:
@@ -142,7 +143,7 @@ class Pace:
             )
 
     def close(self) -> None:
-        """Says how long the pass took."""
+        """Reports how long the pass took."""
         seconds = max(self._clock() - self._begun, 1e-9)
         self._progress(
             f"{self._label}: {self._done} {self._unit} in {_minutes(seconds)}, "

@@ -1,1 +1,1 @@
-"""What a stage reads: from sequences to batches on the mesh."""
+"""The input pipeline of a stage: from prepared sequences to batches on the mesh."""

@@ -1,9 +1,9 @@
-"""Rows of whole examples, packed once so that every epoch has as many.
+"""Rows of whole examples, with the same number of rows in every epoch.
 
-The lengths of the examples decide which lengths share a row; which of the examples of
-one length takes which place is drawn anew in every epoch, as is the order of the rows.
-So an epoch has every example once, the rows of all epochs are equally full, and any
-row is made from its number alone.
+Packing uses only the lengths of the examples and is done once. Each epoch reshuffles
+examples of equal length among their slots, and the order of the rows. So every epoch
+holds each example once, all epochs are equally full, and a row can be computed from
+its number alone.
 
 Dimensions: B batch, P examples.
 """
@@ -23,11 +23,11 @@ from salt_jax.data.reading.objectives import Example
 from salt_jax.data.reading.packing import packed
 from salt_jax.data.vocabulary import Vocabulary
 
-_KEPT_EPOCHS = 4  # Whose orders are at hand; batches made ahead are of two at most.
+_KEPT_EPOCHS = 4  # Cached orders; batches that are read ahead span two epochs at most.
 
 
 class AnswerRows:
-    """The rows of some examples. May be read from several threads."""
+    """The rows that examples are packed into. Thread-safe."""
 
     def __init__(
         self,
@@ -37,14 +37,14 @@ class AnswerRows:
         seed: int,
         vocabulary: Vocabulary,
     ):
-        """Packs `examples`, one or more, each of `seq_len` tokens at most."""
+        """Packs at least one example; none may be longer than `seq_len` tokens."""
         self._examples = examples
         self._seq_len = seq_len
         self._seed = seed
         self._vocabulary = vocabulary
         self._lengths = np.array([len(x.inputs) + len(x.targets) for x in examples])
         rows = rows_of_lengths(np.sort(self._lengths)[::-1], seq_len)
-        # The places of each row; places are numbered by falling length.
+        # The slots of each row. Slots are numbered by decreasing length.
         by_row = np.argsort(rows, kind="stable")
         self._places = np.split(by_row, np.cumsum(np.bincount(rows))[:-1])
         self._order = functools.lru_cache(_KEPT_EPOCHS)(self._order_of)
@@ -59,11 +59,11 @@ class AnswerRows:
 
     @property
     def rows_per_epoch(self) -> int:
-        """How many rows the examples take."""
+        """The number of rows that the examples take."""
         return len(self._places)
 
     def fingerprint(self) -> str:
-        """Returns the SHA-256 of all tokens and of their vocabulary."""
+        """Returns the SHA-256 of all tokens and of the vocabulary."""
         digest = hashlib.sha256(self._vocabulary.fingerprint.encode())
         for example in self._examples:
             for tokens in example:
@@ -72,7 +72,7 @@ class AnswerRows:
         return digest.hexdigest()
 
     def ids(self, numbers: np.ndarray) -> list[np.ndarray]:
-        """Returns which examples each of the rows with `numbers` holds, in order."""
+        """Returns the indices of the examples in each of the rows `numbers`."""
         numbers = np.asarray(numbers, np.int64)
         count = self.rows_per_epoch
         rows = permutation.shuffled(numbers, size=count, seed=self._seed)
@@ -96,7 +96,7 @@ class AnswerRows:
         )
 
     def _order_of(self, epoch: int) -> np.ndarray:
-        """Returns the examples by falling length, those of one length shuffled."""
+        """Returns the indices of the examples by decreasing length, ties shuffled."""
         count = len(self._examples)
         places = np.arange(count) + epoch * count
         chance = permutation.shuffled(places, size=count, seed=~self._seed)
@@ -104,20 +104,19 @@ class AnswerRows:
 
 
 def rows_of_lengths(lengths: np.ndarray, seq_len: int) -> np.ndarray:
-    """Returns the row that each of `lengths` goes to, filling rows of `seq_len`.
+    """Assigns lengths to rows of `seq_len` tokens by best-fit decreasing bin packing.
 
-    Each goes to the row with the least room that it fits, and begins a row if it fits
-    none ("best fit decreasing").
+    Each length goes to the fullest row that still has room for it, or starts a row.
 
     Args:
-      lengths: int64 [P], falling, from 1 to `seq_len`.
-      seq_len: The room of a row.
+      lengths: int64 [P], in decreasing order, each from 1 to `seq_len`.
+      seq_len: The capacity of a row, in tokens.
 
     Returns:
-      int64 [P], from 0 on.
+      The row of each length, int64 [P], from 0.
     """
-    rows_with: list[list[int]] = [[] for _ in range(seq_len + 1)]  # By their room.
-    rooms = 0  # Bit `room` is set where there is such a row.
+    rows_with: list[list[int]] = [[] for _ in range(seq_len + 1)]  # By free room.
+    rooms = 0  # Bit `room` is set if some row has exactly that much room.
     num_rows = 0
     found = np.empty(len(lengths), np.int64)
     for place, length in enumerate(lengths.tolist()):

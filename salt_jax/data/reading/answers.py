@@ -1,4 +1,4 @@
-"""Questions with their answers, of which a stage learns the answers.
+"""Questions with answers, for supervised fine-tuning on the answers.
 
 In a Gin file:
 
@@ -15,8 +15,8 @@ In a Gin file:
       answer = '{label}'
       labels = ('yes', 'maybe', 'no')
 
-The model reads the question, a newline and the answer, and the end of a text after it;
-it is the answer and that end which it learns.
+An example is the question, a newline, the answer and the end token. Only the answer and
+the end token count in the loss.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from salt_jax.data.vocabulary import Vocabulary
 TOO_LONG = ("refuse", "drop", "cut_question")
 
 _NUM_THREADS = 8
-_CHUNK = 256  # Examples that a thread is given at once.
+_CHUNK = 256  # Examples per task of a thread.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,16 +47,16 @@ class Question:
 
     question: str
     answer: str
-    columns: Mapping[str, str]  # What scores are given apart by.
-    example: Example  # Its inputs end with the newline, its targets with the end.
+    columns: Mapping[str, str]  # The values by which scores are grouped.
+    example: Example  # The inputs end with a newline, the targets with the end token.
 
     @property
     def num_tokens(self) -> int:
-        """How much of a row it takes."""
+        """The length of the question and its answer, in tokens."""
         return len(self.example.inputs) + len(self.example.targets)
 
     def cut(self, num_inputs: int) -> Question:
-        """Returns it with so many inputs at most: the end of the question is lost."""
+        """Truncates the end of the question so that at most `num_inputs` remain."""
         inputs = self.example.inputs
         if len(inputs) <= num_inputs:
             return self
@@ -66,20 +66,21 @@ class Question:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Answers:
-    """What a stage learns to answer: a split of a set of questions."""
+    """A stage's data: one split of a set of questions with answers."""
 
-    # A folder of SPLIT.jsonl, plain or compressed, "embedded:sft/NAME", or a data set
-    # of TensorFlow Datasets as "tfds:NAME/CONFIG".
+    # A folder with SPLIT.jsonl, plain or compressed; "embedded:sft/NAME"; or a dataset
+    # of TensorFlow Datasets, "tfds:NAME/CONFIG".
     source: str
     vocabulary: str
     split: str = "train"
-    question: str = "{question}"  # With the fields of a record in braces.
+    question: str = "{question}"  # A template; fields of a record stand in braces.
     answer: str = "{answer}"
-    labels: Sequence[str] = ()  # What a field that is a number stands for, from 0 on.
-    columns: Sequence[str] = ()  # Fields by whose values scores are given apart.
-    # Or drop, or cut_question: what does not fit a row. An answer is never cut.
+    labels: Sequence[str] = ()  # The words for the values 0, 1, ... of integer fields.
+    columns: Sequence[str] = ()  # Scores are also reported by the values of these.
+    # What to do with examples longer than a row: "refuse", "drop" or "cut_question",
+    # which truncates the question. Answers are never truncated.
     too_long: str = "refuse"
-    data_dir: str | None = None  # Of TensorFlow Datasets; None: its own default.
+    data_dir: str | None = None  # Of TensorFlow Datasets; None: its default.
 
     def __post_init__(self):
         if self.too_long not in TOO_LONG:
@@ -95,15 +96,15 @@ class Answers:
 
     @property
     def has_prefix(self) -> bool:
-        """Whether some tokens of a row may see what comes after them: none may."""
+        """False: attention is causal everywhere."""
         return False
 
     def open_rows(self, *, seq_len: int, seed: int) -> AnswerRows:
-        """Reads and tokenises the split, and packs it into rows.
+        """Reads and tokenizes the split, and packs it into rows.
 
         Raises:
-          FileNotFoundError: the questions or their vocabulary are missing.
-          ValueError: a record lacks a field, or is too long where that is refused.
+          FileNotFoundError: the questions or the vocabulary are missing.
+          ValueError: a record lacks a field, or is too long and `too_long` is "refuse".
         """
         return AnswerRows(
             [question.example for question in self.read(seq_len=seq_len)],
@@ -113,12 +114,12 @@ class Answers:
         )
 
     def read(self, *, seq_len: int) -> list[Question]:
-        """Returns the questions of the split that fit a row, in their order.
+        """Returns the questions of the split that fit a row, in file order.
 
         Raises:
-          FileNotFoundError: the questions or their vocabulary are missing.
-          ValueError: a record lacks a field, or is too long where that is refused, or
-            there are no questions.
+          FileNotFoundError: the questions or the vocabulary are missing.
+          ValueError: a record lacks a field, or is too long and `too_long` is "refuse",
+            or there are no questions.
         """
         vocabulary = Vocabulary.open(self.vocabulary)
         records = read_records(
@@ -127,16 +128,16 @@ class Answers:
         newline = vocabulary.encode_array("\n")
         if not len(newline):
             raise ValueError(
-                f"The vocabulary {vocabulary.path} has no newline, which is between a "
-                "question and its answer: use one that keeps newlines."
+                f"The vocabulary {vocabulary.path} has no newline, which separates a "
+                "question from its answer: use a vocabulary that keeps newlines."
             )
         end = np.array([vocabulary.eos_id], np.int32)
 
-        def tokenised(chunk: Sequence[Mapping[str, Any]]) -> list[Question]:
+        def tokenized(chunk: Sequence[Mapping[str, Any]]) -> list[Question]:
             return [self._question(x, vocabulary, newline, end) for x in chunk]
 
-        with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS, "tokenise") as pool:
-            found = [q for part in pool.map(tokenised, _chunks(records)) for q in part]
+        with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS, "tokenize") as pool:
+            found = [q for part in pool.map(tokenized, _chunks(records)) for q in part]
         fitting = self._fitting(found, seq_len)
         if not fitting:
             raise ValueError(f"{self.source} {self.split} has no question to read.")
@@ -171,7 +172,7 @@ class Answers:
             return self.labels[value]
         raise ValueError(
             f"{self.source} {self.split}: {name!r} is the number {value}, and labels "
-            f"names {len(self.labels)}, from 0 on: give labels a word for each number."
+            f"names {len(self.labels)}, from 0: give labels a word for each number."
         )
 
     def _fitting(self, questions: list[Question], seq_len: int) -> list[Question]:
@@ -189,12 +190,12 @@ class Answers:
                 f"{found}: raise seq_len, or set too_long to 'drop' or 'cut_question'."
             )
         if self.too_long == "drop":
-            logging.info("%s: they are left out.", found)
+            logging.info("%s: dropped.", found)
             return [x for x in questions if x.num_tokens <= seq_len]
         fitting = [x for x in questions if len(x.example.targets) < seq_len]
         logging.info(
-            "%s: the ends of their questions are cut off; %d, whose answers alone are "
-            "as long, are left out.",
+            "%s: their questions are truncated; %d whose answers alone do not fit are "
+            "dropped.",
             found,
             len(questions) - len(fitting),
         )
@@ -205,7 +206,7 @@ def _fields_of(template: str) -> list[str]:
     """Returns the names in braces in a template.
 
     Raises:
-      ValueError: it is none.
+      ValueError: the template is malformed, or braces hold something else.
     """
     try:
         parts = [name for _, name, _, _ in string.Formatter().parse(template)]

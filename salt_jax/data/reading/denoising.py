@@ -1,4 +1,4 @@
-"""Rows of examples that denoisers make of text, without losing a token of it.
+"""Rows of denoising examples, which together use every token of the text.
 
 `RowPlan` assigns fragments of documents to each row. Each fragment becomes one example:
 the begin token or a mode token, then the inputs, then the targets. Only targets count
@@ -29,7 +29,7 @@ _MASK_64 = (1 << 64) - 1
 
 
 class DenoisedRows:
-    """The rows of a mixture of denoisers. May be read from several threads."""
+    """The rows of a mixture of denoisers. Thread-safe."""
 
     def __init__(
         self,
@@ -40,11 +40,11 @@ class DenoisedRows:
         mixture: Mixture,
         vocabulary: Vocabulary,
     ):
-        """Takes the `ids` to read, int64, by default all, and plans the rows.
+        """Plans the rows of the sequences `ids`, int64; None is all of the dataset.
 
         Raises:
-          ValueError: there are too few sequences to share out, a row holds no token
-            for a denoiser, or the vocabulary lacks a sentinel or a mode token.
+          ValueError: there are fewer sequences than denoisers need, a row has no room
+            for text, or the vocabulary lacks a sentinel or a mode token.
         """
         self.dataset = dataset
         self._stream = SequenceStream(dataset, ids, seed)
@@ -71,7 +71,7 @@ class DenoisedRows:
         logging.info("%s", self)
 
     def __str__(self) -> str:
-        """Returns what the rows are, in one line."""
+        """Returns the denoisers, their weights and the number of rows, in one line."""
         names = ", ".join(type(x).__name__ for x in self._denoisers)
         shares = ":".join(map(str, self.plan.weights))
         return (
@@ -81,18 +81,18 @@ class DenoisedRows:
 
     @property
     def rows_per_epoch(self) -> int:
-        """How many rows the sequences become."""
+        """The number of rows in an epoch."""
         return self.plan.rows_per_epoch
 
     def fingerprint(self) -> str:
-        """Returns the SHA-256 of the split and of the ids that are read."""
+        """Returns the SHA-256 of the split and of the selected ids."""
         return self._stream.fingerprint()
 
     def read(self, numbers: np.ndarray) -> Batch:
         """Returns the rows with `numbers`, int64 [B], as numpy arrays.
 
         Raises:
-          ValueError: a denoiser made more tokens than a row has.
+          ValueError: a denoiser made more tokens than fit a row.
         """
         texts = self.plan.texts(numbers)
         fragments = fragments_of(self._stream, texts.begins, texts.ends)
@@ -150,10 +150,10 @@ class DenoisedRows:
 
 
 class _Draws:
-    """Chance that depends on a place and on nothing else.
+    """Random numbers that depend only on the seed and on a place in the data.
 
-    The place is part of the counter of a Philox generator, so that places have streams
-    of numbers of their own.
+    The place is part of the counter of a Philox generator, so each place has a stream
+    of its own.
     """
 
     def __init__(self, seed: int):
@@ -163,7 +163,7 @@ class _Draws:
         self._generator = np.random.Generator(self._philox)
 
     def at(self, epoch: int, sequence_id: int, offset: int) -> np.random.Generator:
-        """Returns the generator of a place, the same object every time."""
+        """Returns the generator of a place; the object is reused by the next call."""
         words = {"key": [self._seed, epoch], "counter": [0, offset, sequence_id, 0]}
         arrays = {name: np.array(x, np.uint64) for name, x in words.items()}
         self._philox.state = self._state | {"state": arrays}
@@ -172,16 +172,16 @@ class _Draws:
 
 @dataclasses.dataclass(frozen=True)
 class _Sentinels:
-    """The sentinels of a denoiser, and how many the first tokens of a row may use."""
+    """The sentinels of a denoiser, and how many of them a stretch of text may use."""
 
     tokens: np.ndarray  # int32
-    counts: list[int]  # By the number of tokens.
+    counts: list[int]  # counts[n]: the sentinels for the first n tokens of a row.
 
     @classmethod
     def of(
         cls, denoiser: Denoiser, capacity: int, vocabulary: Vocabulary
     ) -> _Sentinels:
-        """Finds in the vocabulary what a row of `capacity` tokens of text may use."""
+        """Looks up the sentinels that a row of `capacity` tokens of text may use."""
         counts = [denoiser.num_sentinels(n) for n in range(capacity + 1)]
         if counts[0] or counts != sorted(counts):
             raise ValueError(
@@ -199,7 +199,7 @@ class _Sentinels:
         return cls(np.array(tokens, np.int32), counts)
 
     def between(self, begin: int, end: int) -> np.ndarray:
-        """Returns those that the text from `begin` to `end` of a row may use.
+        """Returns the sentinels for the text from `begin` to `end` of a row.
 
         The fragments of a row together use at most what their tokens would use as one
         fragment. A short fragment gets a sentinel as often as its length warrants.

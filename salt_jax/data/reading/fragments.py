@@ -18,10 +18,10 @@ class Fragments:
 
     tokens: np.ndarray  # int32 [T], read-only.
     lengths: np.ndarray  # int64 [P], at least 1.
-    rows: np.ndarray  # int64 [P], from 0 and increasing.
+    rows: np.ndarray  # int64 [P], from 0, never decreasing.
     epochs: np.ndarray  # int64 [P]
-    ids: np.ndarray  # int64 [P], of the sequence that a fragment is from.
-    offsets: np.ndarray  # int64 [P], where in the sequence it begins.
+    ids: np.ndarray  # int64 [P], the sequence of each fragment.
+    offsets: np.ndarray  # int64 [P], where in that sequence the fragment begins.
 
     def texts(self) -> list[np.ndarray]:
         """Returns the tokens of each fragment."""
@@ -30,7 +30,7 @@ class Fragments:
         return [self.tokens[i:j] for i, j in zip(begins, ends.tolist(), strict=True)]
 
     def begins_in_rows(self) -> np.ndarray:
-        """Returns how many tokens each fragment has before it in its row, int64 [P]."""
+        """Returns the number of tokens before each fragment in its row, int64 [P]."""
         begins = np.cumsum(self.lengths) - self.lengths
         return begins - begins[np.searchsorted(self.rows, self.rows)]
 
@@ -40,9 +40,9 @@ def fragments_of(
 ) -> Fragments:
     """Cuts the text of a stream from `begins` to `ends`, int64 [B], into fragments.
 
-    A fragment is of one document in one sequence. Tokens are counted from the stream's
-    beginning, paddings included; those are left out. All sequences are read together,
-    each of them once.
+    A fragment is the part of one document that lies in one sequence. Positions count
+    from the beginning of the stream, padding included; fragments hold no padding. Each
+    sequence is read once.
     """
     seq_len = stream.dataset.manifest.seq_len
     rows, places, columns, stops = _cuts(begins, ends, seq_len)
@@ -71,11 +71,11 @@ def fragments_of(
 
 
 def _cuts(begins: np.ndarray, ends: np.ndarray, seq_len: int) -> tuple[np.ndarray, ...]:
-    """Returns the parts of single sequences that ranges of tokens are made of.
+    """Splits ranges of tokens at the borders of sequences.
 
     Returns:
-      int64 [C] each: the range a part is of, the place of its sequence in the stream,
-      and the columns of the sequence at which it begins and stops.
+      For each part, int64 [C]: the index of its range, the place of its sequence in
+      the stream, and the columns of that sequence where it begins and ends.
     """
     firsts, lasts = begins // seq_len, (ends - 1) // seq_len
     rows, within = _counted(lasts - firsts + 1)
@@ -86,6 +86,6 @@ def _cuts(begins: np.ndarray, ends: np.ndarray, seq_len: int) -> tuple[np.ndarra
 
 
 def _counted(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns each index as often as `counts` says, and beside it 0, 1, 2, ..."""
+    """Repeats each index `counts` times; also returns 0, 1, 2, ... within each."""
     index = np.repeat(np.arange(len(counts)), counts)
     return index, np.arange(len(index)) - (np.cumsum(counts) - counts)[index]

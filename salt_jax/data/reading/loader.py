@@ -1,8 +1,8 @@
-"""Batches by index, the same for any number of hosts and after any restart.
+"""Batches by index: the same for any number of hosts, and after any restart.
 
-Batch i is the rows from i * batch_size to (i + 1) * batch_size of an endless stream of
-shuffled epochs, so a batch may hold the end of one epoch and the beginning of the next.
-A row is computed from its number, so that opening at any batch costs the same.
+Batch i holds rows i * batch_size to (i + 1) * batch_size of an endless stream of
+shuffled epochs. A batch may span the end of one epoch and the beginning of the next.
+A row is computed from its number, so starting at a late batch costs nothing.
 
 Dimensions: B batch, L length.
 """
@@ -27,7 +27,7 @@ _FIELDS = ("tokens_BL", "targets_BL", "weights_BL", "segments_BL", "positions_BL
 
 
 class Loader:
-    """The batches of what a stage reads, by index. May be read from several threads."""
+    """The batches of a stage, by index. Thread-safe."""
 
     def __init__(
         self,
@@ -43,13 +43,13 @@ class Loader:
         Raises:
           FileNotFoundError: the data, its vocabulary or its scores are missing.
           ValueError: the batch does not divide over the mesh; the data was prepared
-            otherwise; the scores are of other data.
+            with other settings; the scores belong to other data.
         """
         shards = partitioning.size("batch")
         if batch_size < 1 or batch_size % shards:
             raise ValueError(
-                f"batch_size={batch_size} does not divide over the {shards} parts into "
-                f"which the mesh {dict(partitioning.mesh.shape)} splits a batch."
+                f"batch_size={batch_size} is not a positive multiple of {shards}, the "
+                f"shards of a batch on the mesh {dict(partitioning.mesh.shape)}."
             )
         self.rows: Rows = data.open_rows(seq_len=seq_len, seed=seed)
         self._fields = _FIELDS + ("prefix_BL",) * data.has_prefix
@@ -62,12 +62,12 @@ class Loader:
         return np.arange(self._batch_size) + index * self._batch_size
 
     def host_batch(self, index: int, rows: slice | None = None) -> Batch:
-        """Returns `rows` of batch `index`, by default all, as numpy arrays."""
+        """Returns `rows` of batch `index`, all by default, as numpy arrays."""
         numbers = self.row_numbers(index)
         return self.rows.read(numbers if rows is None else numbers[rows])
 
     def device_batch(self, index: int) -> Batch:
-        """Returns batch `index` on the mesh; reads the rows of this process only."""
+        """Returns batch `index` as global arrays; reads only this process' rows."""
         read: dict[tuple[int, int, int], Batch] = {}
 
         def rows_of(rows: slice) -> Batch:
@@ -87,15 +87,15 @@ class Loader:
 
 
 class Batches(Iterator[Batch]):
-    """Consecutive batches on the mesh, several being made ahead at once.
+    """An iterator over consecutive batches on the mesh, with read-ahead in threads.
 
-    A context manager: leaving it ends the threads in which they are made.
+    A context manager: leaving it ends the threads.
     """
 
     def __init__(self, loader: Loader, begin_index: int, read_ahead: int):
-        self.stall_seconds = 0.0  # That `next` has waited so far, in all.
+        self.stall_seconds = 0.0  # Total time that `next` has waited.
         self._loader = loader
-        self._index = begin_index  # Of the batch that is delivered next.
+        self._index = begin_index  # Of the next batch.
         self._is_closed = False
         self._threads = concurrent.futures.ThreadPoolExecutor(read_ahead, "read-ahead")
         self._ahead = collections.deque(
@@ -104,11 +104,11 @@ class Batches(Iterator[Batch]):
         )
 
     def __next__(self) -> Batch:
-        """Returns the next batch, or raises what kept it from being made.
+        """Returns the next batch.
 
         Raises:
-          ValueError: these batches are closed, or the data of the next is not right.
-          OSError: it could not be read.
+          ValueError: the iterator is closed, or the data of the batch is invalid.
+          OSError: the data could not be read.
         """
         if self._is_closed:
             raise ValueError("These batches are closed.")
@@ -125,7 +125,7 @@ class Batches(Iterator[Batch]):
         return batch
 
     def close(self) -> None:
-        """Ends the threads, after the batches that they are making."""
+        """Ends the threads once they have finished their current batches."""
         self._is_closed = True
         self._threads.shutdown(cancel_futures=True)
 
@@ -137,41 +137,41 @@ class Batches(Iterator[Batch]):
 
 
 def _at(index: int, error: Exception) -> Exception:
-    """Returns `error` with the batch that it kept from being made.
+    """Returns `error` with the number of the batch and of the step that it stopped.
 
-    Batches are counted from 0 and steps from 1, as they are where metrics are written.
+    Batches count from 0 and steps from 1, as in the metrics.
     """
     if not isinstance(error, (OSError, ValueError)):
-        return error  # Nothing that a person could put right.
+        return error  # Not a mistake that a person could correct.
     kind = ValueError if isinstance(error, ValueError) else OSError
     return kind(f"Batch {index}, for step {index + 1}, cannot be made: {error}")
 
 
 def open_batches(loader: Loader, begin_index: int, read_ahead: int = 4) -> Batches:
-    """Returns the batches from `begin_index` on, `read_ahead` of them made in advance.
+    """Returns the batches from `begin_index` on; `read_ahead` are prepared in advance.
 
     Raises:
-      ValueError: nothing would be made in advance, or there is no such batch.
+      ValueError: `begin_index` is negative, or `read_ahead` is not positive.
     """
     if read_ahead < 1 or begin_index < 0:
         raise ValueError(
-            f"Batches start at 0 or later and are made 1 or more ahead, got "
+            "begin_index must be at least 0 and read_ahead at least 1, got "
             f"begin_index={begin_index}, read_ahead={read_ahead}."
         )
     return Batches(loader, begin_index, read_ahead)
 
 
 def describe_epochs(num_rows: int, rows: Rows, *, selected: bool = False) -> str:
-    """Returns, in words, how often the text comes that a stage reads.
+    """Returns, in words, how many epochs a stage reads.
 
     Args:
-      num_rows: How many rows the stage reads.
-      rows: Those that it reads from.
-      selected: Whether they were selected.
+      num_rows: The number of rows that the stage reads.
+      rows: Where it reads them from.
+      selected: Whether `rows` is a selection of the data.
     """
     of = rows.rows_per_epoch
     if of is None:
-        return f"reads {num_rows:,} rows of a stream that is not counted beforehand"
+        return f"reads {num_rows:,} rows of a stream of unknown length"
     there_are = "were selected" if selected else "there are"
     found = f"reads {num_rows:,} rows of {of:,} that {there_are}"
     if num_rows <= of:

@@ -1,8 +1,8 @@
 """Several prepared datasets, such as one a domain, read as one with given shares.
 
-In each block of consecutive rows every part has its share, up to one row, and so it
-has in all the blocks from the first on. Which rows of a block they are is shuffled.
-What a row is, is computed from its number alone. In a Gin file:
+In every block of consecutive rows, and in every prefix of blocks, each part has its
+share to within one row. The rows of a block are shuffled. A row is computed from its
+number alone. In a Gin file:
 
     from __gin__ import dynamic_registration
     from salt_jax import config
@@ -39,10 +39,10 @@ from salt_jax.data.reading.prepared_text import StageData
 from salt_jax.data.reading.rows import Rows
 from salt_jax.data.vocabulary import Vocabulary
 
-_MIN_BLOCK = 1000  # Rows. The shares of a batch of as many are as good as exact.
+_MIN_BLOCK = 1000  # Rows: enough for the shares of a large batch to be nearly exact.
 _NUM_THREADS = 8
 _MASK_64 = (1 << 64) - 1
-_PATTERN = 0  # What a seed is for, beside the parts, which are counted from 1.
+_PATTERN = 0  # The seed of the mixing order has index 0, those of parts 1, 2, ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class PreparedMixture:
     """What a stage reads, made of several prepared sets; each has its own epochs."""
 
     parts: Sequence[StageData]
-    weights: Sequence[float]  # In proportion to which the parts have rows.
+    weights: Sequence[float]  # Proportions of rows; need not add up to 1.
 
     def __post_init__(self):
         if not self.parts or len(self.parts) != len(self.weights):
@@ -61,25 +61,25 @@ class PreparedMixture:
         if not all(0.0 < weight < math.inf for weight in self.weights):
             raise ValueError(
                 f"The weights of a mixture are positive, got {tuple(self.weights)}: "
-                "leave a part out that is not to be read."
+                "leave out a part that is not to be read."
             )
 
     @property
     def vocabulary(self) -> str:
-        """The path of the vocabulary that all parts have."""
+        """The path of the vocabulary that all parts share."""
         return self.parts[0].vocabulary
 
     @property
     def has_prefix(self) -> bool:
-        """Whether some tokens of a row may see what comes after them."""
+        """Whether rows have a prefix with bidirectional attention."""
         return any(part.has_prefix for part in self.parts)
 
     def open_rows(self, *, seq_len: int, seed: int) -> Rows:
-        """Opens all parts, each with an order of its own.
+        """Opens all parts, each shuffled by a seed of its own.
 
         Raises:
           FileNotFoundError: the data of a part is missing.
-          ValueError: a part is of another vocabulary, or was prepared otherwise.
+          ValueError: a part has another vocabulary, or was prepared differently.
         """
         first, *others = [Vocabulary.open(part.vocabulary) for part in self.parts]
         for other in others:
@@ -98,24 +98,24 @@ class PreparedMixture:
 
 
 def _derived(seed: int, use: int) -> int:
-    """Returns a seed for one of the uses of a seed."""
+    """Returns an independent seed for one use of `seed`."""
     sequence = np.random.SeedSequence((seed & _MASK_64, use))
     return int(sequence.generate_state(1, np.uint64)[0])
 
 
 class MixedOrder:
-    """Whose turn it is, for each row of an endless stream that parts take turns in."""
+    """Assigns each row of an endless stream to a part, in given shares."""
 
     def __init__(self, weights: Sequence[float], seed: int):
         self._weights = np.array(weights, np.float64)
         self.shares = self._weights / math.fsum(weights)
-        # At least two rows of each part, so that a part which is ahead of its share
-        # by less than one after a block is still behind it after the next.
+        # A block has at least two rows of each part: a part that is less than one row
+        # ahead of its share after one block still gets a row in the next.
         self.block_size = max(_MIN_BLOCK, math.ceil(2 / self.shares.min()))
         self._seed = seed
 
     def locate(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the parts of rows, and the numbers of the rows within them.
+        """Returns the part of each row, and the row's number within its part.
 
         Args:
           numbers: int64 [N], at least 0.
@@ -124,36 +124,36 @@ class MixedOrder:
           int64 [N], indices of parts, and int64 [N].
         """
         numbers = np.asarray(numbers, np.int64)
-        # Each block is an epoch of the places in it, in an order of its own.
+        # Each block is one epoch of a shuffle over its places.
         place = permutation.shuffled(numbers, size=self.block_size, seed=self._seed)
         blocks, block_of = np.unique(numbers // self.block_size, return_inverse=True)
         begins_UP = np.array([self._rows_before(block) for block in blocks])
         counts_UP = np.array([self._rows_before(block + 1) for block in blocks])
         ends_UP = np.cumsum(counts_UP - begins_UP, axis=1)
         part = np.sum(place[:, None] >= ends_UP[block_of], axis=1)
-        # The places of a part stand together before they are shuffled.
+        # Before shuffling, the places of a part are consecutive.
         end = ends_UP[block_of, part]
         return part, place - end + counts_UP[block_of, part]
 
     def _rows_before(self, block: int) -> np.ndarray:
-        """Returns how many rows each part has before a block begins, int64 [P]."""
+        """Returns the number of rows of each part before a block, int64 [P]."""
         return apportion(int(block) * self.block_size, self._weights)
 
 
 class _MixedRows:
-    """The rows of several parts in one order."""
+    """The rows of several parts in one order. Thread-safe."""
 
     def __init__(self, parts: Sequence[Rows], order: MixedOrder, *, has_prefix: bool):
         self.parts = parts
         self.order = order
         self._has_prefix = has_prefix
-        # Not those of the shards, for which these wait.
+        # Not the pool that reads shards: these threads wait for it.
         count = min(len(parts), _NUM_THREADS)
         self._threads = concurrent.futures.ThreadPoolExecutor(count, "mixture")
 
     @property
     def rows_per_epoch(self) -> int | None:
-        """After how many rows the first of the parts begins again; None: not known."""
+        """The rows until a part first repeats; None if no part knows its length."""
         lengths = [
             part.rows_per_epoch / share
             for part, share in zip(self.parts, self.order.shares, strict=True)
@@ -162,7 +162,7 @@ class _MixedRows:
         return math.floor(min(lengths)) if lengths else None
 
     def fingerprint(self) -> str:
-        """Returns the SHA-256 of what all parts are."""
+        """Returns the SHA-256 of the fingerprints of all parts."""
         parts = "".join(part.fingerprint() for part in self.parts)
         return hashlib.sha256(parts.encode()).hexdigest()
 
@@ -180,7 +180,7 @@ class _MixedRows:
         return _joined(batches, back)
 
     def _completed(self, batch: Batch) -> Batch:
-        """Returns a batch with a prefix, an empty one if it had none."""
+        """Adds an empty prefix to a batch without one, if other parts have prefixes."""
         if not self._has_prefix or batch.prefix_BL is not None:
             return batch
         prefix_BL: Any = np.zeros(batch.tokens_BL.shape, bool)
@@ -188,7 +188,7 @@ class _MixedRows:
 
 
 def _joined(batches: Sequence[Batch], order: np.ndarray) -> Batch:
-    """Returns the rows of all batches, taken in an order."""
+    """Concatenates batches and reorders their rows."""
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(Batch):
         arrays = [getattr(batch, field.name) for batch in batches]

@@ -1,11 +1,11 @@
-"""How text becomes what is given and what is to be predicted, as values.
+"""Training objectives: how text is split into inputs and targets.
 
-A denoiser turns a piece of one document into an `Example`. Those here are of UL2 [1],
-as decoder-only models learn them: the model reads the inputs, seeing all of them at
-once, and then predicts the targets one by one. Any other frozen dataclass with the
-members of `Denoiser` can stand in their place.
+A denoiser turns a fragment of one document into an `Example`. The denoisers here are
+those of UL2 [1] for decoder-only models: the model attends to the inputs in both
+directions and then predicts the targets one by one. Any frozen dataclass with the
+members of `Denoiser` can be used instead.
 
-Dimensions: N tokens of a piece, S sentinels.
+Dimensions: N tokens of a fragment, S sentinels.
 
 [1] Y. Tay et al., UL2: Unifying language learning paradigms, arXiv 2205.05131.
 """
@@ -23,63 +23,65 @@ import numpy as np
 
 
 class Example(NamedTuple):
-    """What is given and what is to be predicted, int32 of any two lengths."""
+    """Inputs to condition on and targets to predict, two int32 arrays."""
 
     inputs: np.ndarray
     targets: np.ndarray
 
 
 class Denoiser(Protocol):
-    """Makes an example of a piece of text. A frozen dataclass, so that it has a name.
+    """Makes an example of a fragment of text.
 
-    Must be a pure function of its fields and arguments; called from several threads.
+    A frozen dataclass whose methods are pure functions; it is called from several
+    threads.
     """
 
     @property
     def mode_token(self) -> str | None:
-        """The piece of the vocabulary that an example begins with; None for none."""
+        """The vocabulary piece that an example begins with; None: the begin token."""
 
     @property
     def has_prefix(self) -> bool:
         """Whether examples may have inputs."""
 
     def capacity(self, row_len: int) -> int:
-        """Returns how many tokens of text fit a row, into whatever pieces they fall.
+        """Returns how many tokens of text always fit a row of `row_len` tokens.
 
-        It is what the rows are filled with, so it should be the most that always fits.
+        They must fit however the text splits into fragments. Rows are filled with this
+        many tokens, so a smaller number wastes room.
         """
 
     def num_sentinels(self, num_tokens: int) -> int:
-        """Returns how many sentinels so much text in a row may use; more for more."""
+        """Returns the sentinels that `num_tokens` of text may use; never decreases."""
 
     def denoise(
         self, tokens: np.ndarray, draw: np.random.Generator, sentinels: np.ndarray
     ) -> Example:
-        """Returns the example of a piece of a document.
+        """Returns the example of a fragment of a document.
 
         Args:
-          tokens: int32 [N], at least one; not to be changed.
-          draw: The only source of chance, for this call alone.
-          sentinels: int32 [S], the first ones of the vocabulary, to be used at most
-            once. The pieces of a row share out what all of their tokens may use.
+          tokens: int32 [N], at least one; read-only.
+          draw: The only source of randomness; valid during this call.
+          sentinels: int32 [S], each to be used at most once. The fragments of a row
+            share the sentinels that the row's tokens may use.
         """
 
 
 class _NothingAdded:
-    """A denoiser whose examples have the tokens of their text and no others."""
+    """A denoiser that adds no tokens to its text."""
 
     def capacity(self, row_len: int) -> int:
-        """Returns how many tokens of text fit a row: as many as it has."""
+        """Returns `row_len`: text fills the whole row."""
         return row_len
 
     def num_sentinels(self, num_tokens: int) -> int:
-        """Returns how many sentinels so much text in a row may use: none."""
+        """Returns 0: no sentinels are used."""
         return 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CausalLM(_NothingAdded):
-    """Each token is predicted from those before it."""
+    """Causal language modeling: each token is predicted from those before it."""
 
     mode_token: str | None = None
     has_prefix = False
@@ -93,9 +95,12 @@ class CausalLM(_NothingAdded):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrefixLM(_NothingAdded):
-    """A piece's beginning, of any length up to twice the mean, gives its rest."""
+    """Prefix language modeling: the rest of a fragment is predicted from its prefix.
 
-    mean_share: float = 0.25  # Of the tokens, in the prefix.
+    The length of the prefix is uniform from 0 to twice its mean.
+    """
+
+    mean_share: float = 0.25  # Mean length of the prefix, as a share of the tokens.
     mode_token: str | None = None
     has_prefix = True
 
@@ -109,7 +114,7 @@ class PrefixLM(_NothingAdded):
     def denoise(
         self, tokens: np.ndarray, draw: np.random.Generator, sentinels: np.ndarray
     ) -> Example:
-        """Returns the tokens [N] cut in two; at least one is a target."""
+        """Splits the tokens [N] in two; at least one is a target."""
         longest = min(int(2 * self.mean_share * len(tokens)), len(tokens) - 1)
         cut = int(draw.integers(longest + 1))
         return Example(tokens[:cut], tokens[cut:])
@@ -117,22 +122,21 @@ class PrefixLM(_NothingAdded):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpanCorruption:
-    """Spans of a piece are taken out of it, and predicted behind their sentinels.
+    """Span corruption: spans are replaced by sentinels in the inputs, and predicted.
 
-    A piece so short that no span falls to it is learnt as plain text.
+    A fragment too short for a span is learned as plain text.
     """
 
-    rate: float = 0.15  # The share of the tokens that is taken out.
-    mean_length: float = 3.0  # Tokens in a span.
+    rate: float = 0.15  # The share of tokens that are corrupted.
+    mean_length: float = 3.0  # Tokens per span.
     mode_token: str | None = None
     has_prefix = True
 
     def __post_init__(self):
         if not 0.0 < self.rate < 1.0 or not self.mean_length >= 1.0:
             raise ValueError(
-                "A span corruption takes out a rate between 0 and 1, in spans of a "
-                f"mean_length of at least 1; got rate={self.rate}, "
-                f"mean_length={self.mean_length}."
+                "SpanCorruption needs a rate between 0 and 1 and a mean_length of at "
+                f"least 1; got rate={self.rate}, mean_length={self.mean_length}."
             )
         if self._density > 1 - fractions.Fraction(str(self.rate)):
             raise ValueError(
@@ -142,30 +146,30 @@ class SpanCorruption:
 
     @functools.cached_property
     def _density(self) -> fractions.Fraction:
-        """Spans for each token, without the rounding of 0.15: 20 tokens make one."""
+        """Spans per token, as an exact fraction: 0.15 / 3 is 1 / 20."""
         return fractions.Fraction(str(self.rate)) / fractions.Fraction(
             str(self.mean_length)
         )
 
     def capacity(self, row_len: int) -> int:
-        """Returns how many tokens of text, each span with two sentinels, fit a row."""
+        """Returns how many tokens fit a row together with two sentinels per span."""
         tokens = row_len
         while tokens + 2 * self.num_sentinels(tokens) > row_len:
             tokens -= 1
         return tokens
 
     def num_sentinels(self, num_tokens: int) -> int:
-        """Returns how many spans so much text in a row has, each with its sentinel."""
+        """Returns the number of spans, and so of sentinels, in `num_tokens` of text."""
         return math.floor(num_tokens * self._density + fractions.Fraction(1, 2))
 
     def denoise(
         self, tokens: np.ndarray, draw: np.random.Generator, sentinels: np.ndarray
     ) -> Example:
-        """Returns the tokens [N] with spans moved to the targets.
+        """Moves spans of the tokens [N] from the inputs to the targets.
 
-        The inputs are kept spans with a sentinel after each, the targets the spans
-        between with the same sentinels before them. The first token is always kept and
-        the last one always taken out.
+        In the inputs, a sentinel stands in place of each corrupted span; in the
+        targets, the same sentinel stands before that span. The first token always
+        stays in the inputs, and the last one always goes to the targets.
         """
         num_spans = min(len(sentinels), len(tokens) // 2)
         if not num_spans:
@@ -188,7 +192,7 @@ class SpanCorruption:
 
 
 def _random_ends(total: int, num_parts: int, draw: np.random.Generator) -> np.ndarray:
-    """Returns where parts of `total` end, int64; all ways to cut it are as likely."""
+    """Splits `total` into positive parts at random, uniformly; returns their ends."""
     ends = np.full(num_parts, total)
     cuts = draw.choice(total - 1, num_parts - 1, replace=False, shuffle=False)
     ends[:-1] = np.sort(cuts) + 1
@@ -198,7 +202,7 @@ def _random_ends(total: int, num_parts: int, draw: np.random.Generator) -> np.nd
 def _with_marks(
     tokens: np.ndarray, places: np.ndarray, marks: np.ndarray
 ) -> np.ndarray:
-    """Returns the tokens with `marks` put before those at `places`, int32."""
+    """Inserts `marks` before the tokens at `places`; returns int32."""
     marked = np.empty(len(tokens) + len(marks), np.int32)
     is_token = np.ones(len(marked), bool)
     places = places + np.arange(len(marks))
@@ -210,10 +214,10 @@ def _with_marks(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """Several denoisers, each of which gets its share of the text."""
+    """Several denoisers, each with its share of the text."""
 
     denoisers: Sequence[Denoiser]
-    weights: Sequence[int]  # Of so many sequences together, how many each gets.
+    weights: Sequence[int]  # Proportions of sequences, such as (6, 2, 1, 1).
 
     def __post_init__(self):
         if not self.denoisers or len(self.denoisers) != len(self.weights):
@@ -225,7 +229,7 @@ class Mixture:
             if weight != int(weight) or weight < 1:
                 raise ValueError(
                     f"Weights are whole numbers from 1 up, such as (6, 2, 1, 1); "
-                    f"{denoiser} has {weight}. Leave out what is not to be learnt."
+                    f"{denoiser} has {weight}. Leave out denoisers that are not wanted."
                 )
 
     @property
@@ -238,7 +242,7 @@ Objective = Denoiser | Mixture
 
 
 def mixture_of(objective: Objective) -> Mixture:
-    """Returns the objective as a mixture, which may be of one denoiser."""
+    """Returns the objective as a mixture, possibly of a single denoiser."""
     if isinstance(objective, Mixture):
         return objective
     return Mixture(denoisers=(objective,), weights=(1,))

@@ -23,19 +23,19 @@ def packed(
     pad_id: int,
     has_prefix: bool,
 ) -> Batch:
-    """Returns the batch that holds `examples`, each a segment of its row.
+    """Packs `examples` into a batch; each becomes one segment of its row.
 
-    The model reads an example's inputs and then its targets, shifted right: at position
-    0 the example's begin id, at the position of the last input that is read it predicts
-    the first target. What it reads up to there, it reads both ways.
+    A segment is the example's inputs and then its targets, shifted right by one: it
+    starts with the begin id, and the position of the last input predicts the first
+    target. Up to that position attention is bidirectional.
 
     Args:
-      examples: Those of a row stand together and fit it.
-      rows: int64 [P], of the examples, increasing.
-      begin_ids: int [P], what each example begins with.
+      examples: Grouped by row; the examples of a row must fit it.
+      rows: int64 [P], the row of each example, never decreasing.
+      begin_ids: int [P], the first token of each segment.
       shape: (B, L)
-      pad_id: The target where there is none.
-      has_prefix: Whether the batch says which tokens are seen both ways.
+      pad_id: The target at padding.
+      has_prefix: Whether the batch gets a `prefix_BL`.
     """
     num_inputs = np.array([len(example.inputs) for example in examples], np.int64)
     num_targets = np.array([len(example.targets) for example in examples], np.int64)

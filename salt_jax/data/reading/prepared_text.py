@@ -16,25 +16,25 @@ from salt_jax.data.vocabulary import Vocabulary
 
 
 class StageData(Protocol):
-    """Says, as a frozen value, what a stage reads."""
+    """The data of a stage, as a frozen value."""
 
     @property
     def vocabulary(self) -> str:
-        """The path of the vocabulary that the tokens are of."""
+        """The path of the vocabulary."""
 
     @property
     def has_prefix(self) -> bool:
-        """Whether some tokens of a row may see what comes after them."""
+        """Whether rows have a prefix with bidirectional attention."""
 
     def open_rows(self, *, seq_len: int, seed: int) -> Rows:
-        """Opens it, as rows of `seq_len` tokens in the order that the seed gives."""
+        """Opens the data as rows of `seq_len` tokens, shuffled by `seed`."""
 
 
-class Selection(Protocol):
+class SequenceSelector(Protocol):
     """Decides which sequences a stage reads."""
 
     def select(self, dataset: PreparedDataset) -> np.ndarray:
-        """Returns the ids to keep, int64, in increasing order."""
+        """Returns the ids to keep, int64, increasing."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,21 +44,21 @@ class PreparedText:
     path: str  # Where `prepare` put its splits.
     vocabulary: str
     split: str = "train"
-    selection: Selection | None = None
+    selection: SequenceSelector | None = None
     objective: Objective = CausalLM()
 
     @property
     def has_prefix(self) -> bool:
-        """Whether some tokens of a row may see what comes after them."""
+        """Whether rows have a prefix with bidirectional attention."""
         return self.objective.has_prefix
 
     def open_rows(self, *, seq_len: int, seed: int) -> Rows:
-        """Opens the split, and reads its selection if it has one.
+        """Opens the split and applies the selection, if there is one.
 
         Raises:
-          FileNotFoundError: the data, its vocabulary or its scores are missing.
-          ValueError: the data was prepared otherwise; the scores are of other data;
-            the vocabulary lacks a piece that the objective needs.
+          FileNotFoundError: the data, the vocabulary or the scores are missing.
+          ValueError: the data was prepared with other settings; the scores belong to
+            other data; the vocabulary lacks a piece that the objective needs.
         """
         dataset = self.open(seq_len=seq_len)
         selection = self.selection
@@ -77,7 +77,7 @@ class PreparedText:
         """Opens the split.
 
         Raises:
-          FileNotFoundError: it is not prepared, or the vocabulary is missing.
+          FileNotFoundError: the split is not prepared, or the vocabulary is missing.
           ValueError: it was prepared with another vocabulary or sequence length.
         """
         vocabulary = Vocabulary.open(self.vocabulary)
@@ -108,12 +108,12 @@ class PreparedText:
         return dataset
 
 
-def selected_ids(selection: Selection, dataset: PreparedDataset) -> np.ndarray:
+def selected_ids(selection: SequenceSelector, dataset: PreparedDataset) -> np.ndarray:
     """Returns the ids that `selection` keeps of `dataset`, int64, increasing.
 
     Raises:
-      ValueError: there are none, or they are not increasing, not ids of the dataset,
-        or no whole numbers.
+      ValueError: the selection is empty, or gives something other than increasing ids
+        of the dataset.
     """
     ids = np.asarray(selection.select(dataset))
     name = f"The selection {type(selection).__name__}"

@@ -17,22 +17,22 @@ _READ_BYTES = 1 << 20
 def read_records(
     source: str, split: str, fields: Sequence[str], *, data_dir: str | None = None
 ) -> list[Mapping[str, str | int]]:
-    """Returns all records of a split, each with the wanted fields.
+    """Returns the given fields of all records of a split.
 
     Args:
-      source: A folder of files of JSON lines, one a split, which may be "embedded:...";
-        or "tfds:NAME", a data set of TensorFlow Datasets.
-      split: The stem of the file; of a data set, one that it has or a part of one, such
-        as "train[95%:]".
-      fields: The names that every record must have, of texts or whole numbers.
-      data_dir: Where TensorFlow Datasets keeps its data, if not where it does.
+      source: A folder with one file of JSON lines per split, which may be
+        "embedded:..."; or "tfds:NAME", a dataset of TensorFlow Datasets.
+      split: The stem of the file; or a split of the dataset, possibly a slice such as
+        "train[95%:]".
+      fields: The fields to return. Every record needs them, as text or integers.
+      data_dir: The folder of TensorFlow Datasets; None: its default.
 
     Raises:
       FileNotFoundError: there is no such source or split.
-      ValueError: something is no record, or lacks a field.
+      ValueError: a line is not a record, or a record lacks a field.
     """
     if source.startswith(_TFDS):
-        # Not at the top: TensorFlow is for those who read with it.
+        # Imported here, because TensorFlow is slow to import and rarely needed.
         from salt_jax.data.reading import tfds_records
 
         name = source.removeprefix(_TFDS)
@@ -66,7 +66,7 @@ def _record(line: bytes, fields: Sequence[str], where: str) -> Mapping[str, str 
             )
         if not isinstance(record[name], (str, int)):
             raise ValueError(
-                f"{where}: {name!r} is {type(record[name]).__name__}, and what is read "
-                "is text or a whole number."
+                f"{where}: {name!r} is {type(record[name]).__name__}, not text or an "
+                "integer."
             )
     return {name: record[name] for name in fields}

@@ -1,9 +1,10 @@
-"""Which text each row is made of, when denoisers share it: a closed form.
+"""Which text goes into each row when several denoisers share it, in closed form.
 
-The sequences of an epoch, in its order, are taken in groups. In a group each denoiser
-gets its share of the sequences, exactly, and their text, joined, is cut into rows of
-what the denoiser says a row holds. So groups have the same number of rows, every token
-is in one row of the epoch, and what a row holds is computed from its number.
+The shuffled sequences of an epoch are divided into groups of equal size. In a group
+each denoiser gets exactly its share of the sequences. Their text is concatenated and
+cut into rows of the denoiser's capacity. So all groups have the same number of rows,
+every token is in exactly one row of the epoch, and the content of a row is computed
+from its number.
 
 Dimensions: B rows.
 """
@@ -20,17 +21,17 @@ import numpy as np
 from salt_jax.data import permutation
 from salt_jax.data.apportionment import apportion
 
-# The last row of a denoiser in a group is not full, which in a group of this size
-# costs at most a row in 256 for each denoiser. A larger group would mix less well.
+# The last row of each denoiser in a group is only partly filled. With groups of this
+# size that wastes at most 1 row in 256 per denoiser; larger groups would mix less well.
 _MIN_GROUP = 256
-# Keeps the order of the rows in a group apart from the order of the sequences.
+# Makes the order of rows in a group independent of the order of sequences.
 _ROW_ORDER = 0x5851F42D4C957F2D
 
 
 class RowTexts(NamedTuple):
-    """The denoiser and the text of rows; a text is a range of tokens.
+    """The denoiser of each row, and its text as a range of tokens.
 
-    Tokens are counted in the endless stream of shuffled epochs, paddings included.
+    Ranges are positions in the endless stream of shuffled epochs, padding included.
     """
 
     kinds: np.ndarray  # int64 [B], indices of denoisers.
@@ -40,36 +41,36 @@ class RowTexts(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Group:
-    """Consecutive sequences, and the rows that they become."""
+    """The sequences and rows of a group, by denoiser."""
 
-    counts: np.ndarray  # int64 [denoisers], sequences of each.
-    rows: np.ndarray  # int64 [denoisers], rows of each.
+    counts: np.ndarray  # int64 [denoisers], sequences.
+    rows: np.ndarray  # int64 [denoisers], rows.
 
     @property
     def num_rows(self) -> int:
-        """How many rows the group becomes."""
+        """The number of rows in the group."""
         return int(self.rows.sum())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RowPlan:
-    """How `num_sequences` become the rows of an epoch."""
+    """How the `num_sequences` of an epoch become rows."""
 
     num_sequences: int
     seq_len: int
-    capacities: Sequence[int]  # Tokens of text in a row, for each denoiser.
-    weights: Sequence[int]  # Of the denoisers: their shares of the sequences.
-    seed: int  # Decides the order of the rows in a group.
+    capacities: Sequence[int]  # Tokens of text per row, by denoiser.
+    weights: Sequence[int]  # Proportions of sequences, by denoiser.
+    seed: int  # Of the order of rows within groups.
 
     @functools.cached_property
     def group_size(self) -> int:
-        """The sequences of a group: as few as give every denoiser its whole share."""
+        """Sequences per group: the smallest multiple of the weights' sum from 256."""
         total = sum(self.weights)
         return total * -(-_MIN_GROUP // total)
 
     @property
     def num_whole_groups(self) -> int:
-        """How many groups of the full size an epoch has."""
+        """The number of groups of full size in an epoch."""
         return self.num_sequences // self.group_size
 
     @functools.cached_property
@@ -78,37 +79,36 @@ class RowPlan:
 
     @functools.cached_property
     def _last_group(self) -> _Group:
-        """What is left at the end of an epoch, perhaps nothing."""
+        """The remainder at the end of an epoch, possibly empty."""
         return self._group(self.num_sequences % self.group_size)
 
     @property
     def rows_per_epoch(self) -> int:
-        """How many rows the sequences become."""
+        """The number of rows in an epoch."""
         whole = self.num_whole_groups * self._whole_group.num_rows
         return whole + self._last_group.num_rows
 
     @property
     def sequences_of_kinds(self) -> np.ndarray:
-        """The sequences of an epoch that each denoiser gets, int64."""
+        """The sequences per epoch of each denoiser, int64 [denoisers]."""
         whole = self.num_whole_groups * self._whole_group.counts
         return whole + self._last_group.counts
 
     @property
     def fill(self) -> float:
-        """The share of the rows' room that text without any breaks would take.
+        """The filled share of the rows, for unbroken text.
 
-        Short pieces take a little less, since the number of their spans is rounded
-        down.
+        Short fragments fill slightly less: their numbers of spans are rounded down.
         """
         rows_of_text = self.sequences_of_kinds * self.seq_len / self.capacities
         return float(np.sum(rows_of_text) / self.rows_per_epoch)
 
     def texts(self, numbers: np.ndarray) -> RowTexts:
-        """Returns what the rows with `numbers`, int64 [B], are made of."""
+        """Returns the text and the denoiser of the rows `numbers`, int64 [B]."""
         epochs, rows = np.divmod(np.asarray(numbers, np.int64), self.rows_per_epoch)
         groups, slots = np.divmod(rows, self._whole_group.num_rows)
         is_last = groups == self.num_whole_groups
-        # Counted over all epochs, so that each group has a row order of its own.
+        # Numbered over all epochs, so that each group has its own order of rows.
         orders = epochs * (self.num_whole_groups + 1) + groups
         texts = np.zeros((3, len(rows)), np.int64)
         for group, chosen in (
@@ -125,7 +125,7 @@ class RowPlan:
     def _texts_of(
         self, group: _Group, orders: np.ndarray, slots: np.ndarray
     ) -> RowTexts:
-        """Returns what the rows at `slots` hold, counted from the group's beginning."""
+        """Returns the text of the rows at `slots`; positions count from the group."""
         slots = permutation.shuffled(
             orders * group.num_rows + slots,
             size=group.num_rows,

@@ -18,14 +18,14 @@ from salt_jax.data.prepared.sequences import Sequences
 
 
 class Rows(Protocol):
-    """What the rows of all batches of a stage are. May be read from several threads."""
+    """The rows of a stage, by number. Thread-safe."""
 
     @property
     def rows_per_epoch(self) -> int | None:
-        """After how many rows text comes again, in another order; None: not known."""
+        """The number of rows in an epoch; None if it is unknown."""
 
     def fingerprint(self) -> str:
-        """Returns a digest of the text that is read, and of what is selected of it."""
+        """Returns a digest of the data and of the selected ids."""
 
     def read(self, numbers: np.ndarray) -> Batch:
         """Returns the rows with `numbers`, int64 [B], as numpy arrays."""
@@ -33,18 +33,18 @@ class Rows(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class SequenceStream:
-    """The sequences of a split, whole or selected, in epoch after shuffled epoch."""
+    """An endless stream of shuffled epochs over the sequences of a split."""
 
     dataset: PreparedDataset
-    ids: np.ndarray | None  # int64, those to read; None for all.
-    seed: int  # Decides their order.
+    ids: np.ndarray | None  # int64, the selected sequences; None: all.
+    seed: int  # Of the shuffles.
 
     def __len__(self) -> int:
-        """The sequences of an epoch."""
+        """The number of sequences in an epoch."""
         return len(self.dataset if self.ids is None else self.ids)
 
     def fingerprint(self) -> str:
-        """Returns the SHA-256 of the split and of the ids that are read."""
+        """Returns the SHA-256 of the split and of the selected ids."""
         digest = hashlib.sha256(self.dataset.fingerprint.encode())
         if self.ids is not None:
             digest.update(np.ascontiguousarray(self.ids).data)
@@ -57,24 +57,24 @@ class SequenceStream:
 
 
 class SequenceRows:
-    """Whole sequences, each token predicted from those before it."""
+    """One sequence per row, for causal language modeling."""
 
     def __init__(self, dataset: PreparedDataset, ids: np.ndarray | None, seed: int):
-        """Takes the `ids` to read, int64, by default all; the seed orders them."""
+        """Reads the sequences `ids`, int64, or all; `seed` shuffles them."""
         self.dataset = dataset
         self._stream = SequenceStream(dataset, ids, seed)
 
     @property
     def rows_per_epoch(self) -> int:
-        """How many sequences there are, or were selected."""
+        """The number of sequences, or of selected ones."""
         return len(self._stream)
 
     def fingerprint(self) -> str:
-        """Returns the SHA-256 of the split and of the ids that are read."""
+        """Returns the SHA-256 of the split and of the selected ids."""
         return self._stream.fingerprint()
 
     def ids(self, numbers: np.ndarray) -> np.ndarray:
-        """Returns the ids of the sequences that rows hold, int64 [B]."""
+        """Returns the id of the sequence in each row, int64 [B]."""
         return self._stream.ids_at(numbers)
 
     def read(self, numbers: np.ndarray) -> Batch:
@@ -83,15 +83,15 @@ class SequenceRows:
 
 
 def causal_batch(sequences: Sequences) -> Batch:
-    """Returns the batch in which each token is predicted from those before it.
+    """Returns the batch for causal language modeling on `sequences`.
 
-    Every token is a target; the first of each document, and of each row, is predicted
-    from `sequences.begin_id`.
+    Every token is a target. The first token of each document, and of each row, is
+    predicted from `sequences.begin_id`.
     """
     begin_id = sequences.begin_id
     tokens_BL = np.full_like(sequences.tokens, begin_id)
     tokens_BL[:, 1:] = sequences.tokens[:, :-1]
-    tokens_BL[sequences.positions == 0] = begin_id  # Of padding, all are 0.
+    tokens_BL[sequences.positions == 0] = begin_id  # Padding has position 0, too.
     fields: dict[str, Any] = {
         "tokens_BL": tokens_BL,
         "targets_BL": sequences.tokens,

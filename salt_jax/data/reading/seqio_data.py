@@ -1,4 +1,4 @@
-"""A SeqIO task or mixture, registered by anyone, as what a stage reads.
+"""A registered SeqIO task or mixture as the data of a stage.
 
 In a Gin file:
 
@@ -13,15 +13,15 @@ In a Gin file:
       module = 'my.tasks'
       vocabulary = '/data/vocabulary/256k.model'
 
-A task whose one feature is "targets" is plain text: its examples are joined, and cut
-into rows that are full. A task with "inputs" and "targets" has examples with a prefix:
-the inputs are seen both ways and cost nothing, the targets are predicted. They are put
-into a row in the order in which they come, as long as they fit.
+A task with the single feature "targets" is plain text: its examples are concatenated
+and cut into full rows. A task with "inputs" and "targets" is trained with a prefix:
+attention over the inputs is bidirectional, and only the targets count in the loss. Its
+examples are packed whole, in order, as many as fit a row.
 
-A SeqIO pipeline goes from its beginning to its end. So every host reads all of it and
-keeps its own rows, and to go on at a step, all rows before are read and dropped. For
-a run of any length, `prepare` the same task (corpus = 'seqio:my_task'): what it writes
-is read from anywhere at once, and can be scored and selected from.
+A SeqIO pipeline can only be read from its beginning. So every host reads all of it and
+keeps its own rows, and resuming at a step reads and drops all earlier rows. For long
+runs, `prepare` the task instead (corpus = 'seqio:my_task'): prepared data can be read
+from any row, scored and selected from.
 """
 
 from __future__ import annotations
@@ -33,33 +33,33 @@ from salt_jax.data.reading.rows import Rows
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SeqioData:
-    """What a stage reads, by its name in SeqIO's registry."""
+    """The data of a stage, by its name in SeqIO's registry."""
 
-    task: str  # Or a mixture.
-    vocabulary: str  # The same file as that of the task.
+    task: str  # The name of a task or a mixture.
+    vocabulary: str  # The vocabulary file of the task.
     module: str | None = None  # Imported first, to register the task.
     split: str = "train"
-    shuffle: bool = True  # Each epoch in an order of its own.
-    # What the task's preprocessors are told, and to what SeqIO then trims. None trims
-    # nothing, as is right for text; preprocessors that corrupt spans want a number.
+    shuffle: bool = True  # Every epoch is shuffled differently.
+    # Passed to the task as its sequence lengths; SeqIO trims examples to them. None
+    # trims nothing, as is right for text; span corruption needs a number.
     inputs_length: int | None = None
     targets_length: int | None = None
 
     @property
     def has_prefix(self) -> bool:
         """Whether the task has inputs."""
-        # Not at the top: TensorFlow is for those who read with it.
+        # Imported here, because TensorFlow is slow to import and rarely needed.
         from salt_jax.data.reading import seqio_source
 
         return seqio_source.has_inputs(self.task, self.module)
 
     def open_rows(self, *, seq_len: int, seed: int) -> Rows:
-        """Opens the task. It reads nothing before the first rows are read.
+        """Opens the task; no example is read yet.
 
         Raises:
           FileNotFoundError: there is no vocabulary.
-          ValueError: there is no such task, or it has other features, or its tokens
-            are of another vocabulary.
+          ValueError: there is no such task, or it has other features or another
+            vocabulary.
         """
         from salt_jax.data.reading import seqio_rows, seqio_source
 

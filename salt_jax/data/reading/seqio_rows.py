@@ -1,4 +1,4 @@
-"""The rows that a SeqIO pipeline makes, which begins at its beginning only.
+"""The rows of a SeqIO pipeline, which can only be read from its beginning.
 
 Dimensions: B batch, L length.
 """
@@ -18,31 +18,31 @@ from salt_jax.data.reading.objectives import Example
 from salt_jax.data.reading.packing import packed
 from salt_jax.data.reading.seqio_source import Source
 
-# Of rows that were read, so many are kept: batches that are made at the same time ask
-# for theirs in any order. Less than 100 MB at 1,280 tokens.
+# How many rows are kept after they were read: concurrent batches ask for rows in any
+# order. Less than 100 MB at 1,280 tokens a row.
 _KEEP_ROWS = 1 << 14
 _NOTHING = np.zeros(0, np.int32)
 
 
 class SeqioRows:
-    """The rows of a source, read in order. May be read from several threads."""
+    """The rows of a source, read in order. Thread-safe."""
 
     def __init__(self, source: Source, *, seq_len: int, seed: int | None):
         self.source = source
         self._seq_len = seq_len
         self._seed = seed
         self._lock = threading.Lock()
-        self._asked: int | None = None  # The first row that was last asked for.
-        self._stride = 0  # The most rows between two that were asked for in turn.
+        self._asked: int | None = None  # The first row of the last request.
+        self._stride = 0  # The largest distance between consecutive requests.
         self._restart()
 
     @property
     def rows_per_epoch(self) -> None:
-        """After how many rows text comes again: that is known when it does."""
+        """None: the length of an epoch is unknown until it has been read."""
         return None
 
     def fingerprint(self) -> str:
-        """Returns a digest of the task's name and vocabulary; more is not known."""
+        """Returns a digest of the task's name and vocabulary, not of its examples."""
         known = f"{self.source.name} {self.source.vocabulary.fingerprint}"
         return hashlib.sha256(known.encode()).hexdigest()
 
@@ -66,18 +66,18 @@ class SeqioRows:
     def _rows(self, numbers: np.ndarray) -> list[list[Example]]:
         first, last = int(numbers.min()), int(numbers.max())
         with self._lock:
-            # Between a host's rows of two batches are those of all other hosts.
+            # Between a host's rows of two batches lie the rows of all other hosts.
             apart = 0 if self._asked is None else abs(first - self._asked)
             self._stride = max(self._stride, apart, last - first + 1)
             self._asked = first
             if first < self._end - len(self._kept):
-                logging.warning("%s: reading it from its beginning.", self.source.name)
+                logging.warning("%s: reading again from the start.", self.source.name)
                 self._restart()
-            # Some rows more are what batches read that are made at the same time.
+            # A small distance is normal: other batches are read at the same time.
             if first - self._end > 16 * len(numbers):
                 logging.info(
-                    "%s: reading and dropping %d rows, to begin at row %d. Prepared "
-                    "data begins anywhere at once.",
+                    "%s: reading and dropping %d rows to start at row %d. Prepared "
+                    "data would start at once.",
                     self.source.name,
                     first - self._end,
                     first,
@@ -94,7 +94,7 @@ class SeqioRows:
                 if len(self._kept) > keep:
                     self._kept.popleft()
         except Exception:
-            self._restart()  # What failed has ended, and would end again without why.
+            self._restart()  # A generator that raised has ended for good.
             raise
 
     def _restart(self) -> None:
@@ -105,7 +105,7 @@ class SeqioRows:
 
 
 def _full_rows(examples: Iterable[Example], seq_len: int) -> Iterator[list[Example]]:
-    """Yields rows without padding; an example goes on in the row after its own."""
+    """Yields full rows; an example may continue in the next row."""
     row: list[Example] = []
     room = seq_len
     for _, targets in examples:
@@ -121,9 +121,9 @@ def _full_rows(examples: Iterable[Example], seq_len: int) -> Iterator[list[Examp
 def _prefixed_rows(
     examples: Iterable[Example], seq_len: int
 ) -> Iterator[list[Example]]:
-    """Yields rows of whole examples, as many as fit in their order.
+    """Yields rows of whole examples, in order, as many as fit.
 
-    An example without targets, from which nothing can be learnt, is left out.
+    Examples without targets are dropped: there is nothing to learn from them.
     """
     row: list[Example] = []
     room = seq_len

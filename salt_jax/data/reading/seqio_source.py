@@ -1,4 +1,4 @@
-"""A registered SeqIO task or mixture, as examples without end.
+"""A registered SeqIO task or mixture, as an endless stream of examples.
 
 Dimensions: N tokens.
 """
@@ -26,7 +26,7 @@ _MASK_64 = (1 << 64) - 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """A task or a mixture whose examples can be learnt from."""
+    """A task or mixture with the features and vocabulary that training needs."""
 
     provider: seqio.Task | seqio.Mixture
     vocabulary: Vocabulary
@@ -43,21 +43,22 @@ class Source:
         split: str,
         lengths: Mapping[str, int | None],
     ) -> Source:
-        """Finds a task or a mixture, and checks that its examples can be learnt from.
+        """Finds a task or mixture and checks its features and vocabulary.
 
         Raises:
           FileNotFoundError: there is no vocabulary.
-          ValueError: there is no such task or split, it has other features than are
-            known, or its tokens are of another vocabulary.
+          ValueError: there is no such task or split, or it has unknown features or
+            another vocabulary.
         """
-        # TensorFlow would take all memory of the accelerators that it can see.
+        # TensorFlow would reserve all accelerator memory.
         tf.config.set_visible_devices([], "GPU")
         provider = _find(task, module)
         ours = Vocabulary.open(vocabulary)
         if set(provider.output_features) not in _FEATURES:
             raise ValueError(
-                f"The task {task!r} has {sorted(provider.output_features)}, and one "
-                "that is learnt from has targets, or inputs and targets."
+                f"The task {task!r} has the features "
+                f"{sorted(provider.output_features)}; training needs targets, or "
+                "inputs and targets."
             )
         for name, feature in provider.output_features.items():
             _check_vocabulary(f"The feature {name!r} of {task!r}", feature, ours)
@@ -71,22 +72,22 @@ class Source:
 
     @property
     def name(self) -> str:
-        """What it is called in messages."""
+        """The name in messages."""
         return f"seqio:{self.provider.name} {self.split}"
 
     @property
     def has_inputs(self) -> bool:
-        """Whether its examples have inputs."""
+        """Whether examples have inputs."""
         return "inputs" in self.provider.output_features
 
     def examples(self, seed: int | None) -> Iterator[Example]:
-        """Yields the examples of epoch after epoch, without end.
+        """Yields the examples of endless epochs.
 
         Args:
-          seed: Gives each epoch an order, and chance, of its own; None: as they come.
+          seed: Of the shuffle and preprocessing of each epoch; None: no shuffle.
 
         Raises:
-          ValueError: there are none, or a token is not of the vocabulary, or the
+          ValueError: there are no examples, a token is outside the vocabulary, or the
             pipeline fails.
         """
         for epoch in itertools.count():
@@ -100,13 +101,14 @@ class Source:
                 raise ValueError(f"{self.name} has no example, or a task of it none.")
 
     def _epoch(self, seed: int | None, epoch: int) -> tf.data.Dataset:
-        """Returns the examples of an epoch; of a mixture, which has none, all."""
+        """Returns the examples of an epoch. A mixture is a single endless epoch."""
         chance = np.random.SeedSequence(((seed or 0) & _MASK_64, epoch))
         dataset = self.provider.get_dataset(
             sequence_length=self.lengths if any(self.lengths.values()) else None,
             split=self.split,
             shuffle=seed is not None,
-            seed=int(chance.generate_state(1)[0]) >> 1,  # TensorFlow's have a sign.
+            seed=int(chance.generate_state(1)[0])
+            >> 1,  # TensorFlow's seeds are signed.
             num_epochs=None if isinstance(self.provider, seqio.Mixture) else 1,
             try_in_mem_cache=False,
         )
@@ -129,7 +131,7 @@ class Source:
 
 
 def has_inputs(task: str, module: str | None) -> bool:
-    """Returns whether the examples of a task or a mixture have inputs.
+    """Returns whether the examples of a task or mixture have inputs.
 
     Raises:
       ValueError: there is no such task, or the module cannot be imported.
@@ -138,7 +140,7 @@ def has_inputs(task: str, module: str | None) -> bool:
 
 
 def _find(task: str, module: str | None) -> seqio.Task | seqio.Mixture:
-    get_tasks(task, module)  # Refuses what is not registered, and says what is.
+    get_tasks(task, module)  # Raises if the task is not registered.
     return seqio.get_mixture_or_task(task)
 
 
@@ -150,19 +152,19 @@ def _check_vocabulary(name: str, feature: seqio.Feature, ours: Vocabulary) -> No
         raise ValueError(f"{name} is of a {kind}, not of the file {ours.path}.")
     if theirs.extra_ids:
         raise ValueError(
-            f"{name} adds {theirs.extra_ids} extra_ids to its vocabulary, which models "
-            "here do not have. Give it a file that holds them, and extra_ids=0."
+            f"{name} adds {theirs.extra_ids} extra_ids to its vocabulary, which the "
+            "models do not have. Use a file that contains them, and extra_ids=0."
         )
     fingerprint = Vocabulary.open(file).fingerprint
     if fingerprint != ours.fingerprint:
         raise ValueError(
-            f"{name} is of the vocabulary {file} ({fingerprint[:12]}), and {ours.path} "
-            f"is {ours.fingerprint[:12]}: give the same file to both."
+            f"{name} uses the vocabulary {file} ({fingerprint[:12]}), and {ours.path} "
+            f"is {ours.fingerprint[:12]}: use the same file for both."
         )
     if isinstance(theirs, TokenizersVocabulary):
         return
     if theirs.sp_model != seqio.SentencePieceVocabulary(file).sp_model:
         raise ValueError(
-            f"{name} changes how {file} normalises text: leave its "
+            f"{name} changes how {file} normalizes text: leave its "
             "normalizer_spec_overrides out."
         )

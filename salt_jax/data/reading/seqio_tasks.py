@@ -1,8 +1,8 @@
-"""Prepared text as SeqIO tasks, for what is built around SeqIO.
+"""Prepared text as SeqIO tasks, for programs built on SeqIO.
 
 A task here is a value: pass it to `seqio.get_dataset`, or call `register` for tools
-that want a name. Examples have the features that SeqIO's converters make for language
-models, and "id"; they are packed already, so nothing is to be converted:
+that need a registered name. Examples have the features that SeqIO's converters make for
+language models, and "id". They are packed already, so they need no converter:
 
     from salt_jax.data.reading import seqio_tasks
     from salt_jax.data.reading.prepared_text import PreparedText
@@ -50,14 +50,14 @@ _FEATURES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScoreFeature:
-    """Which scores an example carries as its feature "score"."""
+    """The scores that examples carry in their feature "score"."""
 
     scores: str  # Where `score` wrote them.
     score: str = "median_k10_zeros"
 
 
 class PreparedSource(seqio.DataSource):
-    """The sequences of a prepared split with the given ids, as a SeqIO source."""
+    """Sequences of a prepared split, by id, as a SeqIO source."""
 
     def __init__(
         self, dataset: PreparedDataset, ids: np.ndarray, scores: np.ndarray | None
@@ -70,16 +70,16 @@ class PreparedSource(seqio.DataSource):
 
     @property
     def supports_arbitrary_sharding(self) -> bool:
-        """Whether the sequences can be dealt to any number of readers: they can."""
+        """True: any number of readers can share the sequences."""
         return True
 
     @property
     def performs_internal_shuffling(self) -> bool:
-        """Whether `get_dataset` shuffles whole epochs: it does."""
+        """True: `get_dataset` shuffles whole epochs."""
         return True
 
     def list_shards(self, split: str) -> Sequence[str]:
-        """Returns one name: SeqIO may deal out the sequences inside it as it likes."""
+        """Returns a single name; SeqIO shards the sequences inside it."""
         return [split]
 
     def get_dataset(
@@ -93,10 +93,10 @@ class PreparedSource(seqio.DataSource):
         use_cached: bool = False,
         num_epochs: int | None = 1,
     ) -> tf.data.Dataset:
-        """Returns the examples, in the order of their ids unless shuffled.
+        """Returns the examples, ordered by id unless shuffled.
 
         Raises:
-          ValueError: the source is of another split.
+          ValueError: the source holds another split.
         """
         if split not in (None, *self.splits):
             raise ValueError(f"This source is of {self.splits}, not {split!r}.")
@@ -129,7 +129,7 @@ class PreparedSource(seqio.DataSource):
 
 
 def keep_by_score(dataset: tf.data.Dataset, *, threshold: float) -> tf.data.Dataset:
-    """Drops the examples that the scorer found less worth learning."""
+    """Keeps the examples whose score is at least `threshold`."""
     return dataset.filter(lambda example: example["score"] >= threshold)
 
 
@@ -145,14 +145,14 @@ def prepared_task(
 
     Args:
       text: The data; examples are what its selection keeps.
-      seq_len: As the data was prepared.
-      name: Of the task, in messages.
-      scored: Adds a feature "score"; examples are then of the scored sequences only.
-      preprocessors: What is done to the examples, such as `keep_by_score`.
+      seq_len: The sequence length of the prepared data.
+      name: The name of the task in messages.
+      scored: Adds a feature "score" and keeps only sequences that were scored.
+      preprocessors: Applied to the examples, such as `keep_by_score`.
 
     Raises:
-      FileNotFoundError: the data, its vocabulary or its scores are missing.
-      ValueError: they do not go together, or the objective is not the causal one.
+      FileNotFoundError: the data, the vocabulary or the scores are missing.
+      ValueError: these do not match, or the objective is not causal.
     """
     if text.objective != CausalLM():
         raise ValueError(

@@ -1,6 +1,6 @@
-"""Records of a data set of TensorFlow Datasets.
+"""Records of a dataset of TensorFlow Datasets.
 
-Nothing is downloaded: a data set is read where `tfds build` left it.
+Nothing is downloaded: datasets are read where `tfds build` wrote them.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from salt_jax.data.corpora.tfds_corpus import open_builder
 def read(
     name: str, split: str, fields: Sequence[str], *, data_dir: str | None
 ) -> list[Mapping[str, str | int]]:
-    """Returns all records of a split, in the order in which they are on disk.
+    """Returns all records of a split, in their order on disk.
 
     Args:
       name: "NAME", "NAME/CONFIG", "NAME:VERSION" or "NAME/CONFIG:VERSION".
-      split: One that the data set has, or a part of one, such as "train[95%:]".
-      fields: The features wanted, each a text or a whole number.
-      data_dir: By default, the folder of TensorFlow Datasets.
+      split: The name of a split, or a slice of one, such as "train[95%:]".
+      fields: The features to return, each text or an integer.
+      data_dir: The folder of the datasets; None: the default of TensorFlow Datasets.
 
     Raises:
-      FileNotFoundError: there is no such data set or split.
-      ValueError: a feature is missing or something else, or a file is damaged.
+      FileNotFoundError: there is no such dataset or split.
+      ValueError: a feature is missing or of another type, or a file is damaged.
     """
-    # TensorFlow would take all memory of the accelerators that it can see.
+    # TensorFlow would reserve all accelerator memory.
     tf.config.set_visible_devices([], "GPU")
     builder = open_builder(name, data_dir=data_dir)
     if split.partition("[")[0] not in builder.info.splits:
@@ -58,8 +58,8 @@ def _check(spec: Any, fields: Sequence[str], name: str) -> None:
         is_one = isinstance(found, tf.TensorSpec) and found.shape == ()
         if not is_one or not (found.dtype == tf.string or found.dtype.is_integer):
             raise ValueError(
-                f"The feature {field!r} of tfds:{name} is {found}, and what is read is "
-                "one text or one whole number."
+                f"The feature {field!r} of tfds:{name} is {found}, not a text or an "
+                "integer."
             )
 
 

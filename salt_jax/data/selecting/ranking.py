@@ -95,7 +95,7 @@ class PerplexityBand:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Learnability:
-    """Those that fell most between two scorers: what was learnt from one to the other.
+    """Those that fell most between two scorers: what was learned from one to the other.
 
     The worth is the score by the selection's own `scores` less that by `reference`. So
     with an early scorer's in `scores` and a later one's in `reference` it is the loss

@@ -120,7 +120,7 @@ def test_each_file_of_a_task_is_a_part_in_its_own_order(add):
 
 
 @pytest.mark.parametrize("feature", ["text", "targets"])
-def test_text_is_read_where_tasks_that_do_not_tokenise_have_it(feature, add):
+def test_text_is_read_where_tasks_that_do_not_tokenize_have_it(feature, add):
     add("lines", as_feature(feature), features={feature: TEXT["text"]})
     found = read("lines")
     assert [document.text for document in found] == TEXTS
@@ -168,7 +168,7 @@ def vocabulary():
 
 
 def test_tokens_are_not_made_again_from_their_text(add, vocabulary):
-    # No tokeniser spells these letters one by one.
+    # No tokenizer spells these letters one by one.
     spelled = [vocabulary.piece_id(f"<0x{byte:02X}>") for byte in b"the"]
     add(
         "ids",
@@ -195,12 +195,12 @@ def refusals():
     ours = seqio.SentencePieceVocabulary(PATH)
     theirs = seqio.SentencePieceVocabulary(PATH.replace("4k", "4k_ul2"))
     text, body = as_feature("text"), as_feature("body")
-    tokenised = text, encode(seqio.ByteVocabulary())
+    tokenized = text, encode(seqio.ByteVocabulary())
     floats = (lambda ds: ds.map(lambda _: {"targets": tf.constant([0.5])}),)
     with_inputs = ids() | {"inputs": seqio.Feature(ours)}
     wanted = "not of embedded:tokenizer/spm_4k.model"
     return {
-        f"tokens of ByteVocabulary, {wanted}": (tokenised, ids(seqio.ByteVocabulary())),
+        f"tokens of ByteVocabulary, {wanted}": (tokenized, ids(seqio.ByteVocabulary())),
         f"spm_4k_ul2.model, {wanted}": ((text, encode(theirs)), ids(theirs)),
         "tokens of 'inputs' and of 'targets'": (
             (text, encode(ours, inputs=[1])),

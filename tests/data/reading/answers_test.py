@@ -96,13 +96,13 @@ def test_what_is_too_long_may_be_dropped_in_one_line(folder, caplog):
     with caplog.at_level(logging.INFO, logger="absl"):
         found = answers(folder, too_long="drop").read(seq_len=24)
     assert [x.answer for x in found] == ["4"]
-    assert len(caplog.messages) == 1 and "left out" in caplog.messages[0]
+    assert len(caplog.messages) == 1 and "dropped" in caplog.messages[0]
 
 
 def test_what_is_too_long_may_lose_the_end_of_its_question(folder, caplog):
     with caplog.at_level(logging.INFO, logger="absl"):
         short, cut = answers(folder, too_long="cut_question").read(seq_len=24)
-    assert len(caplog.messages) == 1 and "cut off" in caplog.messages[0]
+    assert len(caplog.messages) == 1 and "truncated" in caplog.messages[0]
     assert short.example.inputs.tolist() == (
         answers(folder).read(seq_len=256)[0].example.inputs.tolist()
     )
@@ -117,7 +117,7 @@ def test_an_answer_that_alone_is_too_long_is_left_out_and_not_cut(folder, caplog
     with caplog.at_level(logging.INFO, logger="absl"):
         found = dataclasses.replace(data, too_long="cut_question").read(seq_len=24)
     assert [x.question for x in found] == ["4"]
-    assert "cut off; 1, whose answers alone are as long, are left out" in caplog.text
+    assert "truncated; 1 whose answers alone do not fit are dropped" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_data_that_was_prepared_to_begin_otherwise_is_refused(
 
 @pytest.fixture
 def task(path):
-    """A SeqIO task that tokenises with the imported vocabulary."""
+    """A SeqIO task that tokenizes with the imported vocabulary."""
     theirs = seqio_vocabulary(Vocabulary.open(path))
     stage_tasks.add("begin_text", preprocessors=[stage_tasks.as_targets], of=theirs)
     yield SeqioData(task="begin_text", vocabulary=path, shuffle=False)
@@ -126,7 +126,7 @@ def test_a_seqio_task_of_another_imported_vocabulary_is_refused_with_both(
         data.open_rows(seq_len=32, seed=0)
 
 
-def test_text_that_a_task_tokenises_can_be_prepared(task, path, tmp_path, preparation):
+def test_text_that_a_task_tokenizes_can_be_prepared(task, path, tmp_path, preparation):
     own = dataclasses.replace(
         preparation,
         corpus="seqio:begin_text",

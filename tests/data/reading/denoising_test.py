@@ -48,7 +48,7 @@ each_objective = pytest.mark.parametrize(
 
 @pytest.fixture(scope="module")
 def ul2(tmp_path_factory):
-    """A split of a whole group of sequences and a part of one, learnt as UL2."""
+    """A split of a whole group of sequences and a part of one, learned as UL2."""
     folder = tmp_path_factory.mktemp("ul2")
     write_zst(folder / "corpus" / "train" / "00.jsonl.zst", make_lines(250, seed=4))
     write_zst(folder / "corpus" / "val.jsonl.zst", make_lines(4, seed=5))
@@ -373,7 +373,7 @@ def test_packed_neighbours_and_padding_never_see_each_other(reading):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Greedy:
-    """A user's denoiser, of any behaviour."""
+    """A user's denoiser, of any behavior."""
 
     room: int = SEQ_LEN
     sentinels: int = 0

@@ -171,7 +171,7 @@ def test_a_mixture_of_no_parts_is_refused():
 
 @pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf")])
 def test_weights_that_are_not_positive_are_refused(weight, parts):
-    with pytest.raises(ValueError, match=r"positive, got .*leave a part out"):
+    with pytest.raises(ValueError, match=r"positive, got .*leave out a part"):
         PreparedMixture(parts=parts, weights=(1, weight, 1))
 
 
