@@ -1,1 +1,1 @@
-"""Where text comes from: files and data sets, as parts of documents."""
+"""Sources of text: files and datasets, read as parts of documents."""

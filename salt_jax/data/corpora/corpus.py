@@ -1,10 +1,10 @@
-"""What can be prepared, by name, and the parts that it has.
+"""Finds a corpus by name, and the parts of its splits.
 
-- A folder: a split of it is `SPLIT.jsonl` or the files `SPLIT/*.jsonl`, plain or
-  compressed (`.zst`, `.gz`), or Parquet files as `data.parquet` names them. A line is
-  `{"text": ..., "meta": {"pile_set_name": ...}}`, where the name is the domain of the
-  document; `Fields` says where else they may be. "embedded:NAME" is such a folder.
-- "tfds:NAME[/CONFIG][:VERSION]": a data set of TensorFlow Datasets in `data_dir`.
+- A folder. A split is `SPLIT.jsonl` or the files `SPLIT/*.jsonl`, plain or compressed
+  (`.zst`, `.gz`), or Parquet files with the names in `parquet`. A line is
+  `{"text": ..., "meta": {"pile_set_name": ...}}`, where the latter is the domain of the
+  document; `Fields` changes these names. "embedded:NAME" is a folder of the package.
+- "tfds:NAME[/CONFIG][:VERSION]": a dataset of TensorFlow Datasets in `data_dir`.
 - "seqio:NAME": a task or mixture that `module` registers.
 """
 
@@ -34,32 +34,33 @@ def split_parts(
     module: str | None = None,
     vocabulary: str | None = None,
 ) -> list[Part]:
-    """Returns the parts of a split; their order decides the bytes of what is prepared.
+    """Returns the parts of a split, in the order that the prepared bytes depend on.
 
     Args:
       corpus: A folder, "tfds:..." or "seqio:...".
-      split: A part of the corpus by name, such as "train".
-      fields: Where a record keeps what is needed.
-      data_dir: Where "tfds:..." is; for nothing else.
-      module: What to import first for "seqio:..."; for nothing else.
-      vocabulary: The file with which a "seqio:..." may be tokenized already.
+      split: The name of a split, such as "train".
+      fields: The fields of a record that hold its text and its domain.
+      data_dir: The folder of TensorFlow Datasets; only for "tfds:...".
+      module: A module to import first; only for "seqio:...".
+      vocabulary: The vocabulary file that a "seqio:..." task may have tokenized with.
 
     Raises:
       FileNotFoundError: there is no such corpus, or it has no such split.
-      ValueError: an argument is of no use to this kind of corpus, or what is there
-        has no text or no domain.
+      ValueError: an argument does not apply to this kind of corpus, or the text or the
+        domain is missing.
     """
     kind = next((kind for kind in (_TFDS, _SEQIO) if corpus.startswith(kind)), "")
     of_use = {"data_dir": kind == _TFDS, "module": kind == _SEQIO}
     for name, value in {"data_dir": data_dir, "module": module}.items():
         if value is not None and not of_use[name]:
             raise ValueError(
-                f"{name}={value!r} is of no use to the corpus {corpus!r}: leave it out."
+                f"{name}={value!r} does not apply to the corpus {corpus!r}: leave it "
+                "out."
             )
     if not kind:
         return _folder_parts(embedded.resolve(corpus), split, fields)
     name = corpus.removeprefix(kind)
-    # TensorFlow takes seconds to import, and most who prepare need none.
+    # Imported here, because TensorFlow is slow to import and rarely needed.
     if kind == _TFDS:
         from salt_jax.data.corpora import tfds_corpus
 
@@ -74,7 +75,7 @@ def split_parts(
 
 
 def fingerprint(fingerprints: Sequence[str]) -> str:
-    """Returns the SHA-256 over the fingerprints of the parts, in their order."""
+    """Returns the SHA-256 of the fingerprints of all parts, in order."""
     digest = hashlib.sha256()
     for part in fingerprints:
         digest.update(bytes.fromhex(part))
@@ -82,7 +83,7 @@ def fingerprint(fingerprints: Sequence[str]) -> str:
 
 
 def _folder_parts(root: epath.Path, split: str, fields: Fields) -> list[Part]:
-    # PyArrow takes a while to import, and training needs none.
+    # Imported here, because PyArrow is slow to import and training does not need it.
     from salt_jax.data.corpora import parquet
 
     if not root.is_dir():
@@ -91,8 +92,8 @@ def _folder_parts(root: epath.Path, split: str, fields: Fields) -> list[Part]:
     columns = parquet.split_files(root, split)
     if lines and columns:
         raise ValueError(
-            f"The corpus {root} has the split {split!r} as {lines[0].name} and as "
-            f"{columns[0].name}: leave one."
+            f"The corpus {root} has the split {split!r} twice, as {lines[0].name} and "
+            f"as {columns[0].name}: remove one."
         )
     if not lines and not columns:
         raise FileNotFoundError(
@@ -115,7 +116,7 @@ def _line_files(root: epath.Path, split: str) -> list[epath.Path]:
 
 
 def _found(root: epath.Path) -> list[str]:
-    """Returns the first names in a folder, and in its data/, where splits may be."""
+    """Returns the first file names in a folder and its data/, for messages."""
     names = sorted(entry.name for entry in root.iterdir())
     if (root / "data").is_dir():
         names += sorted(f"data/{entry.name}" for entry in (root / "data").iterdir())

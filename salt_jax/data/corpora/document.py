@@ -1,4 +1,4 @@
-"""What a corpus is made of: parts of blocks of records, each of them a document.
+"""A corpus is made of parts, a part of blocks of records, and a record is a document.
 
 Each kind of corpus implements `Part` and `RecordBlock`; `corpus.split_parts` lists the
 kinds.
@@ -17,50 +17,50 @@ from etils import epath
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """One text, and the domain of the corpus that it is from."""
+    """A text and its domain."""
 
     text: str
     domain: str
-    num_bytes: int  # Of the text, in UTF-8.
-    # If the corpus has them already, without one that ends the text.
+    num_bytes: int  # Bytes of the text in UTF-8.
+    # The tokens, without the end token, if the corpus is already tokenized.
     tokens: np.ndarray | None = dataclasses.field(default=None, compare=False)
 
 
 class RecordBlock(Protocol):
-    """Consecutive records of a part, not parsed yet: worker threads do that."""
+    """Consecutive records of a part, to be parsed by a worker thread."""
 
     def documents(self) -> Iterator[tuple[int, Document | str]]:
-        """Yields the number of each record in its part, and the document in it.
+        """Yields each record's number in its part, from 1, and its document.
 
-        Numbers begin at 1. Instead of a document stands, in a few words, what is wrong.
+        For a malformed record, a few words on the problem replace the document.
         """
 
 
 class Part(Protocol):
-    """A piece of a split that can be read without the others. Can be pickled."""
+    """A part of a split that can be read on its own, such as a file. Picklable."""
 
     @property
     def name(self) -> str:
-        """The part as messages show it, such as the path of a file."""
+        """The name in messages, such as the path of a file."""
 
     def fingerprint(self) -> str:
-        """Returns the SHA-256, in hexadecimal, of what the part holds."""
+        """Returns the SHA-256 of the contents, in hexadecimal."""
 
     def blocks(self) -> Iterator[RecordBlock]:
-        """Yields all records in their order.
+        """Yields all records, in order.
 
         Raises:
-          ValueError: the part is damaged, or cut short.
+          ValueError: the part is damaged or truncated.
         """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fields:
-    """Where a record keeps its text and its domain, as names joined by dots."""
+    """The fields of a record that hold its text and domain, as dotted paths."""
 
     text: str = "text"
     domain: str = "meta.pile_set_name"
-    default_domain: str | None = None  # Of a record without one; None: it is bad.
+    default_domain: str | None = None  # If a record has no domain; None: malformed.
 
     def __post_init__(self):
         if not isinstance(self.default_domain, str | None):
@@ -79,7 +79,7 @@ class Fields:
         """Returns the document of a parsed record.
 
         Raises:
-          ValueError: it has none; the message says why, in a few words.
+          ValueError: the record is malformed; the message says why in a few words.
         """
         text = _find(record, self.text)
         if text is None:
@@ -95,7 +95,7 @@ class Fields:
 
 @dataclasses.dataclass(frozen=True)
 class FilePart:
-    """A file, as far as it is a part of a corpus whatever its format."""
+    """The members that parts of all file formats share."""
 
     path: epath.Path
     fields: Fields = Fields()
@@ -106,13 +106,13 @@ class FilePart:
         return str(self.path)
 
     def fingerprint(self) -> str:
-        """Returns the SHA-256 of the file, compressed as it is."""
+        """Returns the SHA-256 of the file as it is on disk."""
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _find(record: Any, path: str) -> str | None:
-    """Returns the text at `path`, or None where there is nothing."""
+    """Returns the text at a dotted `path`, or None if there is none."""
     found = record
     for name in path.split("."):
         if not isinstance(found, Mapping):

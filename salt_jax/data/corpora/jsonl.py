@@ -1,4 +1,4 @@
-"""Files of one JSON object a line, plain or compressed (`.zst`, `.gz`)."""
+"""Files with one JSON object per line, plain or compressed (`.zst`, `.gz`)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _READ_BYTES = 1 << 17
 
 @dataclasses.dataclass(frozen=True)
 class JsonLines(FilePart):
-    """A file of lines."""
+    """A file of JSON lines."""
 
     def blocks(self) -> Iterator[Lines]:
         """Yields the lines in blocks.
 
         Raises:
-          ValueError: the file is compressed and damaged, or cut short.
+          ValueError: the file is compressed, and damaged or truncated.
         """
         for number, lines in read_lines(self.path, block_bytes=_READ_BYTES):
             yield Lines(number, lines, self.fields)
@@ -36,12 +36,12 @@ class JsonLines(FilePart):
 class Lines:
     """Consecutive lines of a file, still as bytes."""
 
-    first_number: int  # Of the first line, as an editor counts: from 1.
+    first_number: int  # The number of the first line, from 1.
     lines: Sequence[bytes]
     fields: Fields
 
     def documents(self) -> Iterator[tuple[int, Document | str]]:
-        """Yields the number of each line, and its document or what is wrong with it."""
+        """Yields each line's number, and its document or a description of the error."""
         for number, line in enumerate(self.lines, self.first_number):
             try:
                 yield number, parse_document(line, self.fields)
@@ -53,7 +53,7 @@ def parse_document(line: bytes, fields: Fields = Fields()) -> Document:
     """Returns the document on a line.
 
     Raises:
-      ValueError: the line is not one; the message says why, in a few words.
+      ValueError: the line is malformed; the message says why in a few words.
     """
     try:
         record = json.loads(line.decode())
@@ -67,13 +67,13 @@ def parse_document(line: bytes, fields: Fields = Fields()) -> Document:
 def read_lines(
     path: epath.Path, *, block_bytes: int
 ) -> Iterator[tuple[int, list[bytes]]]:
-    """Yields the lines of a file, and the number of the first, every `block_bytes`.
+    """Yields blocks of about `block_bytes`: the first line's number, and the lines.
 
     Raises:
       ValueError: the file is compressed and damaged, or cut short.
     """
     number = 1
-    begun: list[bytes] = []  # Of a line whose end is not read yet.
+    begun: list[bytes] = []  # Of a line whose end has not been read yet.
     for block in _read_bytes(path, block_bytes):
         first, *others = block.split(b"\n")
         begun.append(first)
@@ -90,7 +90,7 @@ def _read_bytes(path: epath.Path, block_bytes: int) -> Iterator[bytes]:
     try:
         with path.open("rb") as file:
             if path.name.endswith((".zst", ".gz")) and not file.read(1):
-                raise EOFError  # Nothing at all, compressed, is some bytes long.
+                raise EOFError  # Even empty text has some bytes when compressed.
             file.seek(0)
             if path.name.endswith(".zst"):
                 yield from _decompress_zstd(file, block_bytes)
@@ -99,7 +99,7 @@ def _read_bytes(path: epath.Path, block_bytes: int) -> Iterator[bytes]:
             else:
                 yield from _blocks(file, block_bytes)
     except EOFError as error:
-        raise ValueError(f"{path} is cut short: fetch or make it again.") from error
+        raise ValueError(f"{path} is truncated: fetch or make it again.") from error
     except (zstandard.ZstdError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is damaged: {error}.") from error
 
@@ -110,7 +110,10 @@ def _blocks(file: IO[bytes] | gzip.GzipFile, block_bytes: int) -> Iterator[bytes
 
 
 def _decompress_zstd(file: IO[bytes], block_bytes: int) -> Iterator[bytes]:
-    """Yields the contents of all frames; zstandard's own reader takes half a frame."""
+    """Yields the contents of all frames, and raises EOFError if the last is partial.
+
+    The reader of the zstandard library would accept a partial frame.
+    """
     frame = None
     for block in _blocks(file, block_bytes):
         while block:

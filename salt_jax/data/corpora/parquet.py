@@ -1,8 +1,8 @@
-"""Files in Parquet, named as the Hugging Face Hub names them.
+"""Parquet files, named as on the Hugging Face Hub.
 
-A split of a folder is one of: `SPLIT.parquet`, the files `SPLIT-IIIII-of-NNNNN.parquet`
-in the folder or in `data/`, or the files `SPLIT/*.parquet`. The names in `Fields` are
-columns; `meta.pile_set_name` is a field of the struct column `meta`.
+A split is `SPLIT.parquet`, the files `SPLIT-IIIII-of-NNNNN.parquet` in the folder or in
+its `data/`, or the files `SPLIT/*.parquet`. The names in `Fields` are columns;
+`meta.pile_set_name` is a field of the struct column `meta`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from salt_jax.data.corpora.document import Document, Fields, FilePart
 
 _SUFFIX = ".parquet"
 _BLOCK_ROWS = 64
-# A row group may be as large as its file: it is read through a window.
+# The read buffer. A row group may be as large as its file, so it is never read whole.
 _READ_BYTES = 1 << 20
 _IS_TEXT: Sequence[Callable[[pa.DataType], bool]] = (
     pa.types.is_string,
@@ -31,10 +31,10 @@ _IS_TEXT: Sequence[Callable[[pa.DataType], bool]] = (
 
 @dataclasses.dataclass(frozen=True)
 class ParquetFile(FilePart):
-    """A file of rows, in groups."""
+    """A Parquet file."""
 
     def check(self) -> None:
-        """Looks at the file's schema.
+        """Checks the schema of the file.
 
         Raises:
           ValueError: the file is damaged, or a column is missing or holds no text.
@@ -43,7 +43,7 @@ class ParquetFile(FilePart):
             self._columns(file.schema_arrow)
 
     def blocks(self) -> Iterator[ParquetRows]:
-        """Yields the rows in blocks; how large the file's row groups are is no matter.
+        """Yields the rows in blocks, whatever the size of the row groups.
 
         Raises:
           ValueError: the file is damaged, or a column is missing or holds no text.
@@ -69,7 +69,7 @@ class ParquetFile(FilePart):
                 )
         except (pa.ArrowException, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
-                raise  # Of the disk, not of what is read from it.
+                raise  # An error of the disk, not of the contents.
             what = str(error).partition("\n")[0].rstrip(". ")
             raise ValueError(
                 f"{self.path} is damaged: {what}. Fetch or make it again."
@@ -88,7 +88,7 @@ class ParquetFile(FilePart):
         return columns
 
     def _find(self, schema: pa.Schema, name: str) -> pa.DataType | None:
-        """Returns the type of a column of text, or None if there is no such column."""
+        """Returns the type of a text column, or None if there is no such column."""
         found: pa.Schema | pa.DataType = schema
         for step in name.split("."):
             if isinstance(found, pa.DataType) and not pa.types.is_struct(found):
@@ -113,12 +113,12 @@ class ParquetFile(FilePart):
 class ParquetRows:
     """Consecutive rows of a file."""
 
-    first_number: int  # Of the first row in its file, from 1.
+    first_number: int  # The number of the first row in its file, from 1.
     rows: pa.RecordBatch
     fields: Fields
 
     def documents(self) -> Iterator[tuple[int, Document | str]]:
-        """Yields the number of each row, and its document or what is wrong with it."""
+        """Yields each row's number, and its document or a description of the error."""
         for index in range(self.rows.num_rows):
             number = self.first_number + index
             try:
@@ -131,7 +131,7 @@ class ParquetRows:
 
 
 def file_parts(files: Sequence[epath.Path], fields: Fields) -> list[ParquetFile]:
-    """Returns files as parts of a corpus, having looked at their schemas.
+    """Returns files as parts of a corpus, after checking their schemas.
 
     Raises:
       ValueError: a file is damaged, or a column is missing or holds no text.
@@ -143,10 +143,10 @@ def file_parts(files: Sequence[epath.Path], fields: Fields) -> list[ParquetFile]
 
 
 def split_files(root: epath.Path, split: str) -> list[epath.Path]:
-    """Returns the files of a split in the order of their names; none if it has none.
+    """Returns the files of a split, sorted by name; empty if there are none.
 
     Raises:
-      ValueError: the split is there in two layouts, or some of its files are missing.
+      ValueError: the split exists in two layouts, or some of its files are missing.
     """
     numbered = re.compile(
         rf"{re.escape(split)}-(\d+)-of-(\d+)(-[0-9a-f]+)?{re.escape(_SUFFIX)}"
@@ -162,8 +162,8 @@ def split_files(root: epath.Path, split: str) -> list[epath.Path]:
     found = {layout: files for layout, files in layouts.items() if files}
     if len(found) > 1:
         raise ValueError(
-            f"The corpus {root} has the split {split!r} as {' and as '.join(found)}: "
-            "leave one."
+            f"The corpus {root} has the split {split!r} more than once, as "
+            f"{' and as '.join(found)}: remove the others."
         )
     files = next(iter(found.values()), [])
     _refuse_incomplete(files, [numbered.fullmatch(file.name) for file in files])
@@ -180,7 +180,7 @@ def _files(folder: epath.Path, is_one: Callable[[str], object]) -> list[epath.Pa
 def _refuse_incomplete(
     files: Sequence[epath.Path], matches: Sequence[re.Match | None]
 ) -> None:
-    """Raises ValueError unless files numbered I-of-N are all there, and once."""
+    """Raises ValueError unless files numbered I-of-N are complete and distinct."""
     if None in matches:
         return
     numbers = [int(match[1]) for match in matches if match]
@@ -188,13 +188,13 @@ def _refuse_incomplete(
     if files and (len(counts) > 1 or numbers != list(range(max(counts)))):
         raise ValueError(
             f"{files[0].parent} has {len(files)} files such as {files[0].name}, whose "
-            "numbers are not all of 0 to N - 1, each once: fetch what is missing, or "
-            "delete what is of another N."
+            "numbers are not 0 to N - 1: fetch the missing ones, or delete those with "
+            "another N."
         )
 
 
 def _leaves(schema: pa.Schema) -> list[str]:
-    """Returns the names of all columns, and of the fields of struct columns."""
+    """Returns the names of all columns; struct columns are listed by field."""
     names = []
     for field in schema:
         inner = field.type.fields if pa.types.is_struct(field.type) else []

@@ -1,15 +1,14 @@
-"""What a registered SeqIO task or mixture reads, as parts of a corpus.
+"""A registered SeqIO task or mixture as a corpus.
 
-`prepare` wants documents, and a task makes examples; what it may make, in this order:
+`prepare` needs documents, which it takes from a task's examples. In this order:
 
-- text, in the feature that `Fields.text` names or in "targets", both strings;
-- tokens of our own vocabulary in "targets", which are taken as they are, without a
-  second tokenization; SeqIO's "inputs" beside them would be lost, so such a task is
-  refused.
+- text, in the feature that `Fields.text` names, or in "targets";
+- tokens of the same vocabulary in "targets", which are used as they are. A task that
+  also has "inputs" is refused, because they would be lost.
 
-A mixture stands for its tasks, each read once whatever its rate: the rates are for
-stages, which can weigh domains. An example without a domain is of the domain that its
-task is named, unless `Fields.default_domain` says another.
+A mixture is read as its tasks, each of them once: the rates of a mixture are ignored,
+because stages weigh domains. The domain of an example defaults to
+`Fields.default_domain`, or else to the name of its task.
 """
 
 from __future__ import annotations
@@ -35,15 +34,15 @@ _TARGETS = "targets"
 
 @dataclasses.dataclass(frozen=True)
 class TaskShard:
-    """What a task makes of one shard of its source, as a part of a corpus."""
+    """The examples of a task from one shard of its source, as a part of a corpus."""
 
     task: str
     split: str
     index: int
     num_shards: int
     fields: Fields
-    vocabulary: str | None  # The file whose tokens it may make.
-    module: str | None  # That registers the task.
+    vocabulary: str | None  # The vocabulary file, if the task may tokenize.
+    module: str | None  # The module that registers the task.
 
     @property
     def name(self) -> str:
@@ -51,7 +50,7 @@ class TaskShard:
         return f"seqio:{self.task} {self.split} shard {self.index}"
 
     def fingerprint(self) -> str:
-        """Returns the SHA-256 of all documents, since a task is a program."""
+        """Returns the SHA-256 of all documents; a task has no file to hash."""
         digest = hashlib.sha256()
         for block in self.blocks():
             for number, found in block.documents():
@@ -59,7 +58,7 @@ class TaskShard:
         return digest.hexdigest()
 
     def check(self) -> None:
-        """Makes the task, without reading anything.
+        """Builds the task's pipeline, without reading anything.
 
         Raises:
           ValueError: it makes neither text nor tokens of the vocabulary.
@@ -76,12 +75,12 @@ class TaskShard:
         yield from tf_examples.in_blocks(examples, fields, self.name, vocabulary)
 
     def _open(self) -> tuple[tf.data.Dataset, Fields, Vocabulary | None]:
-        """Returns the examples, where their text or tokens are, and whose tokens."""
+        """Returns the examples, their fields, and the vocabulary if they are tokens."""
         task = get_tasks(self.task, self.module)[0]
         shard = seqio.ShardInfo(index=self.index, num_shards=self.num_shards)
         with tf_examples.translate_errors(self.name):
-            # `Task.get_dataset` passes its seed to the source too, and not every
-            # source takes one; without one, preprocessors would draw as they like.
+            # `Task.get_dataset` would pass its seed to the source, which not every
+            # source accepts. Without a seed, preprocessors would not be deterministic.
             examples = task.source.get_dataset(
                 split=self.split, shuffle=False, shard_info=shard
             )
@@ -112,13 +111,13 @@ class TaskShard:
         if "inputs" in spec:
             raise ValueError(
                 f"{name} makes tokens of 'inputs' and of 'targets', and prepare reads "
-                "documents: give it a task that makes no 'inputs', or name its text in "
+                "documents: use a task without 'inputs', or name the text feature in "
                 "fields.text."
             )
         return fields, self._same_vocabulary(task, name)
 
     def _same_vocabulary(self, task: seqio.Task, name: str) -> Vocabulary:
-        """Returns our vocabulary; raises ValueError unless the task's is the same."""
+        """Returns our vocabulary; raises ValueError if the task's is another."""
         theirs = task.output_features[_TARGETS].vocabulary
         file = file_of(theirs)
         if self.vocabulary is not None and file is not None:
@@ -135,14 +134,14 @@ class TaskShard:
 def task_shards(
     name: str, split: str, fields: Fields, *, module: str | None, vocabulary: str | None
 ) -> list[TaskShard]:
-    """Returns what a task, or each task of a mixture, makes of the shards of a split.
+    """Returns the shards of a split of a task, or of each task of a mixture.
 
     Args:
-      name: Of a registered task or mixture.
-      split: As the task has it.
-      fields: Features, nested ones by a path with dots.
-      module: What to import first, which registers the task; None: it is registered.
-      vocabulary: The file with which its tokens, if it makes some, must be made.
+      name: The name of a registered task or mixture.
+      split: The name of the split.
+      fields: The features with the text and the domain, as dotted paths.
+      module: Imported first to register the task; None: it is registered already.
+      vocabulary: The vocabulary file that the task must use if it tokenizes.
 
     Raises:
       FileNotFoundError: a task has no such split.
@@ -153,8 +152,8 @@ def task_shards(
     tasks = get_tasks(name, module)
     if name in seqio.MixtureRegistry.names():
         logging.info(
-            "Each of the %d tasks of %r is read once: the rates of a mixture are for "
-            "stages.",
+            "Reading each of the %d tasks of %r once; the rates of the mixture are "
+            "ignored.",
             len(tasks),
             name,
         )
@@ -180,10 +179,10 @@ def task_shards(
 
 
 def get_tasks(name: str, module: str | None) -> list[seqio.Task]:
-    """Returns a registered task, or the tasks of a mixture in the order of their names.
+    """Returns a registered task, or the tasks of a mixture sorted by name.
 
     Raises:
-      ValueError: there is none of that name, or the module cannot be imported.
+      ValueError: nothing has that name, or the module cannot be imported.
     """
     if module is not None:
         try:
@@ -203,7 +202,7 @@ def get_tasks(name: str, module: str | None) -> list[seqio.Task]:
 
 
 def _plain(found: Document | str) -> list | str:
-    """Returns a document as JSON can have it, or what stands instead of one."""
+    """Returns a document, or the description of an error, as a JSON value."""
     if isinstance(found, str):
         return found
     tokens = None if found.tokens is None else found.tokens.tolist()

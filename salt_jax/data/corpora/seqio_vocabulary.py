@@ -1,4 +1,4 @@
-"""Our vocabularies as SeqIO has them, and SeqIO's as files of ours.
+"""Converts between our vocabularies and SeqIO's.
 
 Dimensions: N tokens.
 """
@@ -15,7 +15,7 @@ from salt_jax.data.vocabulary import Vocabulary
 
 
 class TokenizersVocabulary(seqio.Vocabulary):
-    """A vocabulary of the tokenizers library, as features of SeqIO tasks have it."""
+    """A vocabulary of the tokenizers library, for the features of SeqIO tasks."""
 
     def __init__(self, vocabulary: Vocabulary):
         super().__init__()
@@ -32,7 +32,7 @@ class TokenizersVocabulary(seqio.Vocabulary):
 
     @property
     def bos_id(self) -> int:
-        """The token that a model reads before the first one."""
+        """The token that a model reads before the first token."""
         return self.vocabulary.begin_id
 
     @property
@@ -42,12 +42,12 @@ class TokenizersVocabulary(seqio.Vocabulary):
 
     @property
     def pad_id(self) -> int:
-        """The token that fills up."""
+        """The padding token."""
         return self.vocabulary.pad_id
 
     @property
     def unk_id(self) -> None:
-        """The token of what is not known: whatever it is, its tokenizer finds it."""
+        """None: the tokenizer handles unknown text itself."""
 
     @property
     def _base_vocab_size(self) -> int:
@@ -70,7 +70,7 @@ class TokenizersVocabulary(seqio.Vocabulary):
         return texts
 
     def _encode_bytes(self, text: bytes | np.ndarray) -> np.ndarray:
-        # TensorFlow gives bytes in a graph, and an array of one such outside.
+        # TensorFlow passes bytes in a graph, and a 0-dimensional array outside.
         text = text if isinstance(text, bytes) else text.item()
         return self.vocabulary.encode_array(text.decode())
 
@@ -81,14 +81,14 @@ class TokenizersVocabulary(seqio.Vocabulary):
 
 
 def seqio_vocabulary(vocabulary: Vocabulary) -> seqio.Vocabulary:
-    """Returns the same vocabulary as SeqIO has it."""
+    """Returns the SeqIO vocabulary with the same tokens."""
     if vocabulary.path.suffix == ".json":
         return TokenizersVocabulary(vocabulary)
     return seqio.SentencePieceVocabulary(str(vocabulary.path))
 
 
 def file_of(theirs: seqio.Vocabulary) -> str | None:
-    """Returns the file of a SeqIO vocabulary that `Vocabulary` can be of, or None."""
+    """Returns the file of a SeqIO vocabulary that `Vocabulary` can open, or None."""
     if isinstance(theirs, TokenizersVocabulary):
         return str(theirs.vocabulary.path)
     return getattr(theirs, "sentencepiece_model_file", None)

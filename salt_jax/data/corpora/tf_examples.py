@@ -1,4 +1,4 @@
-"""Examples of TensorFlow pipelines as documents: what TFDS and SeqIO have in common."""
+"""Examples of TensorFlow pipelines as documents; shared by TFDS and SeqIO."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _BLOCK_EXAMPLES = 64
 class Examples:
     """Consecutive examples of a part."""
 
-    first_number: int  # Of the first example in its part, from 1.
-    examples: Sequence[Mapping[str, Any]]  # What each has at the paths of `fields`.
+    first_number: int  # The number of the first example in its part, from 1.
+    examples: Sequence[Mapping[str, Any]]  # Features by the dotted paths of `fields`.
     fields: Fields
-    vocabulary: Vocabulary | None  # Of examples that hold tokens, not text.
+    vocabulary: Vocabulary | None  # Set if examples hold tokens instead of text.
 
     def documents(self) -> Iterator[tuple[int, Document | str]]:
-        """Yields the number of each example, and its document or what is wrong."""
+        """Yields each example's number, and its document or what is wrong with it."""
         for number, example in enumerate(self.examples, self.first_number):
             try:
                 yield number, self._document(example)
@@ -54,10 +54,11 @@ class Examples:
 
 
 def check(spec: Mapping[str, Any], fields: Fields, name: str) -> None:
-    """Looks at what features examples have.
+    """Checks the features of examples.
 
     Raises:
-      ValueError: they have no text, no domain and no default, or others than text.
+      ValueError: the text is missing, the domain is missing and has no default, or a
+        feature is not text.
     """
     if not is_text(spec, fields.text, name):
         raise ValueError(
@@ -73,10 +74,10 @@ def check(spec: Mapping[str, Any], fields: Fields, name: str) -> None:
 
 
 def is_text(spec: Mapping[str, Any], path: str, name: str) -> bool:
-    """Returns whether there is a feature at `path`, which is then one text.
+    """Returns whether there is a text feature at `path`.
 
     Raises:
-      ValueError: it is something else.
+      ValueError: there is a feature of another type.
     """
     found: Any = spec
     for step in path.split("."):
@@ -99,16 +100,16 @@ def in_blocks(
     name: str,
     vocabulary: Vocabulary | None = None,
 ) -> Iterator[Examples]:
-    """Yields examples in blocks, numbered from 1, with no more than what is needed.
+    """Yields blocks of examples, numbered from 1, with only their text and domain.
 
     Args:
-      examples: Of which `fields` names the text and, if there is one, the domain.
-      fields: Where they are.
-      name: Of the part, for messages.
-      vocabulary: Given if `fields.text` is not text but tokens of this vocabulary.
+      examples: The examples.
+      fields: The features with the text and the domain.
+      name: The name of the part in messages.
+      vocabulary: The vocabulary, if `fields.text` holds tokens instead of text.
 
     Raises:
-      ValueError: what TensorFlow raised.
+      ValueError: TensorFlow could not read the examples.
     """
     paths = [fields.text]
     if is_text(examples.element_spec, fields.domain, name):
@@ -123,15 +124,11 @@ def in_blocks(
 
 @contextlib.contextmanager
 def translate_errors(name: str) -> Iterator[None]:
-    """Says what could not be read when TensorFlow could not read it.
-
-    Raises:
-      ValueError: whatever TensorFlow raised.
-    """
+    """A context that turns TensorFlow's errors into ValueErrors that say `name`."""
     try:
         yield
     except tf.errors.OpError as error:
-        # What TensorFlow says where, in braces and brackets, is of no use here.
+        # TensorFlow appends the place in its graph, in braces and brackets.
         what = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", error.message.partition("\n")[0])
         raise ValueError(
             f"{name} cannot be read: {what.strip(' .')}. Fetch or make it again."
@@ -139,7 +136,7 @@ def translate_errors(name: str) -> Iterator[None]:
 
 
 def _pick(example: Mapping[str, Any], paths: Sequence[str]) -> dict[str, Any]:
-    """Returns the features at some paths, by these paths."""
+    """Returns the features at dotted `paths`, by path."""
     return {
         path: functools.reduce(
             lambda found, step: found[step], path.split("."), example

@@ -1,6 +1,6 @@
-"""Data sets of TensorFlow Datasets, as parts of a corpus.
+"""Datasets of TensorFlow Datasets as corpora.
 
-Nothing is downloaded: a data set is read where `tfds build` left it.
+Nothing is downloaded: datasets are read where `tfds build` wrote them.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from salt_jax.data.corpora.document import Fields
 
 @dataclasses.dataclass(frozen=True)
 class TfdsShard:
-    """A shard of a split of a TFDS data set, as a part of a corpus."""
+    """A shard of a split of a TFDS dataset, as a part of a corpus."""
 
-    folder: epath.Path  # Of one version of the data set.
-    dataset: str  # Its name, configuration and version.
+    folder: epath.Path  # The folder of one version of the dataset.
+    dataset: str  # The name, configuration and version.
     split: str
     index: int
     fields: Fields
 
     @property
     def name(self) -> str:
-        """The data set, the split and the shard."""
+        """The dataset, the split and the shard."""
         return f"tfds:{self.dataset} {self.split} shard {self.index}"
 
     def fingerprint(self) -> str:
-        """Returns the SHA-256 of the data set's name and of the shard's file."""
+        """Returns the SHA-256 of the dataset's name and of the shard's file."""
         digest = hashlib.sha256(self.dataset.encode())
         with self._info().filepaths[self.index].open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -65,17 +65,17 @@ class TfdsShard:
 def tfds_shards(
     name: str, split: str, fields: Fields, *, data_dir: str | None
 ) -> list[TfdsShard]:
-    """Returns the shards of a split of a data set that is in `data_dir`.
+    """Returns the shards of a split of a dataset in `data_dir`.
 
     Args:
       name: "NAME", "NAME/CONFIG", "NAME:VERSION" or "NAME/CONFIG:VERSION".
-      split: As the data set has it.
-      fields: Features, nested ones by a path with dots.
-      data_dir: By default, the folder of TensorFlow Datasets.
+      split: The name of the split.
+      fields: The features with the text and the domain, as dotted paths.
+      data_dir: The folder of the datasets; None: the default of TensorFlow Datasets.
 
     Raises:
-      FileNotFoundError: there is no such data set, split or file.
-      ValueError: a feature is missing, or is no text.
+      FileNotFoundError: there is no such dataset, split or file.
+      ValueError: a feature is missing or is not text.
     """
     builder = open_builder(name, data_dir=data_dir)
     if split not in builder.info.splits:
@@ -92,22 +92,22 @@ def tfds_shards(
     for shard, file in zip(shards, builder.info.splits[split].filepaths, strict=True):
         if not file.exists():
             raise FileNotFoundError(
-                f"{shard.name} should be in {file}: build it again."
+                f"{shard.name} should be in {file}, which is missing: build it again."
             )
     return shards
 
 
 def open_builder(name: str, *, data_dir: str | None) -> tfds.core.DatasetBuilder:
-    """Returns the builder of a data set that is in `data_dir`.
+    """Returns the builder of a dataset in `data_dir`.
 
     Raises:
-      FileNotFoundError: there is none.
+      FileNotFoundError: there is no such dataset.
     """
     try:
         return read_only_builder.builder_from_files(name, data_dir=data_dir)
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
         where = data_dir or tfds.core.constants.DATA_DIR
         raise FileNotFoundError(
-            f"TensorFlow Datasets finds no {name!r} in {where}: give data_dir, or "
-            "build it there first with `tfds build`; nothing is downloaded here."
+            f"TensorFlow Datasets finds no {name!r} in {where}: set data_dir, or run "
+            "`tfds build` first; nothing is downloaded here."
         ) from error

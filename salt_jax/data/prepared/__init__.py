@@ -1,1 +1,1 @@
-"""Sequences on disk, readable by id."""
+"""Prepared sequences on disk, readable by id."""

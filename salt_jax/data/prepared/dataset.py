@@ -1,4 +1,4 @@
-"""Prepared text: sequences that can be read in any order, by id.
+"""A prepared split: sequences with random access by id.
 
 Dimensions: N sequences, L length.
 """
@@ -17,7 +17,7 @@ from salt_jax.data.prepared.sequences import Sequences
 
 
 class PreparedDataset:
-    """One prepared split. May be read from several threads."""
+    """One prepared split. Thread-safe."""
 
     def __init__(self, path: epath.PathLike, manifest: Manifest):
         self.path = epath.Path(path)
@@ -34,10 +34,12 @@ class PreparedDataset:
 
     @classmethod
     def open(cls, path: epath.PathLike) -> PreparedDataset:
-        """Opens one split, a folder that `prepare` wrote; shards when they are read.
+        """Opens a split, which is a folder that `prepare` wrote.
+
+        Shards are opened when they are first read.
 
         Raises:
-          FileNotFoundError: there is no such folder, or a shard of it is missing.
+          FileNotFoundError: there is no such folder, or a shard is missing.
           ValueError: the manifest is damaged, or of another version.
         """
         path = epath.Path(path)
@@ -45,18 +47,18 @@ class PreparedDataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """The SHA-256 of the manifest, and so of every shard."""
+        """The SHA-256 of the manifest, which contains that of every shard."""
         return self.manifest.fingerprint
 
     def __len__(self) -> int:
         return self.manifest.count
 
     def read(self, ids: np.ndarray) -> Sequences:
-        """Returns the sequences with `ids`, int [N], in that order.
+        """Returns the sequences `ids`, int [N], in that order.
 
         Raises:
-          ValueError: there is no such id, or a shard is missing or damaged; it was
-            tried several times, over some seconds.
+          ValueError: there is no such id; or a shard is missing or damaged, at every
+            one of several tries.
         """
         ids = np.asarray(ids, np.int64)
         unknown = ids[(ids < 0) | (ids >= len(self))]
@@ -78,7 +80,7 @@ class PreparedDataset:
         if not len(ids):
             return []
         shard_of = np.searchsorted(self._begins, ids, side="right") - 1
-        # The rows of each shard stand together, so that it is opened once.
+        # Rows are grouped by shard, so that each shard is read once.
         order = np.argsort(shard_of, kind="stable")
         shards, begins = np.unique(shard_of[order], return_index=True)
         rows_of = np.split(order, begins[1:])
@@ -87,7 +89,7 @@ class PreparedDataset:
             for shard, rows in zip(shards, rows_of, strict=True)
         ]
         readers = [self._reader(shard) for shard in shards.tolist()]
-        # A thread that reads alone does not wait for others.
+        # A single shard is read by this thread, without waiting for the pool.
         read_all = threads.map if len(readers) > 1 else map
         records_of = read_all(ShardReader.read, readers, places_of)
         records: list[bytes] = [b""] * len(ids)
@@ -98,7 +100,7 @@ class PreparedDataset:
 
     def _reader(self, shard: int) -> ShardReader:
         described = self.manifest.shards[shard]
-        # Two threads may make it at once; all use the one that came first.
+        # Two threads may create a reader at once; all use the first.
         return self._readers.get(shard) or self._readers.setdefault(
             shard,
             ShardReader(
@@ -109,7 +111,7 @@ class PreparedDataset:
         )
 
     def _check_shards(self) -> None:
-        """Refuses a dataset of which a shard is missing; lists the folder once."""
+        """Raises FileNotFoundError if a shard is missing; lists the folder once."""
         there = {path.name for path in self.path.iterdir()}
         missing = [x.name for x in self.manifest.shards if x.name not in there]
         if missing:

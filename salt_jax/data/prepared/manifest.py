@@ -1,4 +1,4 @@
-"""What a prepared split is: the `manifest.json` beside its shards."""
+"""The `manifest.json` of a prepared split, which stands beside its shards."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ NAME = "manifest.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DomainCounts:
-    """How much of a split is from one domain."""
+    """The size of one domain in a split."""
 
     documents: int
-    tokens: int  # The end of each document included.
-    sequences: int  # That hold any of its tokens.
+    tokens: int  # With the end token of each document.
+    sequences: int  # Sequences with any token of the domain.
     text_bytes: int  # In UTF-8.
 
 
@@ -32,13 +32,13 @@ class Shard:
 
     name: str
     count: int
-    num_bytes: int  # Of the file.
+    num_bytes: int  # The size of the file.
     sha256: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything that decides the bytes of a prepared split."""
+    """Everything that determines the bytes of a prepared split."""
 
     split: str
     seq_len: int
@@ -46,13 +46,13 @@ class Settings:
     sequences_per_shard: int
     vocabulary_fingerprint: str
     corpus_fingerprint: str
-    domains: tuple[str, ...] | None = None  # Kept; None: all.
+    domains: tuple[str, ...] | None = None  # The domains that were kept; None: all.
     fields: Fields = Fields()
     format_version: int = FORMAT_VERSION
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Settings:
-        """Returns the settings of which `record` is the JSON."""
+        """Returns the settings that a JSON `record` describes."""
         domains = record["domains"]
         parts = {
             "domains": None if domains is None else tuple(domains),
@@ -63,7 +63,7 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A prepared split: what it was made from, and what came out."""
+    """The settings, counts and shards of a prepared split."""
 
     settings: Settings
     vocabulary_size: int
@@ -72,24 +72,24 @@ class Manifest:
     begin_id: int  # What a model reads before the first token of a document.
     count: int  # Sequences; their ids are 0 to count - 1.
     num_tokens: int
-    num_bad_lines: int  # Of the corpus, left out.
+    num_bad_lines: int  # Malformed lines of the corpus, which were skipped.
     domains: tuple[str, ...]
     domain_counts: tuple[DomainCounts, ...]
     shards: tuple[Shard, ...]
 
     @property
     def seq_len(self) -> int:
-        """The tokens of a sequence, padding included."""
+        """The length of a sequence in tokens, with padding."""
         return self.settings.seq_len
 
     @property
     def split(self) -> str:
-        """The part of the corpus that was prepared."""
+        """The name of the split."""
         return self.settings.split
 
     @property
     def fingerprint(self) -> str:
-        """The SHA-256 of the manifest: of what was put in, and of every shard."""
+        """The SHA-256 of the manifest, which covers the settings and every shard."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
@@ -101,7 +101,7 @@ class Manifest:
         """Reads the manifest of the prepared split at `path`.
 
         Raises:
-          FileNotFoundError: there is none.
+          FileNotFoundError: there is no manifest.
           ValueError: it is damaged, of another version, or lists a shard twice.
         """
         file = path / NAME

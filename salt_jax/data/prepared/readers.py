@@ -1,7 +1,7 @@
-"""Shards that are opened when they are read, and closed when many others are.
+"""Readers of shards, which are opened on demand and closed when many are open.
 
-A reader holds one file descriptor and the places of all records of its shard, 0.3 MB
-for 16,384 of them, so a process keeps the last used ones of all its datasets.
+A reader holds a file descriptor and the index of its shard, 0.3 MB for 16,384 records.
+So a process keeps only the most recently used readers open, over all its datasets.
 """
 
 from __future__ import annotations
@@ -15,44 +15,44 @@ from typing import Any
 from array_record.python import array_record_module
 from etils import epath
 
-# Between the tries, as long as a file server takes to come back.
+# Pauses between tries: long enough for a file server to recover.
 RETRY_SECONDS = (0.25, 1.0, 2.0)
 _MAX_OPEN = 256
-_NUM_THREADS = 64  # They wait for storage, so there may be more than processors.
-# Nothing is read ahead: the next record is somewhere else. Nor is a part of the file
-# read before it is known where the index of the records is: 1 MB, of which 0.2 count.
+_NUM_THREADS = 64  # More than the CPU cores: they mostly wait for storage.
+# No read-ahead, because access is random. No prefetch of the footer either: it would
+# read 1 MB for an index of 0.2 MB.
 _OPTIONS = "readahead_buffer_size:0,max_parallelism:0,footer_prefetch_bytes:0"
 
 
 class _UnreadableError(Exception):
-    """What is wrong with a shard, in a few words."""
+    """A shard cannot be read; the message says why in a few words."""
 
 
 class ShardReader:
-    """The records of one shard. May be read from several threads, in turns."""
+    """The records of one shard. Thread-safe; threads take turns."""
 
     def __init__(self, path: epath.Path, *, count: int, num_bytes: int):
-        """Opens nothing yet.
+        """Does not open the file yet.
 
         Args:
-          path: Of an ArrayRecord file.
-          count: How many records it should hold.
-          num_bytes: How long it should be.
+          path: The ArrayRecord file.
+          count: The number of records that it should hold.
+          num_bytes: The size that it should have.
         """
         self.path = path
         self._count = count
         self._num_bytes = num_bytes
-        # The library's readers promise nothing about threads.
+        # The readers of the library are not documented as thread-safe.
         self._lock = threading.Lock()
         self._reader: Any = None
 
     def read(self, places: Sequence[int]) -> list[bytes]:
         """Returns the records at `places` in the shard.
 
-        What fails is tried again, each time with the file opened anew.
+        A failed read is retried a few times; each try reopens the file.
 
         Raises:
-          ValueError: the shard is missing, damaged or of another size, at every try.
+          ValueError: the shard is missing, damaged or of another size at every try.
         """
         for seconds in (*RETRY_SECONDS, None):
             try:
@@ -63,11 +63,11 @@ class ShardReader:
                 time.sleep(seconds)
         raise ValueError(
             f"{self.path} {what}, after {len(RETRY_SECONDS) + 1} tries: fetch it again,"
-            " or find what else is wrong with prepare --verify."
+            " or check the whole split with prepare --verify."
         )
 
     def close(self) -> None:
-        """Closes the file until it is read again."""
+        """Closes the file until the next read."""
         with self._lock:
             self._reader = None
 
@@ -77,13 +77,13 @@ class ShardReader:
                 if self._reader is None:
                     self._reader = self._open()
                 records = self._reader.read(places)
-                # For a file that became shorter the library returns no bytes.
+                # For a file that was truncated the library returns empty records.
                 if not all(records):
                     raise _UnreadableError("is damaged (it was cut short while open)")
             except (_UnreadableError, OSError, RuntimeError) as error:
                 self._reader = None
                 raise _UnreadableError(_in_few_words(error)) from error
-        # Only now that it is open, and not while it is locked: this closes another.
+        # After releasing the lock, because this may close another reader.
         _last_used.add(self)
         return records
 
@@ -95,7 +95,7 @@ class ShardReader:
             )
         reader = array_record_module.ArrayRecordReader(str(self.path), _OPTIONS)
         if not reader.ok():
-            reader.read([0])  # Raises what is wrong.
+            reader.read([0])  # Raises an error with the reason.
         found = reader.num_records()
         if found != self._count:
             raise _UnreadableError(
@@ -113,14 +113,14 @@ def _in_few_words(error: Exception) -> str:
 
 
 class _LastUsed:
-    """The readers that may be open, the last used one at the end."""
+    """The open readers, least recently used first."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._readers: dict[ShardReader, None] = {}  # Keeps its order.
+        self._readers: dict[ShardReader, None] = {}  # In order of last use.
 
     def add(self, reader: ShardReader) -> None:
-        """Puts a reader at the end, and closes the first ones if there are too many."""
+        """Marks a reader as just used, and closes the oldest ones beyond the limit."""
         with self._lock:
             self._readers.pop(reader, None)
             self._readers[reader] = None
@@ -132,6 +132,6 @@ class _LastUsed:
             oldest.close()
 
 
-# Of this process: what all datasets share. No thread begins before it is needed.
+# Shared by all datasets of this process. Threads start on demand.
 threads = concurrent.futures.ThreadPoolExecutor(_NUM_THREADS, "shards")
 _last_used = _LastUsed()

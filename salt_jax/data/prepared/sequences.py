@@ -1,16 +1,16 @@
-"""Sequences of one length, with several documents in each, in memory and as records.
+"""Packed sequences of one length, in memory and as records on disk.
 
 Dimensions: N sequences, L length.
 
 A record is little-endian, without gaps:
 
-    num_documents   uint32      documents of which the sequence has a piece
-    num_tokens      uint32      tokens before the padding
-    starts          uint32      [num_documents], where each document begins in it
+    num_documents   uint32      the number of documents with tokens in the sequence
+    num_tokens      uint32      the number of tokens, without padding
+    starts          uint32      [num_documents], where each document starts
     domains         uint16      [num_documents], indices into the manifest's domains
     tokens          uint16, or uint32 for vocabularies above 65,536; [num_tokens]
 
-A document that began in an earlier sequence begins at 0 in this one.
+A document that continues from an earlier sequence starts at 0 in this one.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ MAX_DOMAINS = 1 << 15
 
 @dataclasses.dataclass(frozen=True)
 class Sequences:
-    """Rows of tokens, and which document each token is of."""
+    """Rows of tokens, with the document that each token belongs to."""
 
     tokens: np.ndarray  # int32 [N, L], padded at the end.
-    segments: np.ndarray  # int32 [N, L], the document in the row from 1; 0 is padding.
-    positions: np.ndarray  # int32 [N, L], from each document's start in the row.
+    segments: np.ndarray  # int32 [N, L], documents of a row count from 1; 0: padding.
+    positions: np.ndarray  # int32 [N, L], counted from each document's start.
     domains: np.ndarray  # int16 [N, L], indices into the manifest's; -1 is padding.
     begin_id: int = 0  # What a model reads before the first token of a document.
 
 
 def token_dtype(vocabulary_size: int) -> np.dtype:
-    """Returns the type in which the tokens of a record are stored."""
+    """Returns the dtype of the tokens in a record."""
     return np.dtype("<u2" if vocabulary_size <= 1 << 16 else "<u4")
 
 
 def to_record(starts: np.ndarray, domains: np.ndarray, tokens: np.ndarray) -> bytes:
-    """Returns one sequence as bytes; `tokens` are already of the `token_dtype`."""
+    """Returns a sequence as bytes; `tokens` must have the `token_dtype`."""
     counts = np.array([len(starts), len(tokens)], _COUNT)
     head = counts.tobytes() + starts.astype(_COUNT).tobytes()
     return head + domains.astype(_DOMAIN).tobytes() + tokens.tobytes()
@@ -55,10 +55,10 @@ def to_record(starts: np.ndarray, domains: np.ndarray, tokens: np.ndarray) -> by
 def from_record(
     record: bytes, dtype: np.dtype
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the starts, domains and tokens that `to_record` was given.
+    """Returns the starts, domains and tokens of a record.
 
     Raises:
-      ValueError: the record is not as long as it says.
+      ValueError: the length of the record does not match its header.
     """
     counts = np.frombuffer(record[: 2 * _COUNT.itemsize], _COUNT)
     sizes = [_COUNT.itemsize, _DOMAIN.itemsize, dtype.itemsize]
@@ -73,7 +73,7 @@ def from_record(
                 np.frombuffer(record, _DOMAIN, num_documents, offsets[1]),
                 np.frombuffer(record, dtype, num_tokens, offsets[2]),
             )
-    raise ValueError(f"a record of {len(record)} bytes is not as long as it says")
+    raise ValueError(f"a record of {len(record)} bytes does not match its header")
 
 
 def from_records(
@@ -84,10 +84,10 @@ def from_records(
     pad_id: int,
     begin_id: int = 0,
 ) -> Sequences:
-    """Returns the sequences that `to_record` wrote, padded to `seq_len`."""
+    """Returns the sequences of records, padded to `seq_len`."""
     shape = (len(records), seq_len)
     tokens = np.full(shape, pad_id, np.int32)
-    # Of pieces: the documents of a row, and what is left of it, if only of no length.
+    # Each row is split into its documents and a last, possibly empty, padding piece.
     begins, domains = [np.zeros(0, _COUNT)], [np.zeros(0, _SIGNED)]
     counts: list[int] = []
     for row, record in enumerate(records):
@@ -95,7 +95,7 @@ def from_records(
         end = np.frombuffer(record, _COUNT, 1, 4)
         begins += [np.frombuffer(record, _COUNT, num_documents, 8), end]
         offset = 8 + 4 * num_documents
-        # A domain is below MAX_DOMAINS, so that it is the same number with a sign.
+        # Domains are below MAX_DOMAINS, so they are equal as signed integers.
         domains += [np.frombuffer(record, _SIGNED, num_documents, offset), _NO_DOMAIN]
         offset += 2 * num_documents
         tokens[row, :num_tokens] = np.frombuffer(record, dtype, num_tokens, offset)
@@ -117,11 +117,11 @@ def from_records(
 def _pieces(
     begins: np.ndarray, counts: Sequence[int], seq_len: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns each piece's segment, where it begins in all rows, and its length.
+    """Returns the segment, the flat position and the length of each piece.
 
     Args:
       begins: Where each piece begins in its row.
-      counts: How many pieces each row has; the last one is padding.
+      counts: The number of pieces in each row; the last piece is padding.
       seq_len: The length of a row.
     """
     rows = np.repeat(np.arange(len(counts)), counts)
@@ -130,5 +130,5 @@ def _pieces(
     ends = np.cumsum(np.array(counts, np.int64))
     segments = np.arange(1, len(rows) + 1) - (ends - counts)[rows]
     segments[ends - 1] = 0
-    # Numbers of 32 bits, because these become arrays of tokens.
+    # In int32, because these are expanded to arrays of the size of the tokens.
     return segments.astype(np.int32), begin_of.astype(np.int32), lengths

@@ -40,14 +40,14 @@ def test_a_missing_split_is_refused_with_what_is_there(tmp_path):
 @pytest.mark.parametrize("name", ["data_dir", "module"])
 def test_what_is_of_no_use_to_a_folder_is_refused_by_name(name, tmp_path):
     (tmp_path / "test.jsonl").touch()
-    with pytest.raises(ValueError, match=rf"{name}='x' is of no use to the corpus"):
+    with pytest.raises(ValueError, match=rf"{name}='x' .* the corpus"):
         corpus.split_parts(str(tmp_path), "test", **{name: "x"})
 
 
 @pytest.mark.parametrize("other", [("tfds:a", "module"), ("seqio:a", "data_dir")])
 def test_what_is_of_no_use_to_a_library_is_refused_by_name(other):
     name, argument = other
-    with pytest.raises(ValueError, match=rf"{argument}='x' is of no use to the corpus"):
+    with pytest.raises(ValueError, match=rf"{argument}='x' .* the corpus"):
         corpus.split_parts(name, "train", **{argument: "x"})
 
 

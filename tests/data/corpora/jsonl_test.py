@@ -80,7 +80,7 @@ def test_a_long_line_is_held_once_and_not_once_a_block(tmp_path):
 @pytest.mark.parametrize("num_lost", [1, 5, 200])
 def test_a_file_cut_short_is_refused_by_name(name, compress, num_lost, tmp_path):
     (tmp_path / name).write_bytes(compress(CONTENTS)[:-num_lost])
-    with pytest.raises(ValueError, match=rf"{name} is cut short"):
+    with pytest.raises(ValueError, match=rf"{name} is truncated"):
         numbered_lines(tmp_path / name)
 
 
@@ -102,7 +102,7 @@ def test_a_file_with_a_flipped_byte_is_refused_by_name(name, compress, tmp_path)
     contents = bytearray(compress(CONTENTS))
     contents[len(contents) // 2] ^= 0x55
     (tmp_path / name).write_bytes(contents)
-    with pytest.raises(ValueError, match=rf"{name} is (damaged|cut short)"):
+    with pytest.raises(ValueError, match=rf"{name} is (damaged|truncated)"):
         numbered_lines(tmp_path / name)
 
 
@@ -163,5 +163,5 @@ def test_a_file_gives_a_document_or_what_is_wrong_for_every_line(tmp_path):
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])
 def test_nothing_at_all_is_no_compressed_file(name, tmp_path):
     (tmp_path / name).write_bytes(b"")
-    with pytest.raises(ValueError, match=rf"{name} is cut short"):
+    with pytest.raises(ValueError, match=rf"{name} is truncated"):
         numbered_lines(tmp_path / name)

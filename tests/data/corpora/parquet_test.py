@@ -117,7 +117,7 @@ def test_the_files_of_a_split_are_read_in_the_order_of_their_names(names, tmp_pa
 def test_a_split_in_two_layouts_is_refused(tmp_path):
     for name in ("train.parquet", "data/train-00000-of-00001.parquet"):
         write(tmp_path / name, texts("a"))
-    message = r"'train' as train.parquet and as data/train-\*.parquet: leave one"
+    message = r"'train' .*as train.parquet and as data/train-\*.parquet"
     with pytest.raises(ValueError, match=message):
         corpus.split_parts(str(tmp_path), "train", PLAIN)
 
@@ -125,7 +125,7 @@ def test_a_split_in_two_layouts_is_refused(tmp_path):
 def test_a_split_in_lines_and_in_columns_is_refused(tmp_path):
     write(tmp_path / "train.parquet", texts("a"))
     (tmp_path / "train.jsonl").touch()
-    message = r"'train' as train.jsonl and as train.parquet: leave one"
+    message = r"'train' .*as train.jsonl and as train.parquet"
     with pytest.raises(ValueError, match=message):
         corpus.split_parts(str(tmp_path), "train", PLAIN)
 

@@ -125,7 +125,7 @@ def spoiled(preparation):
 
 
 MISTAKES = {
-    "is cut short": damage,
+    "is truncated": damage,
     "No lines in": empty,
     "1 of 61 lines are no documents; the first is": spoiled,
     "no document of the domain 'Web'": lambda preparation: dataclasses.replace(

@@ -295,7 +295,7 @@ def test_parts_stay_done_when_another_is_mended_or_the_length_changes(
     path = pathlib.Path(own_preparation.corpus) / "train" / "01.jsonl.zst"
     whole = path.read_bytes()
     path.write_bytes(whole[:-3])
-    with pytest.raises(ValueError, match="is cut short"):
+    with pytest.raises(ValueError, match="is truncated"):
         prepare(own_preparation)
     path.write_bytes(whole)
     mended = dataclasses.replace(own_preparation, seq_len=seq_len)
@@ -365,7 +365,7 @@ def test_what_was_killed_at_its_very_end_and_deleted_since_is_prepared_again(
 def test_an_error_in_another_process_is_the_same_line(own_preparation):
     path = pathlib.Path(own_preparation.corpus) / "train" / "01.jsonl.zst"
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(ValueError, match=rf"^{path} is cut short: fetch or make"):
+    with pytest.raises(ValueError, match=rf"^{path} is truncated: fetch or make"):
         prepare(dataclasses.replace(own_preparation, num_processes=2))
 
 
@@ -462,7 +462,7 @@ def test_bad_lines_within_the_share_are_left_out_counted_and_reported(own_prepar
 def test_a_corpus_cut_short_is_refused_by_name(own_preparation):
     path = pathlib.Path(own_preparation.corpus) / "train" / "01.jsonl.zst"
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(ValueError, match=rf"{path} is cut short"):
+    with pytest.raises(ValueError, match=rf"{path} is truncated"):
         prepare(own_preparation)
 
 

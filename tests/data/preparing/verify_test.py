@@ -97,8 +97,8 @@ def test_every_damaged_shard_is_named_in_order(place):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda record: record[:-2], "not as long as it says"),
-        (lambda record: b"", "not as long as it says"),
+        (lambda record: record[:-2], "does not match its header"),
+        (lambda record: b"", "does not match its header"),
         (lambda record: record[:-2] + b"\xff\xff", "token 65535, outside the voc"),
         (
             lambda record: record[:4] + b"\x0f" + record[5:-2],
