@@ -215,7 +215,7 @@ def test_the_warnings_are_first_on_the_page_in_the_json_and_returned(
     pool, zeros, *_, batch = stage["warnings"]
     assert pool.startswith(f"Only the first {POOL} of {len(dataset)}")
     assert zeros.startswith("100.0% of the scores are 0")
-    assert batch.startswith("A batch of 4 is more than the 2 rows")
+    assert batch.startswith("A batch of 4 rows exceeds the 2 rows")
     places = [page.index(html.escape(line)) for line in lines]
     assert places == sorted(places) and places[-1] < page.index("<section>")
 

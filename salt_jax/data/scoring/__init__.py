@@ -1,1 +1,1 @@
-"""What a small model says of each sequence, on disk."""
+"""Scores of prepared sequences by a small model, on disk."""

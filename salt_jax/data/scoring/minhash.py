@@ -1,11 +1,11 @@
-"""Eight bytes a sequence by which near-duplicates are found.
+"""MinHash sketches of eight bytes per sequence, for finding near-duplicates.
 
-MinHash: under a random order of all shingles (runs of `SHINGLE` tokens), the chance
-that two sequences have one smallest shingle is their Jaccard similarity J, the share of
-the shingles of either that both have. A band is a hash of the smallest shingles under
-`ORDERS_PER_BAND` orders. So two sequences share one of two bands with a chance of
-1 - (1 - J ** ORDERS_PER_BAND) ** 2: 0.89 where one token in a hundred differs, which is
-J = 0.90, and 0.0002 at J = 0.1.
+A shingle is a run of `SHINGLE` tokens. Under a random order of all shingles, two
+sequences have the same smallest shingle with probability J, their Jaccard similarity
+(the size of the intersection of their shingles over that of the union). A band is a
+hash of the smallest shingles under `ORDERS_PER_BAND` orders. So two sequences share at
+least one of two bands with probability 1 - (1 - J ** ORDERS_PER_BAND) ** 2. That is
+0.89 at J = 0.90, where one token in a hundred differs, and 0.0002 at J = 0.1.
 
 Dimensions: N sequences, L length, S shingles.
 """
@@ -19,19 +19,21 @@ from salt_jax.data.splitmix64 import GOLDEN_GAMMA, MASK_64, mix
 SHINGLE = 5  # Tokens.
 ORDERS_PER_BAND = 4
 NUM_BANDS = 2
-_ROWS_AT_A_TIME = 16  # So that the hashes of the rows stay in a core's own cache.
+_ROWS_AT_A_TIME = 16  # Few enough for the hashes to stay in the L2 cache.
 
 
 def sketches(tokens_NL: np.ndarray, is_token_NL: np.ndarray) -> np.ndarray:
-    """Returns the sketch of each row.
+    """Returns the sketch of each row, which `bands` splits.
+
+    A sketch depends only on the set of shingles. A row with fewer than `SHINGLE` tokens
+    has a single, shorter shingle.
 
     Args:
-      tokens_NL: Rows of tokens, not negative; padding comes last.
-      is_token_NL: True where there is a token, not padding.
+      tokens_NL: Rows of nonnegative tokens, with padding at the end.
+      is_token_NL: False at padding.
 
     Returns:
-      uint64 [N], which `bands` takes apart. It depends on the set of shingles alone. A
-      row of fewer than `SHINGLE` tokens has one shingle, of what there is.
+      uint64 [N].
     """
     found = np.empty(len(tokens_NL), np.uint64)
     for begin in range(0, len(found), _ROWS_AT_A_TIME):
@@ -48,15 +50,15 @@ def bands(sketch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def shingles(tokens_NL: np.ndarray, is_token_NL: np.ndarray) -> np.ndarray:
-    """Returns a hash of each shingle of the rows, uint64 [N, S].
+    """Returns a hash of each shingle, uint64 [N, S].
 
-    Where padding begins, the first shingle of the row is repeated.
+    In the padding, the first shingle of the row is repeated.
     """
     missing = max(SHINGLE - tokens_NL.shape[1], 0)
     tokens_NL, is_token_NL = (
         np.pad(x_NL, ((0, 0), (0, missing))) for x_NL in (tokens_NL, is_token_NL)
     )
-    # From 1, so that no token is like the padding of a row that has but a few.
+    # Tokens are numbered from 1, so that none equals padding in a short shingle.
     numbers_NL = (tokens_NL.astype(np.uint64) + np.uint64(1)) * is_token_NL
     num_shingles = tokens_NL.shape[1] - SHINGLE + 1
     sums_NS = numbers_NL[:, :num_shingles] * _FACTORS[0]
@@ -72,7 +74,7 @@ def _sketches(shingles_NS: np.ndarray) -> np.ndarray:
     for band in range(NUM_BANDS):
         smallest = np.zeros(len(shingles_NS), np.uint64)
         for order in range(band * ORDERS_PER_BAND, (band + 1) * ORDERS_PER_BAND):
-            # The hashes are mixed already: one-to-one and another order is enough.
+            # The hashes are mixed already, so any other bijection is random enough.
             ordered_NS = (shingles_NS ^ _SEEDS[order]) * _MULTIPLIERS[order]
             smallest = mix(smallest ^ ordered_NS.min(axis=1))
         found |= (smallest >> np.uint64(32)) << np.uint64(32 * band)
@@ -80,12 +82,12 @@ def _sketches(shingles_NS: np.ndarray) -> np.ndarray:
 
 
 def _constants(count: int, *, seed: int) -> np.ndarray:
-    """Returns fixed numbers that look random: SplitMix64 from `seed` on."""
+    """Returns fixed pseudorandom numbers, the outputs of SplitMix64 for `seed`."""
     steps = [(seed + (i + 1) * GOLDEN_GAMMA) & MASK_64 for i in range(count)]
     return mix(np.array(steps, np.uint64))
 
 
-# Changing any of these changes every sketch, and so the format of the scores.
+# Changing any of these changes all sketches, and so the format of scores.
 _NUM_ORDERS = NUM_BANDS * ORDERS_PER_BAND
 _FACTORS = _constants(SHINGLE, seed=1) | np.uint64(1)
 _SEEDS = _constants(_NUM_ORDERS, seed=2)

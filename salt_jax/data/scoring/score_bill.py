@@ -1,10 +1,10 @@
-"""What some scores have cost, over all the processes that made them.
+"""The cost of scoring, in FLOPs and time, summed over all processes.
 
-Each process has a file of its own beside the scores, `bill-HOST-....jsonl`, with a
-record a shard: which one, the sequences and tokens that were read, the FLOPs of that,
-the wall-clock seconds since the record before (of the first, the compiler's included),
-the accelerators of the process, and when it was done. A shard that was made twice has
-cost twice, and is billed twice.
+Each process writes a file of its own beside the scores, `bill-HOST-....jsonl`, with one
+record per shard: its number, the sequences and tokens that were read, their FLOPs, the
+wall-clock seconds since the previous record (the first includes compilation), the
+accelerators of the process, and the time of the record. A shard that two processes
+scored counts twice.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _FILES = "bill-*.jsonl"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bill:
-    """The totals."""
+    """The total cost."""
 
     sequences: int
     tokens: int
     flops: float
-    seconds: float  # By the clock on the wall, while any process was scoring.
-    accelerator_seconds: float  # Of each process, times its accelerators.
+    seconds: float  # Wall-clock time during which any process was scoring.
+    accelerator_seconds: float  # Seconds times accelerators, summed over processes.
 
 
 class BillWriter:
-    """Bills what one process scores, from now on. A context manager."""
+    """Records the cost of what one process scores. A context manager."""
 
     def __init__(
         self,
@@ -49,22 +49,22 @@ class BillWriter:
         self._seq_len, self._flops = seq_len, flops_per_token
         self._num_accelerators = num_accelerators
         self._lines: list[str] = []
-        self._sequences = 0  # Not billed yet.
+        self._sequences = 0  # Read since the last record.
         self._billed_at = time.monotonic()
 
     def __enter__(self) -> BillWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._sequences:  # Of a shard that another process wrote first.
+        if self._sequences:  # The rest of a shard that another process wrote first.
             self.write(None)
 
     def read(self, num_sequences: int) -> None:
-        """Counts sequences that were read."""
+        """Adds sequences that were read."""
         self._sequences += num_sequences
 
     def write(self, shard: int | None) -> None:
-        """Bills what was read since the call before, and the time that it took."""
+        """Records the sequences and the time since the previous call."""
         now = time.monotonic()
         tokens = self._sequences * self._seq_len
         record = {
@@ -74,19 +74,19 @@ class BillWriter:
             "flops": float(tokens * self._flops),
             "seconds": now - self._billed_at,
             "accelerators": self._num_accelerators,
-            "ended_at": time.time(),  # Since 1970, so that hosts can be compared.
+            "ended_at": time.time(),  # Unix time, which is comparable across hosts.
         }
         self._sequences, self._billed_at = 0, now
         self._lines.append(json.dumps(record) + "\n")
-        # The whole file each time: it may be in a bucket, to which nothing is appended.
+        # Rewrites the whole file, because objects in a bucket cannot be appended to.
         write_whole(self._path, "".join(self._lines))
 
 
 def read_bill(path: epath.PathLike) -> Bill:
-    """Returns what the scores at `path` have cost so far.
+    """Returns the cost of the scores at `path` so far.
 
     Raises:
-      FileNotFoundError: nothing has been billed there.
+      FileNotFoundError: there is no bill.
       ValueError: a bill is damaged.
     """
     records = []
@@ -109,7 +109,7 @@ def read_bill(path: epath.PathLike) -> Bill:
 
 
 def _covered(spans: list[tuple[float, float]]) -> float:
-    """Returns the length of the union of some spans of time."""
+    """Returns the length of the union of time spans, in seconds."""
     total, covered_to = 0.0, float("-inf")
     for begin, end in sorted(spans):
         total += max(0.0, end - max(begin, covered_to))

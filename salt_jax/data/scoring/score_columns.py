@@ -1,4 +1,4 @@
-"""From what the scorer thinks of each token to the record of each sequence.
+"""Computes the score record of each sequence from the scorer's per-token statistics.
 
 Dimensions: N sequences, L length, Q quantiles.
 """
@@ -16,7 +16,7 @@ QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 
 
 def record_dtype(ks: Sequence[int]) -> np.dtype:
-    """Returns the type of a sequence's record: 64 bytes with four `ks`."""
+    """Returns the dtype of a sequence's record: 64 bytes with four `ks`."""
     medians = [(name, "<f4") for k in ks for name in _median_names(k)]
     return np.dtype(
         [
@@ -31,7 +31,7 @@ def record_dtype(ks: Sequence[int]) -> np.dtype:
 
 
 def column_definitions(ks: Sequence[int]) -> dict[str, str]:
-    """Returns what each field of a record means."""
+    """Returns the definition of each field of a record."""
     percents = ", ".join(f"{100 * share:g}" for share in QUANTILES)
     definitions = {
         "mean_loss": "mean over targets of the scorer's cross-entropy, in nats",
@@ -63,18 +63,18 @@ def score_columns(
     entropy_NL: np.ndarray,
     ks: Sequence[int],
 ) -> dict[str, np.ndarray]:
-    """Returns the columns of the records of sequences that the scorer has read.
+    """Returns the columns of the score records of `sequences`.
 
     Args:
-      sequences: What was read. Its padding counts nowhere.
-      ce_NL: The scorer's cross-entropy of each target, in nats.
-      rank_NL: How many tokens the scorer finds likelier than the target.
-      entropy_NL: Of what the scorer predicts at each target, in nats.
-      ks: How near the top a target must be; two medians for each.
+      sequences: The scored sequences. Padding is ignored.
+      ce_NL: The scorer's cross-entropy at each target, in nats.
+      rank_NL: The number of tokens that the scorer finds likelier than the target.
+      entropy_NL: The entropy of the scorer's prediction at each target, in nats.
+      ks: The k of each pair of medians; see `salt_scores`.
 
     Returns:
-      [N] by column, and `loss_quantiles` [N, Q], of the types of `record_dtype`. Over
-      no target at all, a score is 0.
+      Arrays [N] by column, and `loss_quantiles` [N, Q], with the dtypes of
+      `record_dtype`. A sequence without targets has scores of 0.
     """
     is_token_NL = sequences.segments > 0
     dtype = record_dtype(ks)
@@ -84,7 +84,7 @@ def score_columns(
         "sketch": sketches(sequences.tokens, is_token_NL),
         "domain": main_domains(sequences.domains),
     }
-    # A loss too large for its type becomes infinite, which the writer refuses by name.
+    # A loss that overflows its dtype becomes infinite, which the writer refuses.
     with np.errstate(over="ignore"):
         return {
             name: columns[name].astype(dtype[name].base)
@@ -100,19 +100,19 @@ def salt_scores(
 ) -> dict[str, np.ndarray]:
     """Returns the mean loss, and SALT's score for each of `ks`.
 
-    A position is learnable at k when fewer than k tokens are likelier than its target.
+    A position is learnable at k if fewer than k tokens are likelier than its target.
     SALT's score is the median over positions of 1[learnable] * cross-entropy
-    (arXiv 2410.18779, Eq. 10), where a position that is not learnable is a zero, or is
-    dropped; `column_definitions` says which column is which.
+    (arXiv 2410.18779, Eq. 10). A position that is not learnable counts as 0 in the
+    columns `..._zeros`, and is dropped in the columns `..._dropped`.
 
     Args:
       ce_NL: As in `score_columns`.
       rank_NL: As in `score_columns`.
-      weights_NL: Positions count where this is above 0.
+      weights_NL: Positions count where this is positive.
       ks: As in `score_columns`.
 
     Returns:
-      float32 [N] by column. Over no position at all, a score is 0.
+      float32 [N] by column. A row without positions has scores of 0.
     """
     ce_NL = np.asarray(ce_NL, np.float32)
     is_counted_NL = np.asarray(weights_NL) > 0
@@ -127,17 +127,17 @@ def salt_scores(
 
 
 def loss_quantiles(ce_NL: np.ndarray, is_target_NL: np.ndarray) -> np.ndarray:
-    """Returns the `QUANTILES` of the cross-entropies of each row, float32 [N, Q].
+    """Returns the `QUANTILES` of the cross-entropy in each row, float32 [N, Q].
 
-    Between two values they are interpolated, as `numpy.quantile` does.
+    They interpolate linearly between values, like `numpy.quantile`.
     """
     return _quantiles(np.asarray(ce_NL, np.float32), is_target_NL, QUANTILES)
 
 
 def main_domains(domains_NL: np.ndarray) -> np.ndarray:
-    """Returns the domain that holds most tokens of each row, int64 [N].
+    """Returns the domain with the most tokens in each row, int64 [N].
 
-    Of several it is the smallest. Padding is -1 and is not counted.
+    Ties go to the smallest index. Padding is -1 and does not count.
     """
     num_rows, num_domains = len(domains_NL), max(int(domains_NL.max(initial=0)), 0) + 1
     row_of = np.arange(num_rows)[:, None]
@@ -158,9 +158,10 @@ def _mean(values_NL: np.ndarray, is_counted_NL: np.ndarray) -> np.ndarray:
 def _quantiles(
     values_NL: np.ndarray, is_counted_NL: np.ndarray, shares: Sequence[float]
 ) -> np.ndarray:
-    """Returns quantiles of what is counted in each row, float32 [N, Q]; 0 of nothing.
+    """Returns quantiles over the counted values of each row, float32 [N, Q].
 
-    The median of an even number is the mean of the middle two.
+    The median of an even number of values is the mean of the middle two. The quantiles
+    of no values are 0.
     """
     values_NL = np.sort(np.where(is_counted_NL, values_NL, np.float32(np.inf)), axis=1)
     counts_N1 = is_counted_NL.sum(axis=1)[:, None]
@@ -171,6 +172,6 @@ def _quantiles(
     low_NQ, high_NQ = (
         np.take_along_axis(values_NL, x_NQ, axis=1) for x_NQ in (below_NQ, above_NQ)
     )
-    with np.errstate(invalid="ignore"):  # Infinity less itself, where none is counted.
+    with np.errstate(invalid="ignore"):  # inf - inf, in rows without counted values.
         found_NQ = low_NQ + (high_NQ - low_NQ) * (places_NQ - below_NQ)
     return np.where(counts_N1 > 0, found_NQ, 0).astype(np.float32)

@@ -1,11 +1,11 @@
-"""What the scorer says of each sequence, on disk.
+"""Scores of the sequences of a split, on disk.
 
-The first `count` sequences of a split are scored; their ids are 0 to count - 1. Since
-documents were shuffled when they were prepared, they are a random sample of the split.
-A folder holds `manifest.json` and shards `scores-IIIII-of-NNNNN.npy`, structured arrays
-whose rows are the `record_dtype` of `score_columns`.
+The first `count` sequences are scored, with ids 0 to count - 1. Documents were shuffled
+when they were prepared, so these are a random sample of the split. The folder holds
+`manifest.json` and shards `scores-IIIII-of-NNNNN.npy`, which are structured arrays with
+the `record_dtype` of `score_columns`.
 
-Any number of processes may write into one folder: see `shared_shards`.
+Any number of processes may write to one folder; see `shared_shards`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from salt_jax.data.scoring.shared_shards import SharedShards
 
 
 class ScoresWriter:
-    """Scores in the making; what a killed run wrote is kept."""
+    """Writes scores, and keeps the shards that a killed process wrote."""
 
     def __init__(self, path: epath.Path, manifest: ScoresManifest):
         self.path = path
@@ -42,18 +42,18 @@ class ScoresWriter:
         ks: Sequence[int],
         shard_size: int = 4096,
     ) -> ScoresWriter:
-        """Begins the scores of `dataset` at `path`, or goes on with them.
+        """Starts or resumes the scores of `dataset` at `path`.
 
         Args:
           path: The folder of the scores.
-          dataset: The sequences to be scored.
-          scorer_fingerprint: Of the export that scores them.
-          count: How many are to be scored, from id 0; by default all.
-          ks: The k of `score_columns`.
-          shard_size: How many scores are written at a time.
+          dataset: The sequences to score.
+          scorer_fingerprint: The fingerprint of the scorer's export.
+          count: The number of sequences to score, from id 0; by default all.
+          ks: The ks of `score_columns`.
+          shard_size: The number of sequences per shard.
 
         Raises:
-          ValueError: there are other scores at `path`, or fewer sequences than `count`.
+          ValueError: `path` has other scores, or `dataset` has fewer sequences.
         """
         path = epath.Path(path)
         count = len(dataset) if count is None else count
@@ -80,16 +80,16 @@ class ScoresWriter:
         return cls(path, manifest)
 
     def missing_shards(self) -> list[int]:
-        """Returns the shards that are still to be written."""
+        """Returns the numbers of the shards that are not written yet."""
         return self.shards.missing()
 
     def write_shard(self, shard: int, columns: Mapping[str, np.ndarray]) -> None:
         """Writes the scores of the sequences `manifest.shard_ids(shard)`.
 
-        Where another process has written them first, its file stays.
+        If another process has already written the shard, its file stays.
 
         Raises:
-          ValueError: these are not the manifest's columns, or a number is not finite.
+          ValueError: the columns are not the manifest's, or a number is not finite.
         """
         rows = np.empty(len(self.manifest.shard_ids(shard)), self.manifest.dtype)
         if set(columns) != set(self.manifest.columns):
@@ -109,10 +109,10 @@ class ScoresWriter:
         self.shards.write(shard, rows)
 
     def finish(self) -> Scores:
-        """Returns the scores, now that every shard is written; any process may call it.
+        """Completes the manifest and returns the scores. Any process may call it.
 
         Raises:
-          ValueError: some are missing, or hold what is no score.
+          ValueError: a shard is missing or damaged.
         """
         missing = self.missing_shards()
         if missing:
@@ -130,7 +130,7 @@ class ScoresWriter:
 
 
 class Scores:
-    """Scores on disk, complete."""
+    """Complete scores on disk."""
 
     def __init__(self, path: epath.Path, manifest: ScoresManifest):
         self.path = path
@@ -138,11 +138,11 @@ class Scores:
 
     @classmethod
     def open(cls, path: epath.PathLike, dataset: PreparedDataset) -> Scores:
-        """Opens the scores of `dataset`, which may be of its first sequences only.
+        """Opens the scores of `dataset`, or of its first sequences.
 
         Raises:
-          FileNotFoundError: there are none.
-          ValueError: they are of another dataset, or not complete.
+          FileNotFoundError: there are no scores.
+          ValueError: they belong to another dataset, or are not complete.
         """
         path = epath.Path(path)
         manifest = ScoresManifest.read(path)
@@ -159,7 +159,7 @@ class Scores:
             )
         if manifest.zero_shares is None:
             raise ValueError(
-                f"The scores {path} are not complete: run score again to go on."
+                f"The scores {path} are not complete: run score again to resume."
             )
         return cls(path, manifest)
 
@@ -167,13 +167,13 @@ class Scores:
         return self.manifest.count
 
     def column(self, name: str) -> np.ndarray:
-        """Returns a column by sequence id, [len(self)], of the type of the record.
+        """Returns a column by sequence id, [len(self)], in the dtype of the record.
 
-        Holds one shard at a time beside it. `loss_quantiles` is [len(self), Q].
+        `loss_quantiles` is [len(self), Q]. Reads one shard at a time.
 
         Raises:
-          ValueError: there is no such column; a shard is damaged, missing, or holds
-            what is not finite.
+          ValueError: there is no such column; a shard is damaged, missing, or has a
+            number that is not finite.
         """
         if name not in self.manifest.columns:
             raise ValueError(
@@ -187,10 +187,10 @@ class Scores:
         return values
 
     def zero_shares(self) -> dict[str, float]:
-        """Returns the share of zeros in each median, in one reading of all shards.
+        """Returns the share of zeros in each median column; reads all shards once.
 
         Raises:
-          ValueError: a shard is damaged, missing, or holds what is not finite.
+          ValueError: a shard is damaged, missing, or has a number that is not finite.
         """
         zeros = dict.fromkeys(self.manifest.medians, 0)
         for _, rows in self._shards():
@@ -199,7 +199,7 @@ class Scores:
         return {name: count / len(self) for name, count in zeros.items()}
 
     def _shards(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields the ids and the rows of each shard, its numbers checked."""
+        """Yields the ids and the rows of each shard, after checking its numbers."""
         for shard in range(self.manifest.num_shards):
             ids = self.manifest.shard_ids(shard)
             path = self.path / self.manifest.shard_name(shard)
@@ -222,7 +222,7 @@ class Scores:
 
 
 def _read_rows(path: epath.Path) -> np.ndarray | None:
-    """Returns the array in a file; None if it is missing or damaged."""
+    """Returns the array in a file, or None if it is missing or damaged."""
     try:
         with path.open("rb") as file:
             return np.load(file)

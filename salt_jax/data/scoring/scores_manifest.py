@@ -1,4 +1,4 @@
-"""What some scores are: the `manifest.json` beside their shards."""
+"""The `manifest.json` of scores, which stands beside their shards."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ NAME = "manifest.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScoresManifest:
-    """Of what the scores are, by whom, and how many."""
+    """The dataset, the scorer and the layout of scores."""
 
     dataset_fingerprint: str
     split: str
     scorer_fingerprint: str
-    count: int  # Sequences scored, or to be scored: ids 0 to count - 1.
+    count: int  # The sequences to score: ids 0 to count - 1.
     shard_size: int
     ks: tuple[int, ...]
-    columns: dict[str, str]  # What each means.
-    domains: tuple[str, ...]  # That the column `domain` counts, from 0.
-    # By median, the share of sequences of which it is 0; None until all are scored.
+    columns: dict[str, str]  # The definition of each column.
+    domains: tuple[str, ...]  # The names that the column `domain` indexes.
+    # The share of sequences where a median is 0, by column; None until complete.
     zero_shares: dict[str, float] | None = None
     format_version: int = FORMAT_VERSION
 
     @property
     def num_shards(self) -> int:
-        """How many files the scores are in."""
+        """The number of shard files."""
         return -(-self.count // self.shard_size)
 
     @property
     def dtype(self) -> np.dtype:
-        """The type of a shard's rows."""
+        """The dtype of a shard's rows."""
         return record_dtype(self.ks)
 
     @property
     def medians(self) -> list[str]:
-        """The columns that are medians."""
+        """The names of the median columns."""
         return [name for name in self.columns if name.startswith("median_")]
 
     def shard_name(self, shard: int) -> str:
@@ -52,12 +52,12 @@ class ScoresManifest:
         return f"scores-{shard:05}-of-{self.num_shards:05}.npy"
 
     def shard_ids(self, shard: int) -> np.ndarray:
-        """Returns the ids of the sequences scored in a shard, int64."""
+        """Returns the ids of the sequences in a shard, int64."""
         begin = shard * self.shard_size
         return np.arange(begin, min(begin + self.shard_size, self.count))
 
     def write(self, path: epath.Path) -> None:
-        """Writes the manifest at `path`, over the one that may be there."""
+        """Writes the manifest at `path`, replacing an older one."""
         # Other processes may write the same manifest now.
         write_json(path / NAME, dataclasses.asdict(self))
 
@@ -66,7 +66,7 @@ class ScoresManifest:
         """Reads the manifest of the scores at `path`.
 
         Raises:
-          FileNotFoundError: there is none.
+          FileNotFoundError: there is no manifest.
           ValueError: it is damaged, or of another version.
         """
         file = path / NAME
@@ -90,11 +90,11 @@ class ScoresManifest:
         return manifest
 
     def check_same(self, path: epath.Path) -> None:
-        """Checks that the scores at `path` are these, complete or not.
+        """Checks that the scores at `path` have this manifest, complete or not.
 
         Raises:
-          FileNotFoundError: there are none.
-          ValueError: they are others.
+          FileNotFoundError: there are no scores.
+          ValueError: they have other settings.
         """
         found = ScoresManifest.read(path)
         other = [

@@ -1,9 +1,9 @@
-"""A folder of shards that any number of processes fill, and none waits for another.
+"""Work sharing over a folder of shards, among any number of processes, without locks.
 
-The processes may know of each other, or not. Beginning a shard leaves a partial file of
-its name, a hint to the others to begin another one. It is not a lock: when only shards
-that somebody has begun are left, they are made again, since who began them may be slow,
-or dead. The first to write a shard wins.
+The processes need not know of each other. Starting a shard leaves a partial file, which
+tells the others to start a different one. It is not a lock: once every missing shard
+has been started, shards are started again, because their process may be slow or dead.
+The first process to write a shard wins.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _PARTIAL = ".partial"
 
 
 class SharedShards:
-    """The shards of one folder, as one process writes them."""
+    """One process' view of the shards in a folder."""
 
     def __init__(self, path: epath.Path, names: Sequence[str]):
         self._path = path
-        self._names = names  # The file of each shard.
-        self._writer = uuid.uuid4().hex  # So that no two writers have one partial file.
+        self._names = names  # The file name of each shard.
+        self._writer = uuid.uuid4().hex  # Makes the names of partial files unique.
         self._taken: set[int] = set()
 
     def missing(self) -> list[int]:
@@ -32,12 +32,12 @@ class SharedShards:
         return self._missing(self._listed())
 
     def take(self, process: int = 0, num_processes: int = 1) -> int | None:
-        """Returns a shard to make next, and marks it as begun; None if there is none.
+        """Returns the next shard to make and marks it as started; None at the end.
 
-        There is none when each is written, or was taken by this process before.
-        First come those that nobody has begun: the process' own, which are each
-        `num_processes`-th, and then the others', from the far end. Last come those that
-        others have begun, the ones that fewest have.
+        Shards that are written, or that this process took before, are skipped. Shards
+        that nobody has started come first: those of this process (every
+        `num_processes`-th), then those of others, from the last. After them come
+        started shards, those with the fewest starts first.
         """
         listed = self._listed()
         begun = collections.Counter(
@@ -57,11 +57,11 @@ class SharedShards:
         return shard
 
     def is_written(self, shard: int) -> bool:
-        """Returns whether a shard is written, by whomever."""
+        """Returns whether any process has written a shard."""
         return (self._path / self._names[shard]).exists()
 
     def write(self, shard: int, rows: np.ndarray) -> None:
-        """Writes a shard whole, unless another process already has."""
+        """Writes a shard atomically, unless another process already has."""
         partial = self._partial(shard)
         if self.is_written(shard):
             partial.unlink(missing_ok=True)
@@ -70,12 +70,14 @@ class SharedShards:
             np.save(file, rows)
         try:
             partial.replace(self._path / self._names[shard])
-        except FileNotFoundError:  # Another has written the last shard, and cleaned.
+        except (
+            FileNotFoundError
+        ):  # Another process wrote the last shard and cleaned up.
             if not self.is_written(shard):
                 raise
 
     def clean(self) -> None:
-        """Removes what is left of shards begun in vain, now that all are written."""
+        """Removes partial files, once all shards are written."""
         names = set(self._names)
         for name in self._listed():
             if name.endswith(_PARTIAL) and name.rsplit(".", 2)[0] in names:

@@ -1,1 +1,1 @@
-"""Which sequences to keep, given their scores."""
+"""Selection of sequences by their scores."""

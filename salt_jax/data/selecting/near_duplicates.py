@@ -1,8 +1,8 @@
-"""Finding sequences that are nearly the same as better ones.
+"""Finds sequences that nearly duplicate better ones.
 
-Those that share a band of their sketches are candidates: the two are read, and are
-near-duplicates if enough of their shingles are the same. Found are most, not all: see
-`sketch` for how many share a band.
+Sequences that share a band of their MinHash sketches are candidates. Candidate pairs
+are read, and are near-duplicates if their Jaccard similarity is high enough. Most
+near-duplicates are found, but not all; `minhash` says how many share a band.
 
 Dimensions: M candidates, P pairs, L length.
 """
@@ -18,26 +18,27 @@ from salt_jax.data.prepared.dataset import PreparedDataset
 from salt_jax.data.scoring.minhash import NUM_BANDS, bands, shingles
 
 _PAIRS_AT_A_TIME = 512
-_BLOCK = 1 << 20  # Bands taken at a time.
-# How often the best that is left of a band is compared with the others. More is only
-# needed where as many sequences share a band and are not nearly the same.
+_BLOCK = 1 << 20  # Bands processed at a time.
+# The maximum number of rounds. In each, the best remaining sequence of a band is
+# compared with the others. More rounds would only matter if more than this many
+# sequences shared a band without being near-duplicates.
 MOST_ROUNDS = 100
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Duplicates:
-    """What is left out, and what stays in its place. int64 [P] and float32 [P]."""
+    """The dropped sequences, and the ones that replace them."""
 
-    dropped: np.ndarray  # Ids, in increasing order, each once.
-    kept: np.ndarray  # For each, a sequence like it that is worth more and stays.
-    similarity: np.ndarray  # Of the two.
+    dropped: np.ndarray  # int64 [P], ids, increasing.
+    kept: np.ndarray  # int64 [P], the better near-duplicate of each that stays.
+    similarity: np.ndarray  # float32 [P], of the two.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NearDuplicates:
-    """Says when two sequences are so much alike that one of them is enough."""
+    """Drops sequences that are near-duplicates of better ones."""
 
-    min_similarity: float  # Shared shingles, as a share of those that either has.
+    min_similarity: float  # The Jaccard similarity of shingles from which on to drop.
 
     def __post_init__(self):
         if not 0.0 < self.min_similarity <= 1.0:
@@ -48,15 +49,15 @@ class NearDuplicates:
     def find(
         self, worth: np.ndarray, sketch: np.ndarray, dataset: PreparedDataset
     ) -> Duplicates:
-        """Returns which sequences to drop, so that the best of those alike stays.
+        """Returns the sequences to drop, such that the best of near-duplicates stays.
 
-        A sequence is dropped if one that stays is worth more (of equal worth, has the
-        smaller id), shares a band with it and is as similar as `min_similarity`.
+        A sequence is dropped if a sequence that stays has a higher worth (or the same
+        worth and a smaller id), shares a band with it, and reaches `min_similarity`.
 
         Args:
           worth: Real numbers [N], by id.
           sketch: uint64 [N], by id.
-          dataset: Of which these are the first sequences.
+          dataset: The dataset whose first N sequences these are.
 
         Raises:
           ValueError: a shard of the dataset is damaged.
@@ -75,15 +76,15 @@ class NearDuplicates:
             is_left_M[settled] = is_left_M[worse] = False
         if is_left_M.any():
             logging.warning(
-                "After %d rounds of looking for near-duplicates, %d sequences were not "
-                "compared with all that they share a band with, and stay.",
+                "Stopped the search for near-duplicates after %d rounds: %d sequences "
+                "were not compared with all their candidates, and stay.",
                 MOST_ROUNDS,
                 np.count_nonzero(is_left_M),
             )
         kept, dropped, similarity = (
             np.concatenate(x) for x in zip(*found, strict=True)
         )
-        # A sequence may have been found like two that stay, one for each band.
+        # A sequence may duplicate two that stay, one for each band.
         dropped, first = np.unique(dropped, return_index=True)
         return Duplicates(
             dropped=dropped, kept=kept[first], similarity=similarity[first]
@@ -94,12 +95,12 @@ def similarities(dataset: PreparedDataset, a: np.ndarray, b: np.ndarray) -> np.n
     """Returns the Jaccard similarity of the shingles of pairs of sequences.
 
     Args:
-      dataset: What they are sequences of; it is read a few hundred pairs at a time.
-      a: Ids, int64 [P].
-      b: As many.
+      dataset: The dataset; read a few hundred pairs at a time.
+      a: The first id of each pair, int64 [P].
+      b: The second id of each pair, int64 [P].
 
     Returns:
-      float32 [P]: the shingles that both have, as a share of those that either has.
+      float32 [P], the size of the intersection over that of the union.
     """
     found = np.empty(len(a), np.float32)
     for begin in range(0, len(a), _PAIRS_AT_A_TIME):
@@ -115,9 +116,11 @@ def similarities(dataset: PreparedDataset, a: np.ndarray, b: np.ndarray) -> np.n
 
 
 def _candidates(worth: np.ndarray, sketch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns who shares a band with another, the best first, int64 [M]; its labels.
+    """Returns the candidates, best first, and their band labels.
 
-    Of each band, the label says which of the candidates share it: int64 [2, M].
+    Returns:
+      The ids, int64 [M], of sequences that share a band with another; and labels,
+      int64 [2, M], which are equal for candidates that share a band.
     """
     is_candidate = np.zeros(len(worth), bool)
     for band in range(NUM_BANDS):
@@ -129,8 +132,8 @@ def _candidates(worth: np.ndarray, sketch: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _sharing(sketch: np.ndarray, band: int) -> np.ndarray:
-    """Returns the ids of which another has the same band, uint64."""
-    # A band above the id whose it is, so that one array is sorted, in its place.
+    """Returns the ids of sequences whose band another sequence shares, uint64."""
+    # The band in the high bits and the id in the low bits: one in-place sort is enough.
     keys = np.empty(len(sketch), np.uint64)
     for begin in range(0, len(sketch), _BLOCK):
         part = slice(begin, begin + _BLOCK)
@@ -148,16 +151,16 @@ def _sharing(sketch: np.ndarray, band: int) -> np.ndarray:
 def _next_pairs(
     is_left_M: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns who stays for certain, and the pairs in which that one is the better.
+    """Returns the candidates that certainly stay, and their pairs with worse ones.
 
-    It stays if it is the best that is left of each of its bands: whatever is better
-    was compared with it. Places among the candidates, of which the first is the best.
+    A candidate stays if it is the best one left in each of its bands: it has then been
+    compared with all better ones. Candidates are given by rank, 0 being the best.
     """
     left = np.flatnonzero(is_left_M)
     best = []
     for label in labels:
         best_of = np.empty(len(is_left_M), np.int64)
-        # Of several with one label the last stands: backwards, the best.
+        # Of several writes to one label the last wins: in reverse order, the best.
         best_of[label[left[::-1]]] = left[::-1]
         best.append(best_of[label[left]])
     settled = left[np.all(np.stack(best) == left[None], axis=0)]
@@ -171,6 +174,6 @@ def _next_pairs(
 
 
 def _num_distinct(values: np.ndarray) -> np.ndarray:
-    """Returns how many different numbers each row has."""
+    """Returns the number of distinct values in each row."""
     values = np.sort(values, axis=1)
     return 1 + np.count_nonzero(values[:, 1:] != values[:, :-1], axis=1)

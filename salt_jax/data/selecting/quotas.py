@@ -1,6 +1,6 @@
-"""Dividing what is kept among groups, and finding the highest of each.
+"""Keeps the best sequences of each group, in proportion to the groups' sizes.
 
-Dimensions: N sequences, D groups.
+Dimensions: N sequences.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ _BLOCK = 1 << 22  # Sequences counted at a time.
 def sum_by_group(
     groups: np.ndarray, values: np.ndarray, *, num_groups: int
 ) -> np.ndarray:
-    """Returns the sum of the `values` [N] of each group, float64 [num_groups].
+    """Returns the sum of `values` over each group, float64 [num_groups].
 
     Args:
-      groups: From 0 to `num_groups` - 1, [N].
+      groups: The group of each value, from 0 to `num_groups` - 1, [N].
       values: Numbers, [N].
-      num_groups: How many there are.
+      num_groups: The number of groups.
     """
     totals = np.zeros(num_groups)
     for begin in range(0, len(groups), _BLOCK):
@@ -32,13 +32,15 @@ def sum_by_group(
 def highest_of_groups(
     worth: np.ndarray, groups: np.ndarray, may_be_kept: np.ndarray, count: int
 ) -> np.ndarray:
-    """Returns True for the highest of each group, bool [N].
+    """Returns a mask, bool [N], of the best `count` sequences, divided over groups.
+
+    Each group keeps a number in proportion to how many of it may be kept.
 
     Args:
-      worth: Real numbers, [N]. Of equal ones the first are the highest.
-      groups: The group of each, from 0, [N].
-      may_be_kept: Who is left to choose from, bool [N].
-      count: How many are chosen, of each group in proportion to what is left of it.
+      worth: Real numbers, [N]. Ties go to the first.
+      groups: The group of each sequence, from 0, [N].
+      may_be_kept: The sequences to choose from, bool [N].
+      count: The total number to keep.
     """
     num_groups = int(groups.max()) + 1
     sizes = sum_by_group(groups, may_be_kept, num_groups=num_groups)
@@ -51,7 +53,7 @@ def highest_of_groups(
 
 
 def _highest(worth: np.ndarray, count: int) -> np.ndarray:
-    """Returns True for the `count` highest, at least 1; of equal ones the first."""
+    """Returns a mask of the `count` (at least 1) highest; ties go to the first."""
     place = len(worth) - count
     lowest = np.partition(worth, place)[place]
     is_kept = worth > lowest

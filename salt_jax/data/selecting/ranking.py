@@ -1,6 +1,7 @@
-"""By what sequences are preferred, as values; anyone can bring another.
+"""Rankings of sequences, as values.
 
-A ranking gives each scored sequence a worth; `Selection` keeps those of the highest.
+A ranking gives each scored sequence a worth, and `Selection` keeps the sequences with
+the highest. Any frozen dataclass with the method of `Ranking` can be used.
 """
 
 from __future__ import annotations
@@ -15,29 +16,29 @@ from salt_jax.data.prepared.dataset import PreparedDataset
 from salt_jax.data.scoring.scores import Scores
 
 BANDS = ("low", "mid", "high")
-_BLOCK = 1 << 18  # Numbers shuffled at a time, in 20 MiB.
+_BLOCK = 1 << 18  # Numbers shuffled at a time; needs 20 MiB.
 
 
 class Ranking(Protocol):
-    """Says what each sequence is worth."""
+    """Gives each sequence a worth."""
 
     def worth(self, scores: Scores, dataset: PreparedDataset) -> np.ndarray:
-        """Returns the worth of the sequences from id 0 on; higher is kept.
+        """Returns the worth of each sequence, by id; the highest are kept.
 
         Args:
-          scores: Of `dataset`.
+          scores: The scores of `dataset`.
           dataset: The sequences.
 
         Returns:
-          Real numbers [N], with N at most `len(scores)`; later ids are not kept.
+          Real numbers [N], with N at most `len(scores)`. Ids from N on are not kept.
         """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HighestScores:
-    """Those that the scorer finds most worth learning: SALT_DS."""
+    """Ranks by a score, as SALT_DS does."""
 
-    score: str  # A column of the scores.
+    score: str  # A column of the scores, such as "median_k10_zeros".
 
     def worth(self, scores: Scores, dataset: PreparedDataset) -> np.ndarray:
         """Returns the column, float32 [N].
@@ -50,12 +51,12 @@ class HighestScores:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Random:
-    """As many, whatever they score. A larger share holds all of a smaller one."""
+    """A random selection. With one seed, a larger selection contains a smaller one."""
 
     seed: int
 
     def worth(self, scores: Scores, dataset: PreparedDataset) -> np.ndarray:
-        """Returns the numbers from 0 to N - 1 in an order of the seed, int32 [N]."""
+        """Returns a permutation of 0 to N - 1, int32 [N]."""
         size = len(scores)
         places = np.empty(size, np.int32)
         for begin in range(0, size, _BLOCK):
@@ -66,10 +67,11 @@ class Random:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PerplexityBand:
-    """The easiest ("low"), the middle or the hardest ("high") by the mean loss.
+    """Prefers sequences with a low, medium or high mean loss of the scorer.
 
-    The middle is that of all scored sequences, whatever their domains. The three bands
-    of a third each share no sequence: of equal losses, the smaller id is the easier.
+    "mid" prefers the median over all scored sequences, whatever their domains. Selected
+    thirds of "low", "mid" and "high" are disjoint. Of equal losses, the smaller id
+    counts as the lower.
     """
 
     band: str  # One of `BANDS`.
@@ -79,7 +81,7 @@ class PerplexityBand:
             raise ValueError(f"band must be one of {BANDS}, got {self.band!r}.")
 
     def worth(self, scores: Scores, dataset: PreparedDataset) -> np.ndarray:
-        """Returns how deep in the band each is, counted in sequences, int32 [N].
+        """Returns each sequence's rank from the outside of the band, int32 [N].
 
         Raises:
           ValueError: a shard of the scores is damaged.
@@ -95,23 +97,23 @@ class PerplexityBand:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Learnability:
-    """Those that fell most between two scorers: what was learned from one to the other.
+    """Ranks by the difference of a score between two scorers.
 
-    The worth is the score by the selection's own `scores` less that by `reference`. So
-    with an early scorer's in `scores` and a later one's in `reference` it is the loss
-    that the small model lost in between; what it knew already, and what it never
-    learns, are worth about 0.
+    The worth is the score in the selection's `scores` minus that in `reference`. With
+    an early checkpoint of a scorer in `scores` and a late one in `reference`, it is how
+    much the loss fell in between. It is about 0 for what the scorer knew already, and
+    for what it never learns.
     """
 
-    reference: str  # Where `score` wrote the later scorer's, of the same dataset.
+    reference: str  # The folder of the late scorer's scores of the same dataset.
     score: str = "mean_loss"  # A column of both.
 
     def worth(self, scores: Scores, dataset: PreparedDataset) -> np.ndarray:
-        """Returns the difference, float32 [N], over the smaller of the two pools.
+        """Returns the difference, float32 [N], for the ids that both have scored.
 
         Raises:
           FileNotFoundError: there are no scores at `reference`.
-          ValueError: those are of other data, or not complete; one of the two has no
+          ValueError: these belong to other data or are not complete; or either has no
             such column, or a damaged shard.
         """
         later = scored_by(Scores.open(self.reference, dataset), self.score)
@@ -121,7 +123,7 @@ class Learnability:
 
 
 def scored_by(scores: Scores, name: str) -> np.ndarray:
-    """Returns a column that has one real number a sequence, float32 [N].
+    """Returns a column with one real number per sequence, float32 [N].
 
     Raises:
       ValueError: there is no such column; a shard of it is damaged.

@@ -1,4 +1,4 @@
-"""Which sequences to keep, given their scores.
+"""Selects the sequences to train on by their scores.
 
 Dimensions: N scored sequences, D domains.
 """
@@ -16,25 +16,25 @@ from salt_jax.data.selecting.near_duplicates import Duplicates, NearDuplicates
 from salt_jax.data.selecting.quotas import highest_of_groups, sum_by_group
 from salt_jax.data.selecting.ranking import Learnability, Ranking
 
-LARGEST_LOSS = 0.9  # Of a domain's sequences, before it is worth a warning.
+LARGEST_LOSS = 0.9  # Warn about domains that lose a larger share of their sequences.
 _MOST_NAMED = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Selection:
-    """The scored sequences of the highest worth: `round(keep_fraction * scored)`.
+    """Keeps the `round(keep_fraction * N)` highest-ranked of N scored sequences.
 
-    Of equal worth the smaller id is kept.
+    Ties go to the smaller id.
     """
 
-    scores: str  # Where `score` wrote them.
+    scores: str  # The folder that `score` wrote.
     ranking: Ranking
-    keep_fraction: float  # Of the sequences that were scored.
-    # Each domain keeps as large a share as the others; what cannot be divided goes to
-    # those that come nearest to one more. One with few sequences may keep none.
+    keep_fraction: float  # Of the scored sequences.
+    # Whether every domain keeps the same share. Numbers are rounded by largest
+    # remainders, so a domain with few sequences may keep none.
     per_domain: bool = False
-    # Of sequences that are nearly the same only the best may be kept. They are left
-    # out before anything is divided, and the number kept stays what it is.
+    # Drops near-duplicates of better sequences first. The number of sequences that are
+    # kept does not change: lower-ranked ones take their places.
     near_duplicates: NearDuplicates | None = None
 
     def __post_init__(self):
@@ -50,15 +50,15 @@ class Selection:
 
     @property
     def score_folders(self) -> tuple[str, ...]:
-        """Where the scores are that the choice needs."""
+        """The folders of all scores that the selection reads."""
         if isinstance(self.ranking, Learnability):
             return self.scores, self.ranking.reference
         return (self.scores,)
 
     def select(self, dataset: PreparedDataset) -> np.ndarray:
-        """Returns the ids to keep, int64, in increasing order, and logs what is odd.
+        """Returns the ids to keep, int64, increasing; logs warnings.
 
-        Raises: as `choose` does.
+        Raises what `choose` does.
         """
         choice = self.choose(dataset)
         for line in choice.warnings():
@@ -66,12 +66,13 @@ class Selection:
         return choice.ids
 
     def choose(self, dataset: PreparedDataset) -> SelectionResult:
-        """Returns which sequences are kept, and by what.
+        """Returns the selected sequences, with the reasons.
 
         Raises:
           FileNotFoundError: there are no scores.
-          ValueError: they are of other data, not complete or damaged; there is no such
-            column; nothing would be kept, or more than there are distinct sequences.
+          ValueError: the scores belong to other data, are not complete or are damaged;
+            there is no such column; or keep_fraction selects nothing, or more than the
+            sequences without near-duplicates.
         """
         scores = Scores.open(self.scores, dataset)
         worth = self._worth(scores, dataset)
@@ -93,7 +94,7 @@ class Selection:
         )
 
     def _worth(self, scores: Scores, dataset: PreparedDataset) -> np.ndarray:
-        """Returns what the ranking says, having checked it."""
+        """Returns the worth that the ranking gives, after checking it."""
         worth = np.asarray(self.ranking.worth(scores, dataset))
         is_real = worth.dtype.kind in "fiu" and worth.ndim == 1
         num_odd = np.count_nonzero(~np.isfinite(worth)) if is_real else 0
@@ -120,27 +121,27 @@ class Selection:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class SelectionResult:
-    """What a selection keeps of a dataset. Arrays are by id, over what was scored."""
+    """The outcome of a selection. Arrays are indexed by id, over scored sequences."""
 
     worth: np.ndarray  # Real numbers [N].
     is_kept: np.ndarray  # bool [N].
-    domains: np.ndarray  # uint16 [N], indices into the manifest's.
-    duplicates: Duplicates | None  # None: nobody looked for them.
+    domains: np.ndarray  # uint16 [N], indices into the manifest's domains.
+    duplicates: Duplicates | None  # None if near-duplicates were not searched for.
     dataset: PreparedDataset
 
     @property
     def ids(self) -> np.ndarray:
-        """The ids that are kept, int64, in increasing order."""
+        """The ids that are kept, int64, increasing."""
         return np.flatnonzero(self.is_kept).astype(np.int64, copy=False)
 
     def sum_by_domain(self, values: np.ndarray) -> np.ndarray:
-        """Returns the sum over each domain's sequences of `values` [N], float64 [D]."""
+        """Returns the sum of `values` [N] over each domain, float64 [D]."""
         return sum_by_group(
             self.domains, values, num_groups=len(self.dataset.manifest.domains)
         )
 
     def warnings(self) -> list[str]:
-        """Returns what may not be meant, a line each; reads nothing."""
+        """Returns one line for each property that may be a mistake; reads no files."""
         num_scored, num_all = len(self.worth), len(self.dataset)
         lines = []
         if num_scored < num_all:
@@ -157,7 +158,7 @@ class SelectionResult:
         return [*lines, *self._lost_domains()]
 
     def _lost_domains(self) -> list[str]:
-        """Returns a line on the domains that lose nearly all, if there are any."""
+        """Returns a line about domains that lose nearly everything, if any do."""
         names = self.dataset.manifest.domains
         scored, kept = map(
             self.sum_by_domain, (np.ones_like(self.is_kept), self.is_kept)
@@ -179,21 +180,21 @@ class SelectionResult:
 
 
 def stage_warnings(num_kept: int, *, num_read: int, batch_size: int) -> list[str]:
-    """Returns what may not be meant by reading so many sequences of a selection.
+    """Returns warnings about a stage that reads selected rows more than once.
 
     Args:
-      num_kept: The rows that what is selected makes: its sequences, or about as many.
-      num_read: Those that the stage reads from begin to end.
-      batch_size: Those that it reads at a time.
+      num_kept: The number of rows in an epoch of the selection.
+      num_read: The number of rows that the stage reads in total.
+      batch_size: The number of rows in a batch.
     """
     if num_kept < batch_size:
         return [
-            f"A batch of {batch_size:,} is more than the {num_kept:,} rows of what is "
-            "kept: it holds some of them twice."
+            f"A batch of {batch_size:,} rows exceeds the {num_kept:,} rows that are "
+            "kept: it repeats some of them."
         ]
     if num_kept < num_read:
         return [
-            f"What is kept makes {num_kept:,} rows, and the stage reads "
-            f"{num_read:,}: each of them {num_read / num_kept:.2f} times."
+            f"The stage reads {num_read:,} rows, and {num_kept:,} are kept: it repeats "
+            f"each of them {num_read / num_kept:.2f} times."
         ]
     return []

@@ -137,7 +137,7 @@ def test_features_that_will_not_do_are_refused_before_any_is_read(
 
 @pytest.mark.parametrize("name", ["tiny/large", "tiny/small:2.0.0", "nothing", "mnist"])
 def test_a_data_set_that_is_not_there_is_refused_not_downloaded(name, data_dir):
-    message = rf"finds no '{name}' in .*`tfds build`; nothing is downloaded here."
+    message = rf"finds no '{name}' in .*`tfds build` first; nothing is downloaded here."
     with pytest.raises(FileNotFoundError, match=message):
         corpus.split_parts(f"tfds:{name}", "train", data_dir=data_dir)
 

@@ -49,7 +49,7 @@ def test_counts_come_back_from_json_with_the_domains_in_their_order():
 
 
 def test_more_domains_than_a_record_can_name_are_refused():
-    with pytest.raises(ValueError, match=r"32769 domains.*32768: is fields\.domain"):
+    with pytest.raises(ValueError, match=r"32769 domains.*32768: .*fields\.domain"):
         Counts().add_text(text([str(index) for index in range(32_769)]))
     halves = [Counts(), Counts()]
     for half, first in zip(halves, (0, 20_000), strict=True):

@@ -176,9 +176,9 @@ def test_nothing_odd_is_no_line(train, tmp_path):
     "num_kept, said",
     [
         (100, []),
-        (99, ["99 rows, and the stage reads 100: each of them 1.01 times"]),
+        (99, ["reads 100 rows, and 99 are kept: it repeats each of them 1.01 times"]),
         (20, ["each of them 5.00 times"]),
-        (9, ["A batch of 10 is more than the 9 rows of what is kept"]),
+        (9, ["A batch of 10 rows exceeds the 9 rows"]),
     ],
 )
 def test_a_selection_too_small_for_its_stage_is_said(num_kept, said):
