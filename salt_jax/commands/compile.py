@@ -83,6 +83,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="slices of this topology (default: %(default)s)",
     )
     add_distributed(pod.add_argument)
+    _add_compilation(parser)
+
+
+def _add_compilation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("compilation")
     add_workdir(group.add_argument)
     group.add_argument(

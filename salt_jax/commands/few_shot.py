@@ -80,6 +80,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "of the right answer",
     )
     add(
+        "--output",
+        metavar="DIR",
+        help="where results are written (default: runs/few_shot)",
+    )
+    add(
+        "--confirm_run_unsafe_code",
+        action="store_true",
+        help="run the code that a model writes for a task such as humaneval",
+    )
+    _add_computation(parser)
+
+
+def _add_computation(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("computation (with --tasks only)")
+    add = group.add_argument
+    add(
         "--max_length",
         type=positive,
         metavar="N",
@@ -95,16 +111,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=("float32", "bfloat16"),
         help="dtype of the computation (default: the export's)",
-    )
-    add(
-        "--output",
-        metavar="DIR",
-        help="where results are written (default: runs/few_shot)",
-    )
-    add(
-        "--confirm_run_unsafe_code",
-        action="store_true",
-        help="run the code that a model writes for a task such as humaneval",
     )
 
 

@@ -80,6 +80,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="dtype of the computation (default: the export's)",
     )
     add_distributed(model.add_argument)
+    _add_text(parser)
+    _add_sampling(parser)
+    add_gin(parser)
+
+
+def _add_text(parser: argparse.ArgumentParser) -> None:
     text = parser.add_argument_group("text")
     text.add_argument("--prompt", metavar="TEXT", help="text to continue")
     text.add_argument(
@@ -102,8 +108,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="prompts at a time (default: %(default)s)",
     )
-    _add_sampling(parser)
-    add_gin(parser)
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
