@@ -358,10 +358,11 @@ def test_a_run_did_what_was_described(trained, capsys):
     capsys.readouterr()
     assert main(["describe", named[0], "--json"]) == 0
     described = json.loads(capsys.readouterr().out)
-    *_, last = (r for r in read_metrics(workdir) if "loss" in r)
+    records = [r for r in read_metrics(workdir) if "loss" in r]
+    last = records[-1]
     total = {"steps": 6, "tokens": last["tokens"], "flops": last["flops"]}
     assert described["total"] == total
-    rates = {r["step"]: r.get("learning_rate") for r in read_metrics(workdir)}
+    rates = {r["step"]: r["learning_rate"] for r in records}
     for at in described["schedules"]:
         assert rates[at["step"] + 1] == at["learning_rate"]
 
