@@ -195,7 +195,7 @@ CHILD = """
     import os, pathlib, resource, signal, sys
     os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
     import jax, jax.numpy as jnp
-    from salt_jax.checkpoint import Checkpointer
+    from salt_jax.storage.checkpoint import Checkpointer
 
     def state(fill, size):
         return {"params": {"w": jnp.full((size,), fill)}}
