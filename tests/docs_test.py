@@ -2,13 +2,17 @@
 
 import pathlib
 import re
+import shlex
 
 import pytest
 
+from salt_jax import gin_config
+from salt_jax.commands import parser
 from salt_jax.data.scoring.score_columns import record_dtype
 from salt_jax.evaluation.answer_scores import METRICS
 from salt_jax.evaluation.held_out_text import DomainSums
 from salt_jax.few_shot.measures import SHARES
+from salt_jax.main import main
 from salt_jax.telemetry.time_sheet import TimeSheet
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -22,6 +26,99 @@ FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 def blocks(page, language):
     found = FENCED.findall(page.read_text())
     return [text for kind, text in found if kind == language]
+
+
+def commands(page):
+    """Yields the arguments of each salt_jax command in the code of a page."""
+    text = page.read_text().replace("\\\n", " ")
+    for line in text.splitlines():
+        found = re.match(r"    .*?(?:python -m salt_jax\.main|\bsalt_jax)( .*)", line)
+        if found:
+            yield shlex.split(found[1], comments=True)
+
+
+TUTORIAL = ROOT / "docs/tutorial.md"
+GIN_BLOCKS = {
+    re.match(r"# (\S+):", block)[1]: block for block in blocks(TUTORIAL, "gin")
+}
+COMMANDS = [
+    pytest.param(page, arguments, id=f"{page.name}: {' '.join(arguments)}")
+    for page in PAGES
+    for arguments in commands(page)
+]
+
+
+def test_the_pages_show_commands():
+    names = {param.values[1][0] for param in COMMANDS}
+    assert names == {*parser.COMMANDS}
+
+
+@pytest.mark.parametrize("page, arguments", COMMANDS)
+def test_a_command_that_a_page_shows_can_be_given(page, arguments):
+    parser.parse(arguments)
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if name == "--gin_file" and not value.startswith("/"):
+            assert value in GIN_BLOCKS or (ROOT / value).is_file()
+
+
+PATH = re.compile(r"\b(?:salt_jax|gin|launch|tests|docs)/[\w./*-]*[\w*/]")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_path_that_a_page_names_exists(page):
+    text = page.read_text()
+    links = [x for x in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in x]
+    missing = [link for link in links if not (page.parent / link).exists()]
+    code = " ".join(re.findall(r"`[^`]+`|^    .*$", text, re.MULTILINE))
+    named = {x for x in PATH.findall(code) if not re.search(r"[/.]runs/|://", x)}
+    missing += [x for x in named if not [*ROOT.glob(x.rstrip("/"))]]
+    assert not missing
+
+
+def write_tutorial(folder):
+    """Writes the files of the tutorial into a folder."""
+    (folder / "my").mkdir()
+    for name, block in GIN_BLOCKS.items():
+        (folder / name).write_text(block)
+    (script,) = blocks(TUTORIAL, "python")
+    (folder / "make_corpus.py").write_text(script)
+
+
+@pytest.mark.parametrize(
+    "name",
+    sorted({*GIN_BLOCKS} - {f"my/{x}.gin" for x in ("common", "small", "large")}),
+)
+def test_a_gin_file_of_the_tutorial_can_be_read(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_tutorial(tmp_path)
+    assert gin_config.load([name])
+
+
+# What makes the tutorial small enough for a test, by gin file.
+SMALLER = {
+    "my/slm.gin": ["--gin.TOTAL_STEPS=4", "--gin.config.Experiment.keep_steps=(2,)"],
+    "my/salt.gin": ["--gin.TOTAL_STEPS=4", "--gin.N_KD=2"],
+    "my/baseline.gin": ["--gin.TOTAL_STEPS=4"],
+    "my/score.gin": ["--gin.config.Scoring.pool=64"],
+}
+
+
+@pytest.mark.slow
+def test_the_tutorial_works_in_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_tutorial(tmp_path)
+    script = (tmp_path / "make_corpus.py").read_text()
+    exec(script.replace("MAX_FILES = 300", "MAX_FILES = 60"), {})
+    for arguments in commands(TUTORIAL):
+        if "_1" in " ".join(arguments):
+            continue  # The second seed.
+        arguments = [x.replace("--size=4096", "--size=1500") for x in arguments]
+        arguments = [x.replace("--step=60", "--step=2") for x in arguments]
+        files = [x.partition("=")[2] for x in arguments if x[:10] == "--gin_file"]
+        smaller = [more for name in files for more in SMALLER.get(name, [])]
+        assert main([*arguments, *smaller]) == 0, arguments
+    assert (tmp_path / "my/report/report.html").is_file()
 
 
 def documented(heading):
