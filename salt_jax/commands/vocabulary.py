@@ -80,7 +80,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--sentinels",
         type=int,
         metavar="N",
-        help="have <extra_id_0> to <extra_id_{N-1}> (default: 100)",
+        help="have <extra_id_0> to <extra_id_{N-1}> (default: %(default)s)",
     )
     group.add_argument(
         "--mode_tokens",
@@ -101,12 +101,12 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "--size", type=int, metavar="N", help="tokens, control pieces included"
     )
     group.add_argument(
-        "--split", metavar="NAME", help="split of the corpus (default: train)"
+        "--split", metavar="NAME", help="split of the corpus (default: %(default)s)"
     )
     group.add_argument(
         "--text_field",
         metavar="NAME",
-        help="field that holds the text, nested ones with dots (default: text)",
+        help="field that holds the text, nested ones with dots (default: %(default)s)",
     )
     group.add_argument("--data_dir", metavar="DIR", help="where tfds:NAME is on disk")
     group.add_argument(
@@ -117,10 +117,13 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="lines of text to train on, held in memory; a larger corpus is sampled "
-        "(default: 5000000)",
+        "(default: %(default)s)",
     )
     group.add_argument(
-        "--seed", type=int, metavar="N", help="seed of the sample (default: 0)"
+        "--seed",
+        type=int,
+        metavar="N",
+        help="seed of the sample (default: %(default)s)",
     )
 
 
