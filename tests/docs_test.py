@@ -97,10 +97,11 @@ def test_a_gin_file_of_the_tutorial_can_be_read(name, tmp_path, monkeypatch):
 
 
 # What makes the tutorial small enough for a test, by gin file.
+FEW_STEPS = ["--gin.TOTAL_STEPS=4", "--gin.schedules.WarmupCosine.warmup_steps=1"]
 SMALLER = {
-    "my/slm.gin": ["--gin.TOTAL_STEPS=4", "--gin.config.Experiment.keep_steps=(2,)"],
-    "my/salt.gin": ["--gin.TOTAL_STEPS=4", "--gin.N_KD=2"],
-    "my/baseline.gin": ["--gin.TOTAL_STEPS=4"],
+    "my/slm.gin": [*FEW_STEPS, "--gin.config.Experiment.keep_steps=(2,)"],
+    "my/salt.gin": [*FEW_STEPS, "--gin.N_KD=2"],
+    "my/baseline.gin": FEW_STEPS,
     "my/score.gin": ["--gin.config.Scoring.pool=64"],
 }
 
