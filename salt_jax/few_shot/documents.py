@@ -1,4 +1,4 @@
-"""What the embedded tasks read, and how a cloze is scored; named in their files."""
+"""Functions that the YAML files of the embedded tasks name."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 
 def open_documents(config_source: str, **metadata: Any) -> Mapping[str, Any]:
-    """Returns the splits "train" and "test" that lie beside a task's file.
+    """Returns the splits "train" and "test" from the folder of a task's file.
 
-    They are held in memory: nothing is fetched, and nothing is kept.
+    They are held in memory; nothing is downloaded or cached.
 
     Args:
-      config_source: The task's file, as lm-eval tells it.
-      metadata: What else the task's file says of it.
+      config_source: The path of the task's file.
+      metadata: The metadata in the task's file; ignored.
 
     Raises:
-      FileNotFoundError: they do not.
+      FileNotFoundError: a split is missing.
     """
     import datasets
 
@@ -37,11 +37,11 @@ def open_documents(config_source: str, **metadata: Any) -> Mapping[str, Any]:
 def cloze_results(
     document: Mapping[str, Any], results: Sequence[tuple[float, bool]]
 ) -> dict[str, float]:
-    """Returns how a model met the answer of a document.
+    """Returns the metrics of a cloze task for one document.
 
     Returns:
-      "exact_match": 1 if every token of it was the likeliest; "target_bits": what it
-      takes to name it, given the model.
+      "exact_match": 1 if greedy decoding gives the answer; "target_bits": the negative
+      log-likelihood of the answer, in bits.
     """
     ((log_likelihood, is_greedy),) = results
     return {

@@ -1,4 +1,4 @@
-"""One model is asked all tasks, and what came of it is kept as lm-eval keeps it."""
+"""Evaluates one model with lm-evaluation-harness, and writes its results."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def ask(
 ) -> dict[str, Any]:
     """Returns lm-eval's results, with the samples of each task.
 
-    Every model is asked the same questions after the same examples.
+    Every model gets the same questions with the same few-shot examples.
 
     Args:
       lm: The model.
-      tasks: What it is asked.
-      limit: The most examples of a task; None for all.
-      run_unsafe_code: Whether code that it writes may be run.
+      tasks: The tasks.
+      limit: The maximum number of examples per task; None: all.
+      run_unsafe_code: Whether to run code that the model writes.
 
     Raises:
-      ValueError: a task cannot be asked, or runs code and may not.
+      ValueError: a task cannot be evaluated, or needs `run_unsafe_code`.
     """
-    seed_globals()  # Some tasks put their questions together anew for each model.
+    seed_globals()  # Some tasks draw their questions anew for each model.
     for task in tasks.tasks.values():
         task.set_fewshot_seed(SEED)
-    # lm-eval shows a bar a task while it puts questions together.
+    # Hides lm-eval's progress bars.
     with contextlib.redirect_stderr(io.StringIO()):
         return lm_eval.evaluator.evaluate(
             lm,
@@ -50,9 +50,9 @@ def ask(
 def right_likelihoods(
     lm: SaltLM, task: Any, samples: Sequence[Mapping[str, Any]]
 ) -> list[float]:
-    """Returns how likely, in nats, a model finds the right answer of each sample.
+    """Returns the log-likelihood of the right answer of each sample, in nats.
 
-    It is asked only where the samples do not say: where it had to write.
+    The samples contain it, except for generation tasks, which need another evaluation.
     """
     if task.OUTPUT_TYPE != "generate_until":
         return [_likelihood(task, sample) for sample in samples]
@@ -74,7 +74,7 @@ def _likelihood(task: Any, sample: Mapping[str, Any]) -> float:
     if task.OUTPUT_TYPE != "multiple_choice":
         return answers[0]
     right = sample["target"]
-    if getattr(task, "multiple_input", 0):  # The questions differ, not the answers.
+    if getattr(task, "multiple_input", 0):  # The choices are questions, not answers.
         right = task.doc_to_text(sample["doc"])
     if isinstance(right, str):
         right = task.doc_to_choice(sample["doc"]).index(right)
@@ -92,18 +92,18 @@ def write_results(
     results: dict[str, Any],
     config: Mapping[str, Any],
 ) -> None:
-    """Writes `results_*.json`, and `samples_TASK_*.jsonl`, into a folder `label`.
+    """Writes `results_*.json` and `samples_TASK_*.jsonl` into a folder `label`.
 
     Args:
-      output: Where that folder is made.
-      label: What the model is called.
-      results: As `ask` returns them; the samples are turned into what is written.
-      config: How it was asked.
+      output: The parent of that folder.
+      label: The name of the model.
+      results: The results of `ask`; lm-eval modifies the samples.
+      config: The settings of the evaluation.
 
     Raises:
-      OSError: they could not be written.
+      OSError: a file could not be written.
     """
-    with tempfile.TemporaryDirectory() as here:  # lm-eval knows local folders only.
+    with tempfile.TemporaryDirectory() as here:  # lm-eval writes to local folders only.
         tracker = EvaluationTracker(output_path=here)
         about = tracker.general_config_tracker
         about.log_experiment_args("salt_jax", {"model": label}, None, None, False)
@@ -119,11 +119,11 @@ def write_results(
 
 
 def _copy(source: epath.Path, target: epath.Path, names: Sequence[str]) -> None:
-    # lm-eval logs that it could not write, and goes on.
+    # lm-eval only logs a warning when it cannot write.
     if missing := [name for name in names if not (source / name).exists()]:
         raise OSError(f"lm-eval could not write {missing}.")
     target.mkdir(parents=True, exist_ok=True)
     for name in names:
-        # Either may be where the other's own way to copy does not reach.
+        # Not `epath.copy`: the two paths may be on different file systems.
         with (source / name).open("rb") as read, (target / name).open("wb") as written:
             shutil.copyfileobj(read, written)

@@ -1,4 +1,4 @@
-"""Facts about lm-eval's own tasks that their files do not say."""
+"""Facts about lm-eval's tasks that their files do not contain."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Mapping
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KnownTask:
-    """What is known of a task, whichever way it was named."""
+    """Facts about one task."""
 
-    chance: float | None = None  # What guessing gives, of each metric that is a share.
-    percent: frozenset[str] = frozenset()  # The metrics that run from 0 to 100.
-    # New tokens that its code asks for; None if what its file says is true.
+    chance: float | None = None  # The accuracy of guessing.
+    percent: frozenset[str] = frozenset()  # The metrics on a scale from 0 to 100.
+    # The new tokens that the task's code requests; None: those in the task's file.
     writes: int | None = None
 
 

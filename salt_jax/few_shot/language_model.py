@@ -1,4 +1,4 @@
-"""A model as lm-evaluation-harness asks it: for likelihoods, and for text."""
+"""The adapter between an exported model and lm-evaluation-harness."""
 
 from __future__ import annotations
 
@@ -18,26 +18,25 @@ from salt_jax.generation.generator import Generator
 from salt_jax.generation.sampling import Sampling
 from salt_jax.storage.loaded import LoadedModel
 
-# What lm-eval says of how text is drawn, and its own name for greedy or not.
+# lm-eval's sampling options, and its name for whether to sample at all.
 _DRAWN_BY = {"temperature", "top_k", "top_p"}
 _KNOWN = _DRAWN_BY | {"until", "max_gen_toks", "do_sample"}
 
 
 class SaltLM(TemplateLM):
-    """A loaded model; texts are cut into tokens as lm-eval's `hf` backend cuts them.
+    """A loaded model that tokenizes and truncates like lm-eval's `hf` backend.
 
-    A text begins with the begin token, unless that is cut off with the rest of what is
-    too long. Where lm-eval asks for the likelihood of a whole text, the begin token is
-    not part of it.
+    A text starts with the begin token, unless truncation on the left removes it. The
+    likelihood of a whole text does not include the begin token.
     """
 
     def __init__(
         self, loaded: LoadedModel, *, batch_size: int, name: str | None = None
     ):
-        """Takes a model and the rows of its greatest length to read at a time.
+        """Takes a model and the number of rows of full length in a batch.
 
         Raises:
-          ValueError: there are no rows in a batch.
+          ValueError: `batch_size` is not positive.
         """
         super().__init__()
         self.name = name or loaded.name
@@ -59,13 +58,13 @@ class SaltLM(TemplateLM):
 
     @property
     def max_length(self) -> int:
-        """The tokens that are read and written together."""
+        """The maximum length of a prompt with its continuation, in tokens."""
         return self._loaded.max_length
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **_: Any
     ) -> list[int]:
-        """Returns the tokens of a text, after the begin token unless told not to."""
+        """Returns the tokens of a text, with the begin token by default."""
         tokens = self._loaded.vocabulary.encode(string)
         return (
             tokens if add_special_tokens is False else [self.prefix_token_id, *tokens]
@@ -74,10 +73,10 @@ class SaltLM(TemplateLM):
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = True
     ) -> list[tuple[float, bool]]:
-        """Returns how likely each continuation is, in nats, and whether the likeliest.
+        """Returns each continuation's log-likelihood in nats, and if it is greedy.
 
         Raises:
-          ValueError: a continuation has no tokens, or more than the model can read.
+          ValueError: a continuation is empty, or longer than the model's length.
         """
         return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
 
@@ -90,10 +89,10 @@ class SaltLM(TemplateLM):
     def loglikelihood_rolling(
         self, requests: Sequence[Instance], disable_tqdm: bool = True
     ) -> list[float]:
-        """Returns how likely each text is, in nats.
+        """Returns the log-likelihood of each text, in nats.
 
-        One that is too long is read in windows, each token once and as late in its
-        window as possible.
+        Long texts are split into windows. Each token is predicted once, with as much
+        context as its window allows.
         """
         questions: list[LikelihoodRequest] = []
         ends = [0]
@@ -114,14 +113,14 @@ class SaltLM(TemplateLM):
     def generate_until(
         self, requests: list[Instance], disable_tqdm: bool = True
     ) -> list[str]:
-        """Returns what follows each context, up to one of the request's strings.
+        """Returns the generated text for each request, up to its stop strings.
 
-        A context that leaves no room for `max_gen_toks` is cut on its left. What is
-        drawn depends on the place of a request among all.
+        Contexts are truncated on the left to leave room for `max_gen_toks`. Samples
+        depend on the index of the request.
 
         Raises:
-          ValueError: `max_gen_toks` is no less than the model's length; the text is to
-            be drawn in a way that there is not.
+          ValueError: `max_gen_toks` leaves no room for a context; a request has a
+            sampling option that is not supported.
         """
         texts = [""] * len(requests)
         alike: dict[str, list[int]] = {}
@@ -143,16 +142,16 @@ class SaltLM(TemplateLM):
         kwargs: dict[str, Any] = dict(normalize_gen_kwargs(how))
         if unknown := sorted(set(kwargs) - _KNOWN):
             raise ValueError(
-                f"A task asks for text by {', '.join(unknown)}, and there is only "
-                f"{', '.join(sorted(_KNOWN))}: leave the task out."
+                f"A task sets the generation options {', '.join(unknown)}; supported "
+                f"are {', '.join(sorted(_KNOWN))}. Leave the task out."
             )
         max_new_tokens = kwargs["max_gen_toks"]
-        room = self.max_length - max_new_tokens - 1  # But for the begin token.
+        room = self.max_length - max_new_tokens - 1  # Without the begin token.
         if room < 1:
             raise ValueError(
                 f"A task asks for {max_new_tokens} new tokens, and {self.name} "
-                f"reads and writes {self.max_length} together: give a greater "
-                "--max_length, or leave the task out."
+                f"handles {self.max_length} with the prompt: raise --max_length, or "
+                "leave the task out."
             )
         drawn_by = _DRAWN_BY & set(kwargs) if kwargs["do_sample"] else ()
         return self._generate.texts(

@@ -1,4 +1,4 @@
-"""How likely a model finds tokens, given those before them.
+"""Log-likelihoods of continuations, given their contexts.
 
 Dimensions: B batch, L length, S slots, D embed.
 """
@@ -28,26 +28,26 @@ from salt_jax.model.transformer import Params, Transformer
 from salt_jax.storage.loaded import LoadedModel
 from salt_jax.telemetry.progress import Progress
 
-# Lengths that programs are compiled for, and what longer ones are multiples of.
+# Lengths that programs are compiled for; longer ones are multiples of `_LONG`.
 _LENGTHS, _LONG = (64, 128, 192, 256, 384, 512, 768), 512
 _CHUNK_TOKENS = 512
 
 
 @dataclasses.dataclass(frozen=True)
 class Likelihood:
-    """A model's answer to a question."""
+    """How likely a model finds a continuation."""
 
-    log_likelihood: float  # Nats, of the whole continuation.
-    is_greedy: bool  # Each token of it was the likeliest.
+    log_likelihood: float  # Of the whole continuation, in nats.
+    is_greedy: bool  # Whether every token is the likeliest.
 
 
 @dataclasses.dataclass(frozen=True)
 class LikelihoodReader:
-    """Reads continuations in batches of few shapes, split over the mesh."""
+    """Computes log-likelihoods in batches of few shapes, sharded over the mesh."""
 
     loaded: LoadedModel
-    batch_size: int  # Rows of the greatest length; of shorter ones there are more.
-    name: str  # Of the model, in what is said of it.
+    batch_size: int  # Rows of full length; batches of shorter rows have more.
+    name: str  # The name of the model in messages.
     stream: TextIO = dataclasses.field(default_factory=lambda: sys.stderr)
 
     def __post_init__(self):
@@ -55,12 +55,12 @@ class LikelihoodReader:
             raise ValueError(f"batch_size={self.batch_size}: read at least one row.")
 
     def __call__(self, questions: Sequence[LikelihoodRequest]) -> list[Likelihood]:
-        """Returns the answers, in the order of the questions.
+        """Returns the likelihoods, in the order of the requests.
 
-        A context that is too long is cut on its left.
+        Contexts that are too long are truncated on the left.
 
         Raises:
-          ValueError: a continuation has no tokens, or more than the model can read.
+          ValueError: a continuation is empty, or longer than the model's length.
         """
         self._check(questions)
         found: dict[int, Likelihood] = {}
@@ -69,7 +69,7 @@ class LikelihoodReader:
         with Progress(label, len(questions), stream=self.stream) as progress:
             for rows in self._batches(rows_of(questions, self.loaded.max_length)):
                 dispatched = rows, self._read(rows, questions)
-                # The devices read these while the host looks at those before.
+                # The devices compute this batch while the host reads the previous one.
                 if pending is not None:
                     found |= _answers(questions, *pending)
                     progress.update(len(found))
@@ -99,7 +99,7 @@ class LikelihoodReader:
                 begin += count
 
     def _length(self, tokens: int) -> int:
-        """Returns the length that a row of so many tokens is padded to."""
+        """Returns the length that a row of `tokens` tokens is padded to."""
         longest = self.loaded.max_length
         lengths = {*_LENGTHS, *range(2 * _LONG, longest, _LONG), longest}
         length = min(x for x in lengths if tokens <= x <= longest)
@@ -107,7 +107,7 @@ class LikelihoodReader:
         return -(-length // pieces) * pieces
 
     def _num_rows(self, length: int) -> int:
-        """Returns the rows of a batch: about as many tokens, whatever the length."""
+        """Returns the rows of a batch: about as many tokens at any length."""
         shards = self.loaded.model.partitioning.size("batch")
         rows = self.batch_size * self._length(self.loaded.max_length) // length
         return -(-rows // shards) * shards
@@ -115,7 +115,7 @@ class LikelihoodReader:
     def _read(
         self, rows: Sequence[PrefixRow], questions: Sequence[LikelihoodRequest]
     ) -> TokenStatistics:
-        """Sends a batch to the devices; returns what they will make of its targets."""
+        """Dispatches a batch; returns the (asynchronous) statistics of its targets."""
         partitioning = self.loaded.model.partitioning
         length = self._length(max(len(row.tokens) for row in rows))
         pieces = partitioning.size("length")
@@ -150,13 +150,13 @@ def _statistics(
     *,
     model: Transformer,
 ) -> TokenStatistics:
-    """Returns what a model makes of targets at some places of each row.
+    """Returns the statistics of targets at given places of each row.
 
-    Logits are made of these places only.
+    Logits are computed at these places only.
     """
     batch = Batch(
         tokens_BL=tokens_BL,
-        targets_BL=tokens_BL,  # Not looked at: the targets are those of the slots.
+        targets_BL=tokens_BL,  # Unused; the targets are `targets_BS`.
         weights_BL=segments_BL.astype(jnp.float32),
         segments_BL=segments_BL,
         positions_BL=jnp.arange(tokens_BL.shape[1])[None] * segments_BL,
@@ -179,7 +179,7 @@ def _answers(
     rows: Sequence[PrefixRow],
     statistics: TokenStatistics,
 ) -> dict[int, Likelihood]:
-    """Returns the answers that a batch holds, by the number of the question."""
+    """Returns the likelihoods in a batch, by the index of the request."""
     ce_BS, rank_BS = np.asarray(statistics.ce_BL), np.asarray(statistics.rank_BL)
     found = {}
     for b, row in enumerate(rows):

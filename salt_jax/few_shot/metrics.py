@@ -1,4 +1,4 @@
-"""What tasks are judged by, and the means of groups of tasks."""
+"""The metrics of tasks, and the means of groups of tasks."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import Any
 
 from salt_jax.few_shot.known_tasks import KNOWN, NOTHING
 
-# The metrics of lm-eval, and ours, that are shares from 0 to 1.
+# Metrics that are proportions, from 0 to 1.
 SHARES = {"acc", "acc_bytes", "acc_norm", "em", "exact_match", "f1", "pass_at_1"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A number that a model has been given."""
+    """The value of a metric with its standard error."""
 
     value: float
-    stderr: float | None  # None if it is not known.
+    stderr: float | None  # None if unknown.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A number that a task gives to a model."""
+    """A metric of a task."""
 
     task: str
     metric: str
-    is_share: bool  # From 0 to 1, shown in percent; means are made of these only.
-    is_first: bool  # The one of its task that means are made of.
-    chance: float | None = None  # What guessing gives.
-    factor: float = 1.0  # What makes a share of what lm-eval gives.
+    is_share: bool  # A proportion, shown in percent; only these enter group means.
+    is_first: bool  # The primary metric of the task, which enters group means.
+    chance: float | None = None  # The value that guessing gives.
+    factor: float = 1.0  # Scales lm-eval's values, from percent to proportions.
 
     def mark(self, results: Mapping[str, Any]) -> Estimate:
-        """Returns what lm-eval's results of a model say."""
+        """Returns the value of this metric in lm-eval's results of a model."""
         numbers = results["results"][self.task]
         filters = [
             name.partition(",")[2]
@@ -50,10 +50,10 @@ class Metric:
 
 
 def task_metrics(tasks: Mapping[str, Any], groups: Mapping[str, Any]) -> list[Metric]:
-    """Returns the measures of each of lm-eval's tasks, the first of a task first.
+    """Returns the metrics of each task, the primary metric of a task first.
 
-    A group's file may say under `metric` which one of a task counts, and is then the
-    only one; a task's file says its `chance`, and of lm-eval's own we know it.
+    A group's file may choose the single metric of a task under `metric`. A task's
+    `chance` is in its file; `known_tasks` has it for lm-eval's own tasks.
     """
     found = []
     named = [(group.metadata or {}).get("metric", {}) for group in groups.values()]
@@ -81,14 +81,14 @@ def task_metrics(tasks: Mapping[str, Any], groups: Mapping[str, Any]) -> list[Me
 def group_means(
     groups: Mapping[str, Any], marks: Mapping[str, Estimate]
 ) -> dict[str, Estimate]:
-    """Returns the mean of each group over its tasks and groups, all counting alike.
+    """Returns the unweighted mean of each group over its tasks and groups.
 
     Args:
       groups: lm-eval's groups, by name.
-      marks: The mark of each task that has a share.
+      marks: The estimate of each task whose primary metric is a proportion.
 
     Returns:
-      By name; a group of which something has no mark is left out.
+      The means by group, without groups that contain a task without an estimate.
     """
     means: dict[str, Estimate] = {}
 
@@ -108,7 +108,7 @@ def group_means(
 
 
 def mean(marks: Sequence[Estimate]) -> Estimate:
-    """Returns the mean of independent marks, all counting alike."""
+    """Returns the unweighted mean of independent estimates."""
     value = sum(mark.value for mark in marks) / len(marks)
     stderrs = [mark.stderr for mark in marks if mark.stderr is not None]
     if len(stderrs) < len(marks):
@@ -117,7 +117,7 @@ def mean(marks: Sequence[Estimate]) -> Estimate:
 
 
 def sample_mean(values: Sequence[float]) -> Estimate:
-    """Returns the mean of the marks of single examples."""
+    """Returns the mean over examples, with its standard error."""
     value, count = sum(values) / len(values), len(values)
     if count < 2:
         return Estimate(value, None)

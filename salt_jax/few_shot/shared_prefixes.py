@@ -1,4 +1,4 @@
-"""Questions about tokens, as the rows that a model has to read to answer them.
+"""Packs likelihood requests into rows: requests with a common prefix share a row.
 
 Dimensions: B batch, L length, S slots.
 """
@@ -15,28 +15,28 @@ _LEAST_SLOTS = 64
 
 @dataclasses.dataclass(frozen=True)
 class LikelihoodRequest:
-    """How likely are these tokens after those?"""
+    """Asks for the log-likelihood of a continuation, given a context."""
 
-    context: Sequence[int]  # From the begin token on.
+    context: Sequence[int]  # With the begin token.
     continuation: Sequence[int]
 
     def tokens(self, limit: int) -> tuple[int, ...]:
-        """Returns what is read: all but the last token, `limit` at most, cut left."""
+        """Returns the model's inputs: all but the last token, the last `limit`."""
         return (*self.context, *self.continuation)[-(limit + 1) : -1]
 
 
 @dataclasses.dataclass
 class PrefixRow:
-    """Tokens read once, for all questions that are about a beginning of them."""
+    """Tokens that the model reads once for all requests that are prefixes of them."""
 
     tokens: tuple[int, ...]
-    # The number of each question, with how many of the tokens it is about.
+    # The index of each request, and the length of its prefix of the tokens.
     asked: list[tuple[int, int]] = dataclasses.field(default_factory=list)
-    targets: int = 0  # Of all its questions.
+    targets: int = 0  # The number of targets of all requests.
 
     @property
     def slots(self) -> int:
-        """The targets that there is room for: one of a few numbers."""
+        """The room for targets: one of a few sizes, so that few shapes are compiled."""
         slots = _LEAST_SLOTS
         while slots < self.targets:
             slots *= 4
@@ -46,16 +46,16 @@ class PrefixRow:
 def rows_of(questions: Sequence[LikelihoodRequest], limit: int) -> list[PrefixRow]:
     """Returns the rows to read, those with the most slots and tokens first.
 
-    What is a beginning of another row is not read by itself: no token sees those that
-    come after it.
+    A request that is a prefix of another row is read with it: attention is causal, so
+    later tokens do not change the result.
 
     Args:
-      questions: The questions.
-      limit: The most tokens that are read.
+      questions: The requests.
+      limit: The maximum number of tokens in a row.
     """
     ordered = sorted((q.tokens(limit), number) for number, q in enumerate(questions))
     rows: list[PrefixRow] = []
-    # Whatever begins with some tokens comes right after them.
+    # In sorted order, all extensions of a prefix directly follow it.
     for tokens, number in reversed(ordered):
         targets = len(questions[number].continuation)
         has_room = rows and rows[-1].targets + targets <= max(_LEAST_SLOTS, limit)
@@ -71,8 +71,8 @@ class RowArrays:
     """Rows as arrays, int32."""
 
     tokens_BL: np.ndarray
-    segments_BL: np.ndarray  # 1, and 0 for padding.
-    places_BS: np.ndarray  # Of the tokens from which targets are predicted.
+    segments_BL: np.ndarray  # 1 for tokens, 0 for padding.
+    places_BS: np.ndarray  # The positions that predict the targets.
     targets_BS: np.ndarray
 
     @classmethod
@@ -84,7 +84,7 @@ class RowArrays:
         shape: tuple[int, int],
         slots: int,
     ) -> RowArrays:
-        """Returns `rows` in arrays of `shape`, and of as many slots."""
+        """Returns `rows` in arrays of `shape`, [B, L], with `slots` targets each."""
         in_row, in_slots = np.zeros((2, *shape), np.int32), (shape[0], slots)
         filled = cls(*in_row, *np.zeros((2, *in_slots), np.int32))
         for b, row in enumerate(rows):

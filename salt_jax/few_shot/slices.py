@@ -1,4 +1,4 @@
-"""Examples that a teacher finds easy, medium and hard, and models on each third."""
+"""Results on examples that are easy, medium and hard for a teacher."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Samples = Sequence[Mapping[str, Any]]
 def thirds(
     samples: Samples, metric: str, likelihoods: Sequence[float]
 ) -> dict[str, list[int]]:
-    """Splits the examples of a task by how well the teacher did.
+    """Splits the examples of a task into thirds by how well the teacher does.
 
     Args:
-      samples: The teacher's, of one task.
-      metric: Greater is better.
-      likelihoods: Nats that the teacher gives to each right answer: they order those
-        that the metric does not tell apart.
+      samples: The teacher's samples of the task.
+      metric: The metric that orders the examples; greater is easier.
+      likelihoods: The teacher's log-likelihood of each right answer, in nats; they
+        break ties.
 
     Returns:
-      By part, the ids of its examples. The parts differ by at most one in number.
+      The ids of the examples by part. The sizes of parts differ by at most one.
     """
     order = sorted(
         range(len(samples)), key=lambda i: (-samples[i][metric], -likelihoods[i], i)
@@ -39,7 +39,7 @@ def thirds(
 
 
 def can_be_sliced(measure: Metric, samples: Samples) -> bool:
-    """Returns whether a task gives each example a number of its own, a share."""
+    """Returns whether a metric is primary and has a proportion for each example."""
     if not (measure.is_first and measure.is_share and len(samples) >= len(PARTS)):
         return False
     return all(
@@ -52,11 +52,11 @@ def slice_rows(
     samples: Mapping[str, Mapping[str, Samples]],
     groups: Mapping[str, Any],
 ) -> list[Row]:
-    """Returns a row for each part of each task, and the means of groups by part.
+    """Returns a row for each part of each task, and for the group means of each part.
 
     Args:
-      parts: The ids of each part's examples, by measure and part.
-      samples: By model and task.
+      parts: The ids of the examples, by metric and part.
+      samples: The samples, by model and task.
       groups: lm-eval's groups, by name.
     """
     found: list[Row] = []

@@ -1,4 +1,4 @@
-"""Models side by side: a row for each task, a column for each model."""
+"""The table of results: one row per task and metric, one column per model."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _NUMBERS = ("examples", "shots", "chance")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """A number of each model."""
+    """The values of one metric of a task or group, for all models."""
 
-    name: str  # Of a task or a group.
+    name: str  # The task or the group.
     metric: str
-    part: str = ""  # Of the examples; "" is all.
+    part: str = ""  # "easy", "medium" or "hard"; "": all examples.
     examples: int | None = None
     shots: int | None = None
     chance: float | None = None
@@ -28,7 +28,7 @@ class Row:
     marks: Mapping[str, Estimate]  # By the model's name.
 
     def as_json(self) -> dict[str, Any]:
-        """Returns what a row says, shares from 0 to 1."""
+        """Returns the row as a JSON value, with proportions from 0 to 1."""
         return dataclasses.asdict(self)
 
 
@@ -37,14 +37,14 @@ def rows(
     groups: Mapping[str, Any],
     results: Mapping[str, Mapping[str, Any]],
 ) -> list[Row]:
-    """Returns a row for each measure, and then the mean of each group.
+    """Returns a row for each metric, and then one for the mean of each group.
 
-    What leaves a group without a mean is logged.
+    Logs the tasks because of which a group has no mean.
 
     Args:
-      measured: The measures.
+      measured: The metrics.
       groups: lm-eval's groups, by name.
-      results: What lm-eval says of each model, by its name.
+      results: lm-eval's results, by the model's name.
     """
     about = next(iter(results.values()))
     found = [
@@ -67,7 +67,7 @@ def rows(
     for group in (name for name in groups if name not in has_mean):
         lacking = _tasks_of(group, groups) - {row.name for row in counted}
         logging.warning(
-            "The group %s has no mean: what counts of %s is not known to be a share.",
+            "The group %s has no mean: the primary metric of %s is not a proportion.",
             group,
             ", ".join(sorted(lacking)),
         )
@@ -82,7 +82,7 @@ def _tasks_of(name: str, groups: Mapping[str, Any]) -> set[str]:
 
 
 def mean_rows(of_tasks: Sequence[Row], groups: Mapping[str, Any]) -> list[Row]:
-    """Returns the mean of each group over rows of tasks, one a task."""
+    """Returns a row for the mean of each group, given one row per task."""
     models = of_tasks[0].marks if of_tasks else ()
     means = {
         model: group_means(groups, {row.name: row.marks[model] for row in of_tasks})
@@ -110,10 +110,10 @@ def mean_rows(of_tasks: Sequence[Row], groups: Mapping[str, Any]) -> list[Row]:
 
 
 def render(found: Sequence[Row]) -> str:
-    """Returns rows as text, each number with its standard error.
+    """Returns rows as a text table, each value with its standard error.
 
-    Shares are in percent; of what is not known to be one, four digits are shown.
-    What no row says has no column.
+    Proportions are in percent; other values have four digits. Empty columns are left
+    out.
     """
     models = list(found[0].marks)
     lines = [[*_WORDS, *_NUMBERS, *models]]

@@ -1,4 +1,4 @@
-"""Tasks by name: those that come with the package, and lm-eval's own."""
+"""Loads tasks by name: the embedded ones and those of lm-eval."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from salt_jax.data import embedded
 from salt_jax.few_shot.known_tasks import KNOWN, NOTHING
 
-SEED = DEFAULT_OTHER_SEED  # Of the few-shot examples.
-# What a package is called where it is not called as what is imported.
+SEED = DEFAULT_OTHER_SEED  # The seed of the few-shot examples.
+# The names of packages that differ from their import names.
 _PACKAGES = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Tasks:
-    """Tasks that are ready to be asked, and the groups that they were named by."""
+    """Loaded tasks and groups."""
 
-    tasks: dict[str, Any]  # lm-eval's objects, by name.
-    groups: dict[str, Any]  # The same; a group among the children of another too.
-    loaded: Any  # Both, as lm-eval's evaluator takes them.
+    tasks: dict[str, Any]  # lm-eval's task objects, by name.
+    groups: dict[str, Any]  # lm-eval's group objects, by name, with nested groups.
+    loaded: Any  # Both, as the argument of lm-eval's evaluator.
 
 
 def seed_globals() -> None:
-    """Seeds the generators that all share, as lm-eval does: tasks shuffle by them."""
+    """Seeds the global random generators as lm-eval does; some tasks use them."""
     random.seed(DEFAULT_RANDOM_SEED)
     np.random.seed(DEFAULT_OTHER_SEED)
 
 
 def load_tasks(names: Sequence[str], num_fewshot: int | None = None) -> Tasks:
-    """Returns the tasks, and those of the groups, called `names`.
+    """Loads the tasks and groups `names`.
 
     Args:
-      names: Of the embedded tasks and groups, or of lm-eval's own.
-      num_fewshot: Examples before each question, where a task has any; by default as
-        many as it says itself.
+      names: The names of embedded tasks and groups, or of lm-eval's.
+      num_fewshot: The number of few-shot examples; None: the number in a task's file.
+        Tasks whose file says 0 keep 0.
 
     Raises:
-      ValueError: a name is unknown, or named twice; the data of a task is not here and
-        cannot be fetched; a task has fewer examples.
+      ValueError: a name is unknown or repeated; the data of a task cannot be found or
+        downloaded; a task has fewer than `num_fewshot` examples.
     """
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"--tasks names {twice[0]!r} twice: name it once.")
@@ -68,29 +68,29 @@ def load_tasks(names: Sequence[str], num_fewshot: int | None = None) -> Tasks:
 
 
 def check_room(tasks: Mapping[str, Any], max_length: int, model: str) -> None:
-    """Refuses tasks of which a model cannot write the answers.
+    """Refuses tasks whose answers do not fit the model's length.
 
     Args:
-      tasks: lm-eval's objects, by name.
-      max_length: The tokens that the model reads and writes together.
-      model: What it is called.
+      tasks: lm-eval's task objects, by name.
+      max_length: The maximum length of a prompt with its continuation, in tokens.
+      model: The name of the model.
 
     Raises:
-      ValueError: some ask for as many new tokens, or more.
+      ValueError: a task asks for at least that many new tokens.
     """
     asked = {name: _most_written(name, task) for name, task in tasks.items()}
-    # The begin token, and one of the question.
+    # Room for the begin token and at least one token of the question.
     large = [f"{name} ({n})" for name, n in asked.items() if n and n > max_length - 2]
     if large:
         raise ValueError(
             f"These tasks ask for more new tokens than {model} has room for, which "
-            f"reads and writes {max_length} together: {', '.join(large)}. Give a "
-            "greater --max_length, or leave them out."
+            f"handles {max_length} with the prompt: {', '.join(large)}. Raise "
+            "--max_length, or leave them out."
         )
 
 
 def _most_written(name: str, task: Any) -> int | None:
-    """Returns the new tokens that a task asks for, if that is known beforehand."""
+    """Returns the number of new tokens that a task asks for, if it is known."""
     if type(task).construct_requests is not ConfigurableTask.construct_requests:
         return KNOWN.get(name, NOTHING).writes
     if task.OUTPUT_TYPE != "generate_until":
@@ -100,10 +100,10 @@ def _most_written(name: str, task: Any) -> int | None:
 
 
 def _manager(names: Sequence[str]) -> lm_eval.tasks.TaskManager:
-    """Returns what knows all of `names`.
+    """Returns a task manager that knows all `names`.
 
     Raises:
-      ValueError: there is no such thing.
+      ValueError: a name is unknown.
     """
     folder = str(embedded.resolve("embedded:evals"))
     own = lm_eval.tasks.TaskManager(include_path=folder, include_defaults=False)
@@ -114,16 +114,15 @@ def _manager(names: Sequence[str]) -> lm_eval.tasks.TaskManager:
     if unknown:
         close = difflib.get_close_matches(unknown[0], manager.all_tasks)
         raise ValueError(
-            f"There is no task {unknown[0]!r}; {_or_none(close)}. Those that come "
-            f"with the package are {', '.join(own.all_tasks)}, and of lm-eval's own "
-            "`lm_eval ls tasks` lists all."
+            f"There is no task {unknown[0]!r}; {_or_none(close)}. Embedded tasks are "
+            f"{', '.join(own.all_tasks)}; `lm_eval ls tasks` lists those of lm-eval."
         )
     return manager
 
 
 @functools.cache
 def _all_tasks(folder: str) -> lm_eval.tasks.TaskManager:
-    # lm-eval has some ten thousand tasks, whose files take many seconds to read.
+    # lm-eval has about ten thousand tasks, whose files take many seconds to read.
     return lm_eval.tasks.TaskManager(include_path=folder)
 
 
@@ -132,7 +131,7 @@ def _or_none(close: Sequence[str]) -> str:
 
 
 def _is_complete(manager: lm_eval.tasks.TaskManager, name: str) -> bool:
-    """Returns whether `manager` knows `name` and, of a group, all that is in it."""
+    """Returns whether `manager` knows `name` and, for a group, all its members."""
     entry = manager.task_index.get(name)
     if entry is None:
         return False
@@ -145,7 +144,7 @@ def _is_complete(manager: lm_eval.tasks.TaskManager, name: str) -> bool:
 def _load(manager: lm_eval.tasks.TaskManager, names: Sequence[str]) -> Any:
     name = ""
     try:
-        # One at a time, to say which has no data; then together, to see what is twice.
+        # One by one, to name a task without data; then together, to find duplicates.
         objects = [manager.load([name := each]) for each in names]
         built = [
             loaded["groups"].get(each) or list(loaded["tasks"].values())
@@ -157,19 +156,19 @@ def _load(manager: lm_eval.tasks.TaskManager, names: Sequence[str]) -> Any:
         package = (error.name or "").partition(".")[0]
         install = f": pip install {_PACKAGES.get(package, package)}" if package else ""
         raise ValueError(
-            f"The task {name!r} needs more than is here: "
+            f"The task {name!r} needs a package that is not installed: "
             f"{str(error).rstrip('.')}{install}."
         ) from error
-    except OSError as error:  # The errors of a network, and of files, are such.
+    except OSError as error:  # The network, or a file.
         raise ValueError(
-            f"The data of the task {name!r} is not here, and cannot be fetched: "
-            f"{str(error).rstrip('.')}. Fetch it where there is a network, and copy "
-            "the folder that HF_HOME names."
+            f"The data of the task {name!r} is not cached and cannot be downloaded: "
+            f"{str(error).rstrip('.')}. Download it on a machine with a network, and "
+            "copy the folder that HF_HOME names."
         ) from error
     except Exception as error:
         if type(error) is not Exception:
             raise
-        # By nothing more special than this some tasks say what is to be installed.
+        # Some tasks raise a plain Exception that says what to install.
         raise ValueError(f"The task {name!r} cannot be loaded: {error}") from error
 
 

@@ -1,1 +1,1 @@
-"""A model writes: prompts are read once, and tokens are added one by one."""
+"""Text generation: prompts are prefilled once, then tokens are decoded one by one."""

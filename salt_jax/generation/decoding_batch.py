@@ -1,6 +1,6 @@
-"""One batch of rows that a model adds tokens to.
+"""One batch of prompts during decoding.
 
-Dimensions: B batch, N tokens to write.
+Dimensions: B batch, N maximum number of new tokens.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 from salt_jax.generation.prefill_decode import Programs, Prompts
 from salt_jax.model.transformer import Params
 
-_LEAST_ROOM = 16  # Tokens, of the smallest shape.
+_LEAST_ROOM = 16  # The smallest number of new tokens that programs are compiled for.
 
 
 class DecodingBatch:
-    """Rows that are written to, some tokens at a time."""
+    """A batch of prompts that is decoded a few tokens at a time."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class DecodingBatch:
         end_ids: Sequence[int],
         max_new_tokens: int,
     ):
-        """Reads the prompts, of which the first `num_texts` are not only filling."""
+        """Prefills the prompts; rows from `num_texts` on only pad the batch."""
         self._decode, self._params, self._prompts = programs.decode, params, prompts
         self._num_texts, self._end_ids = num_texts, frozenset(end_ids)
         self._max_new_tokens = max_new_tokens
@@ -45,7 +45,7 @@ class DecodingBatch:
         self._look()
 
     def decode(self, num_tokens: int) -> None:
-        """Adds at most `num_tokens` tokens to each row that is not done."""
+        """Decodes at most `num_tokens` more tokens for each row that is not done."""
         until = min(self._count + num_tokens, self._max_new_tokens)
         self._cache, self._written = self._decode(
             self._params,
@@ -58,19 +58,19 @@ class DecodingBatch:
         self._look()
 
     def finish(self, row: int) -> None:
-        """Adds no more tokens to `row` than it has."""
+        """Marks `row` as done."""
         self._is_done_B[row] = True
 
     @property
     def is_done(self) -> bool:
-        """Whether no row will have more tokens."""
+        """Whether all rows are done or have `max_new_tokens`."""
         return bool(self._is_done_B.all()) or self._count >= self._max_new_tokens
 
     @property
     def texts(self) -> list[list[int]]:
-        """The tokens that follow each prompt, up to the end of the text if it has one.
+        """The tokens that follow each prompt, before the end token if there is one.
 
-        A row that was finished may have tokens that say nothing.
+        A row marked by `finish` may have meaningless tokens at its end.
         """
         return [
             self._until_end(row_N.tolist())
@@ -88,7 +88,7 @@ class DecodingBatch:
 
 
 def shape_for(count: int, least: int = 1) -> int:
-    """Returns the first of 1, 2, 3, 4, 6, 8, 12, 16... from `count` and `least` on."""
+    """Returns the least of 1, 2, 3, 4, 6, 8, 12, ... not below `count` and `least`."""
     power = 1 << (max(count, least) - 1).bit_length()
     between = power // 4 * 3
     return between if between >= max(count, least) else power

@@ -1,4 +1,4 @@
-"""The text of tokens that follow a prompt, and where it stops."""
+"""Turns generated tokens into text, up to the first stop string."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from collections.abc import Sequence
 
 from salt_jax.data.vocabulary import Vocabulary
 
-# Tokens of a prompt that are decoded with what follows: a vocabulary may drop the space
-# that a text begins with.
+# Generated tokens are decoded after the last tokens of the prompt, because some
+# vocabularies drop a space at the beginning of a text.
 _CONTEXT = 8
-_NO_CHARACTER = "\ufffd"  # What bytes that are not yet, or never, UTF-8 decode to.
+_NO_CHARACTER = "\ufffd"  # Incomplete or invalid UTF-8 decodes to this.
 
 
 @dataclasses.dataclass(frozen=True)
 class Detokenizer:
-    """How to read what was added to a prompt."""
+    """Decodes the tokens that follow one prompt."""
 
     vocabulary: Vocabulary
     prompt: Sequence[int]
     stop: Sequence[str] = ()
 
     def whole_text(self, tokens: Sequence[int]) -> str:
-        """Returns what `tokens` add to the text of the prompt."""
+        """Returns the text that `tokens` add to the prompt, with any stop string."""
         context = list(self.prompt[-_CONTEXT:])
         before = self.vocabulary.decode(context)
         after = self.vocabulary.decode([*context, *tokens])
@@ -31,16 +31,16 @@ class Detokenizer:
         return after[sum(1 for _ in alike) :]
 
     def is_stopped(self, tokens: Sequence[int]) -> bool:
-        """Whether a stop string is complete."""
+        """Returns whether the text contains a stop string."""
         return bool(self.stop) and _end(self.whole_text(tokens), self.stop) is not None
 
     def text(self, tokens: Sequence[int]) -> str:
-        """Returns the text before the first stop string that is complete."""
+        """Returns the text before the first stop string."""
         text = self.whole_text(tokens)
         return text[: _end(text, self.stop)]
 
     def tokens(self, tokens: Sequence[int]) -> list[int]:
-        """Returns the tokens of which all is before that stop string."""
+        """Returns the tokens that lie entirely before the first stop string."""
         tokens = list(tokens)
         if self.is_stopped(tokens):
             text = self.text(tokens)
@@ -49,9 +49,10 @@ class Detokenizer:
         return tokens
 
     def settled_text(self, tokens: Sequence[int]) -> str:
-        """Returns the text that tokens to come cannot change.
+        """Returns the text that is final, whatever tokens follow.
 
-        They can complete a character of several bytes, and a stop string.
+        Text at the end is held back if later tokens could complete a multi-byte
+        character or a stop string.
         """
         text = self.whole_text(tokens)
         end = _end(text, self.stop)
@@ -63,18 +64,18 @@ class Detokenizer:
 
 
 def check_stop(stop: Sequence[str]) -> None:
-    """Raises ValueError if `stop` is not some strings that are not empty."""
+    """Raises ValueError if `stop` is a string, or contains an empty one."""
     if isinstance(stop, str) or not all(stop):
         raise ValueError(
-            f"stop={stop!r} is not a list of strings that are not empty: the first of "
-            "them to appear ends a text."
+            f"stop={stop!r} is not a list of nonempty strings: generation ends at the "
+            "first of them."
         )
 
 
 def _end(text: str, stop: Sequence[str]) -> int | None:
-    """Returns where that string of `stop` begins which is complete first, or None.
+    """Returns where the stop string that ends first begins, or None.
 
-    So a text ends in one place, however many characters come at once.
+    So the result does not depend on how many characters each token adds.
     """
     found = [(text.index(x) + len(x), text.index(x)) for x in stop if x in text]
     return min(found)[1] if found else None
@@ -85,6 +86,6 @@ def _is_pair(letters: tuple[str, str]) -> bool:
 
 
 def _begun(text: str, stop: str) -> int:
-    """Returns how many characters at the end of `text` begin `stop`."""
+    """Returns the length of the longest end of `text` that is a prefix of `stop`."""
     most = min(len(stop) - 1, len(text))
     return next((n for n in range(most, 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,4 +1,4 @@
-"""What an exported model writes after texts, all at once or as it comes."""
+"""Generates text with an exported model, at once or streamed."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def generate(
 
     Args:
       loaded: The model.
-      prompts: The beginnings of texts.
-      sampling: How each token is drawn; by default it is the likeliest.
-      max_new_tokens: The most that follow a prompt.
-      stop: Strings of which the first to appear ends a text, and is left out.
-      batch_size: How many prompts are gone on with at a time. Texts do not depend on
-        it, except where two tokens are equally likely up to rounding.
+      prompts: The prompts.
+      sampling: How to sample each token; greedy by default.
+      max_new_tokens: The maximum number of new tokens per prompt.
+      stop: Generation ends before the first of these strings.
+      batch_size: The number of prompts per batch. Results do not depend on it, except
+        where rounding decides between equally likely tokens.
 
     Raises:
-      ValueError: a prompt and what follows it exceed the length of the model; an
-        argument is out of range.
+      ValueError: a prompt with its new tokens exceeds the model's length; an argument
+        is out of range.
     """
     generator = Generator(
         loaded.model, loaded.vocabulary, loaded.max_length, batch_size=batch_size
@@ -53,11 +53,11 @@ def stream(
     max_new_tokens: int,
     stop: Sequence[str] = (),
 ) -> Iterator[str]:
-    """Yields the text that follows a prompt in pieces, a few tokens each.
+    """Yields the text that follows a prompt in pieces of a few tokens.
 
-    No piece has part of a character, or of a stop string. Put together they are what
-    `generate` returns for the prompt alone. Arguments and errors are those of
-    `generate`.
+    Pieces end at whole characters and never contain a part of a stop string. Joined,
+    they are what `generate` returns for this prompt alone. Arguments and errors are
+    those of `generate`.
     """
     generator = Generator(loaded.model, loaded.vocabulary, loaded.max_length)
     return generator.stream(

@@ -1,4 +1,4 @@
-"""Prompts of many lengths, in batches of few shapes, and what a model adds to them."""
+"""Generates text for prompts of any lengths, in batches of few shapes."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from salt_jax.generation.sampling import Sampling, check_seeds
 from salt_jax.generation.unstacked import decoding_model, decoding_params
 from salt_jax.model.transformer import Params, Transformer
 
-# How many tokens are written before the host looks for stop strings, and before what
-# there is of a stream is shown.
+# New tokens per call of the decoding program: between searches for stop strings, and
+# between the pieces of a stream.
 _BETWEEN_STOPS = 8
 _STREAMED = 4
-_FEWEST_COLUMNS = 32  # Of prompts.
+_FEWEST_COLUMNS = 32  # The smallest prompt length that programs are compiled for.
 
 
 class Generator:
-    """What a model writes after prompts, its parameters being given with them.
+    """Generates continuations of prompts; parameters are an argument of each call.
 
-    Programs are compiled once for each shape and each way of sampling, for all
-    generators of a model.
+    Programs are compiled once per shape and sampling, and shared by all generators of
+    a model.
     """
 
     def __init__(
@@ -35,10 +35,10 @@ class Generator:
         *,
         batch_size: int = 8,
     ):
-        """Takes the most tokens of a prompt and its continuation, and rows at a time.
+        """Takes the maximum length of a prompt with its continuation, in tokens.
 
         Raises:
-          ValueError: there are no rows in a batch.
+          ValueError: `batch_size` is not positive.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} is not positive.")
@@ -58,24 +58,24 @@ class Generator:
         stop: Sequence[str] = (),
         seeds: Sequence[int] | None = None,
     ) -> list[list[int]]:
-        """Returns the tokens that follow each prompt.
+        """Returns the tokens that follow each prompt, without the end token.
 
-        They are without the one that ends a text, and of a text with a stop string
-        those that are wholly before it: where a token has the end of a text and the
-        beginning of a stop string, `texts` has more.
+        If there is a stop string, only tokens entirely before it are returned. A token
+        that overlaps its beginning is dropped, while `texts` keeps the part of the
+        token before it.
 
         Args:
-          params: Of the model.
-          prompts: Tokens, without the one that begins a text.
-          sampling: How each token is drawn.
-          max_new_tokens: The most that follow a prompt.
-          stop: Strings of which the first to appear ends a text.
-          seeds: Of each prompt's own randomness, beside `sampling.seed`; by default
-            its place.
+          params: The model's parameters.
+          prompts: The tokens of each prompt, without the begin token.
+          sampling: How to sample each token.
+          max_new_tokens: The maximum number of new tokens per prompt.
+          stop: Generation ends before the first of these strings.
+          seeds: A seed for each prompt, combined with `sampling.seed`; by default the
+            prompt's index.
 
         Raises:
-          ValueError: a prompt and what follows it exceed the length of the model, or
-            have tokens that it does not know; an argument is out of range.
+          ValueError: a prompt with its new tokens exceeds the model's length, or has
+            unknown tokens; an argument is out of range.
         """
         written = self._write(params, prompts, seeds, stop, sampling, max_new_tokens)
         return [detokenizer.tokens(tokens) for detokenizer, tokens in written]
@@ -90,9 +90,9 @@ class Generator:
         stop: Sequence[str] = (),
         seeds: Sequence[int] | None = None,
     ) -> list[str]:
-        """Returns the text that follows each prompt, up to a stop string.
+        """Returns the text that follows each prompt, up to the first stop string.
 
-        Arguments and errors are those of a call.
+        Arguments and errors are those of `__call__`.
         """
         written = self._write(params, prompts, seeds, stop, sampling, max_new_tokens)
         return [detokenizer.text(tokens) for detokenizer, tokens in written]
@@ -107,14 +107,14 @@ class Generator:
         stop: Sequence[str] = (),
         seed: int = 0,
     ) -> Iterator[str]:
-        """Yields the text that follows a prompt, piece by piece.
+        """Yields the text that follows a prompt in pieces.
 
-        A piece ends with a whole character, and has nothing of a stop string. Put
-        together they are what `texts` returns for the prompt and its seed; bytes that
-        are no text may come out as fewer signs of that. Other arguments and errors are
-        those of a call.
+        Pieces end at whole characters and never contain a part of a stop string.
+        Joined, they are what `texts` returns for the prompt and its seed, except that
+        invalid UTF-8 may give fewer replacement characters. Other arguments and errors
+        are those of `__call__`.
         """
-        # Checked here, and not when the first piece is asked for.
+        # Checked at the call, and not only when the first piece is requested.
         self._check([prompt], max_new_tokens, stop, [seed])
         return self._stream(params, prompt, seed, stop, sampling, max_new_tokens)
 
@@ -155,7 +155,7 @@ class Generator:
         sampling: Sampling,
         max_new_tokens: int,
     ) -> list[tuple[Detokenizer, list[int]]]:
-        """Returns each prompt's tokens, which may go too far, and how to read them."""
+        """Returns each prompt's detokenizer and raw tokens, possibly past a stop."""
         seeds = range(len(prompts)) if seeds is None else seeds
         self._check(prompts, max_new_tokens, stop, seeds)
         detokenizers = [
@@ -163,7 +163,7 @@ class Generator:
         ]
         texts: list[list[int]] = [[] for _ in prompts]
         params = decoding_params(self._model, params)
-        # The longest first: what does not fit the devices is known at once.
+        # The longest prompts first, so that running out of memory shows at once.
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
         for first in range(0, len(order), self._batch_size):
             places = order[first : first + self._batch_size]
@@ -237,11 +237,11 @@ class Generator:
                 raise ValueError(
                     f"Prompt {number} has {len(prompt)} tokens, and with "
                     f"max_new_tokens={max_new_tokens} exceeds the {self._max_length} "
-                    "that the model reads: shorten it, or write fewer."
+                    "that the model reads: shorten it, or lower max_new_tokens."
                 )
             known = self._vocabulary.size
             if len(prompt) and not 0 <= min(prompt) <= max(prompt) < known:
                 raise ValueError(
                     f"Prompt {number} has tokens from {min(prompt)} to {max(prompt)}, "
-                    f"and the vocabulary {known}, from 0 on."
+                    f"and the vocabulary has 0 to {known - 1}."
                 )

@@ -1,9 +1,8 @@
-"""The two compiled programs: one reads prompts, the other adds tokens to them.
+"""The two compiled programs of generation: prefill, and a decoding loop.
 
-There is one pair of them for each shape: rows, columns of the prompts, and tokens to
-write.
+They are compiled for each shape: batch, prompt length and maximum number of new tokens.
 
-Dimensions: B batch, L columns of the prompts, N tokens to write, V vocabulary.
+Dimensions: B batch, L prompt length, N maximum number of new tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ from salt_jax.model.transformer import Params, Transformer
 
 @flax.struct.dataclass
 class Prompts:
-    """What rows begin with; numpy arrays on the host."""
+    """A batch of prompts; numpy arrays on the host."""
 
     tokens_BL: jax.Array  # int32, padded on the left.
-    lengths_B: jax.Array  # int32, how many columns are text, the begin token with it.
-    seeds_B: jax.Array  # uint32, each row's own.
-    seed: jax.Array  # uint32, of all.
+    lengths_B: jax.Array  # int32, tokens of each prompt, with the begin token.
+    seeds_B: jax.Array  # uint32, one for each row.
+    seed: jax.Array  # uint32, shared by all rows.
 
     @classmethod
     def of(
@@ -43,9 +42,9 @@ class Prompts:
         begin_id: int,
         shape: tuple[int, int],
     ) -> Prompts:
-        """Returns `prompts`, each after `begin_id`, in rows and columns of `shape`.
+        """Returns `prompts` in an array of `shape`, each behind `begin_id`.
 
-        Rows that are too many have nothing but that.
+        Rows beyond the prompts contain only `begin_id`.
         """
         tokens_BL: Any = np.full(shape, begin_id, np.int32)
         lengths_B: Any = np.ones(shape[0], np.int32)
@@ -60,34 +59,34 @@ class Prompts:
 
 @flax.struct.dataclass
 class DecodeState:
-    """What was added to each row so far."""
+    """The tokens generated so far."""
 
     tokens_BN: jax.Array  # int32
-    count: jax.Array  # int32, how many columns of these are there.
-    is_done_B: jax.Array  # Whether the row ended; what it has after that says nothing.
+    count: jax.Array  # int32, the number of columns of `tokens_BN` that are filled.
+    is_done_B: jax.Array  # Whether a row has ended; its later tokens are meaningless.
 
 
 @dataclasses.dataclass(frozen=True)
 class DecodingConfig:
-    """What the programs of a shape are compiled for, beside the shape."""
+    """The static arguments of both programs, besides shapes."""
 
     model: Transformer
-    sampling: Sampling  # Its seed is not looked at.
-    num_tokens: int  # Of the vocabulary: a model may have embeddings of no token.
+    sampling: Sampling  # Its seed is ignored.
+    num_tokens: int  # The vocabulary's size; the model's may be padded to more.
     end_ids: tuple[int, ...]  # The tokens that end a text.
 
 
 class Programs(NamedTuple):
-    """What a model does with prompts; both are compiled when they are first called."""
+    """The two programs, which are compiled on their first call."""
 
-    prefill: jax.stages.Wrapped  # Of the arguments of `_prefill` but the first.
-    decode: jax.stages.Wrapped  # Of those of `_decode` but the first.
+    prefill: jax.stages.Wrapped  # `_prefill` without its first argument.
+    decode: jax.stages.Wrapped  # `_decode` without its first argument.
 
 
 @functools.cache
 def programs(config: DecodingConfig) -> Programs:
-    """Returns the two programs of `config`, always the same ones."""
-    # A host reads all that is written, wherever the rows are.
+    """Returns the two programs of `config`, from a cache."""
+    # The generated tokens are replicated, so that every host can read them.
     shardings = None, config.model.partitioning.sharding()
     prefill = functools.partial(_prefill, config)
     decode = functools.partial(_decode, config)
@@ -104,14 +103,14 @@ def _prefill(
     prompts: Prompts,
     is_done_B: jax.Array,
 ) -> tuple[Cache, DecodeState]:
-    """Reads prompts, and draws the first token of each.
+    """Prefills the cache with the prompts, and samples the first token of each.
 
     Args:
-      config: The model, and how to draw.
-      room: N, how many tokens there will be room for.
-      params: Of the model.
-      prompts: The rows.
-      is_done_B: Those that are only there to fill the batch.
+      config: The model and the sampling.
+      room: N, the number of new tokens to allocate room for.
+      params: The model's parameters.
+      prompts: The prompts.
+      is_done_B: True for rows that only pad the batch.
     """
     B, L = prompts.tokens_BL.shape
     column_1L = jnp.arange(L, dtype=jnp.int32)[None]
@@ -134,15 +133,15 @@ def _decode(
     is_done_B: jax.Array,
     until: jax.Array,
 ) -> tuple[Cache, DecodeState]:
-    """Adds tokens until there are `until` of them, or every row is done.
+    """Decodes until there are `until` new tokens, or every row is done.
 
     Args:
-      config: The model, and how to draw.
-      params: Of the model.
-      cache: Of all columns but the last; it is given up.
-      written: So far; it is given up.
-      prompts: That the rows began with.
-      is_done_B: Those that need no more, beside those of `written`.
+      config: The model and the sampling.
+      params: The model's parameters.
+      cache: Keys and values of all tokens but the last; donated.
+      written: The tokens so far; donated.
+      prompts: The prompts.
+      is_done_B: True for further rows that need no more tokens.
       until: int32, at most N.
     """
     is_done_B = written.is_done_B | is_done_B
@@ -177,7 +176,7 @@ def _inputs(
 ) -> Batch:
     return Batch(
         tokens_BL=tokens_BL,
-        targets_BL=tokens_BL,  # Not looked at, and nor are the weights.
+        targets_BL=tokens_BL,  # Unused, like the weights.
         weights_BL=jnp.zeros(tokens_BL.shape, jnp.float32),
         segments_BL=segments_BL,
         positions_BL=positions_BL,
@@ -192,7 +191,7 @@ def _next_tokens(
     prompts: Prompts,
     count: jax.Array,
 ) -> tuple[Cache, jax.Array]:
-    """Returns the cache with the columns of `batch`, and what comes after the last."""
+    """Returns the cache with `batch` appended, and a sampled token for each row."""
     read: Any
     read, cache = cast(Any, config.model.apply(params, batch, cache))
     logits_BV = read.replace(hidden_BLD=read.hidden_BLD[:, -1:]).logits()[:, 0]

@@ -1,4 +1,4 @@
-"""How the next token is drawn from the logits of a row.
+"""Samples the next token from the logits: greedy, temperature, top-k and top-p.
 
 Dimensions: B batch, V vocabulary, K candidates.
 """
@@ -11,29 +11,28 @@ import math
 import jax
 import jax.numpy as jnp
 
-SEEDS = 1 << 32  # How many there are.
+SEEDS = 1 << 32  # Seeds are below this.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """Which tokens may come next, and with which probability.
+    """How to sample the next token.
 
-    What is drawn depends on the seed, on the number of the prompt and on how many
-    tokens were drawn before, and so not on the batch that the prompt is read in.
+    The sample depends on the seed, the prompt's seed and the number of tokens sampled
+    before. So it does not depend on the batch that contains the prompt.
     """
 
-    temperature: float = 0.0  # Divides the logits; 0 takes the likeliest token.
-    top_k: int | None = None  # Only of the k likeliest; None: of all.
-    # Only of the fewest that have at least this share of the probability, of what
-    # top_k leaves.
+    temperature: float = 0.0  # Divides the logits; 0 is greedy.
+    top_k: int | None = None  # Sample from the k likeliest tokens; None: from all.
+    # Nucleus sampling: keep the smallest set of tokens with this total probability,
+    # after top_k.
     top_p: float | None = None
     seed: int = 0
 
     def __post_init__(self):
         if not (math.isfinite(self.temperature) and self.temperature >= 0.0):
             raise ValueError(
-                f"temperature={self.temperature} is not a number from 0, which takes "
-                "the likeliest token, on."
+                f"temperature={self.temperature} is not a finite number of at least 0."
             )
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k={self.top_k} leaves no token: give 1 or more.")
@@ -42,29 +41,28 @@ class Sampling:
         if self.is_greedy and (self.top_k or self.top_p):
             raise ValueError(
                 f"top_k={self.top_k} and top_p={self.top_p} have no effect at "
-                "temperature=0, which takes the likeliest token: raise it, or leave "
-                "them out."
+                "temperature=0, which is greedy: raise it, or leave them out."
             )
         check_seeds([self.seed])
 
     @property
     def is_greedy(self) -> bool:
-        """Whether the likeliest token is always taken."""
+        """Whether the likeliest token is always chosen."""
         return self.temperature == 0.0
 
     def next_tokens(self, logits_BV: jax.Array, keys_B: jax.Array) -> jax.Array:
-        """Returns a token of each row, int32 [B].
+        """Samples a token for each row, int32 [B].
 
         Args:
-          logits_BV: In float32.
-          keys_B: Of each row's own random numbers.
+          logits_BV: float32.
+          keys_B: A random key for each row.
         """
         if self.is_greedy:
             return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
         V = logits_BV.shape[1]
         logits_BV = logits_BV / self.temperature
-        # The noise belongs to a token, not to its rank: rounding, which differs from
-        # batch to batch, may change the rank.
+        # Gumbel noise is drawn per token and not per rank, because rounding, which
+        # varies between batches, may change ranks.
         noise_BV = jax.vmap(lambda key: jax.random.gumbel(key, (V,)))(keys_B)
         if self.top_k is None and self.top_p is None:
             return jnp.argmax(logits_BV + noise_BV, axis=-1).astype(jnp.int32)
@@ -79,7 +77,7 @@ class Sampling:
 
 
 def check_seeds(seeds: list[int]) -> None:
-    """Raises ValueError if a number is none that randomness can begin from."""
+    """Raises ValueError if a seed is outside [0, `SEEDS`)."""
     wrong = [seed for seed in seeds if not 0 <= seed < SEEDS]
     if wrong:
         raise ValueError(f"The seed {wrong[0]} is not from 0 to {SEEDS - 1}.")

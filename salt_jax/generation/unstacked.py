@@ -1,4 +1,4 @@
-"""A model as it is read one token at a time: its layers apart, its length whole."""
+"""Adapts a model for decoding: unstacked layers, and no split along the length."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from salt_jax.model.transformer import (
 
 @functools.cache
 def decoding_model(model: Transformer) -> Transformer:
-    """Returns `model` as `decoding_params` are read."""
+    """Returns `model` in the form that takes `decoding_params`."""
     partitioning = model.partitioning
-    # A single token cannot be split.
+    # A single token cannot be split along the length axis.
     rules = dataclasses.replace(partitioning.rules, length=None)
     return model.clone(
         config=dataclasses.replace(model.config, scan_layers=False, remat="none"),
@@ -28,9 +28,9 @@ def decoding_model(model: Transformer) -> Transformer:
 
 
 def decoding_params(model: Transformer, params: Params) -> Params:
-    """Returns the parameters of `model` for `decoding_model`, each where it is used.
+    """Returns the parameters of `model`, unstacked for `decoding_model`.
 
-    A scan over layers would copy all of them for each token, to read them one by one.
+    A scan over stacked layers would copy each layer's parameters for every token.
     """
     if not model.config.scan_layers:
         return params

@@ -130,7 +130,7 @@ def test_it_is_said_why_a_group_has_no_mean(caplog):
         found = rows(task_metrics(tasks, groups), groups, {"a": said})
     assert not [row for row in found if row.metric == "mean"]
     assert [record.getMessage() for record in caplog.records] == [
-        f"The group {name} has no mean: what counts of cola is not known to be a share."
+        f"The group {name} has no mean: the primary metric of cola is not a proportion."
         for name in groups
     ]
 

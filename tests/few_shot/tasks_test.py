@@ -186,7 +186,9 @@ def test_each_model_is_asked_from_the_same_seeds(monkeypatch):
 def test_tasks_whose_answers_a_model_has_no_room_for_are_refused_by_name(tasks):
     found = tasks.tasks
     check_room(found, 10, "small")
-    with pytest.raises(ValueError, match="9 together: past_tense.* [(]8[)]") as error:
+    with pytest.raises(
+        ValueError, match="9 with the prompt: past_tense.* [(]8[)]"
+    ) as error:
         check_room(found, 9, "small")
     assert "past_tense_irregular (8), past_tense_regular (8)." in str(error.value)
     assert "last_word_cloze" not in str(error.value)
@@ -215,8 +217,8 @@ def test_of_a_task_that_asks_in_its_own_way_its_file_is_not_believed():
     [
         (
             ModuleNotFoundError("No module named 'sklearn'", name="sklearn.metrics"),
-            "'x' needs more than is here: No module named 'sklearn': pip install "
-            "scikit-learn.",
+            "'x' needs a package that is not installed: No module named 'sklearn': pip "
+            "install scikit-learn.",
         ),
         (Exception("Please install unitxt"), "'x' cannot be loaded: Please install"),
     ],
@@ -265,7 +267,7 @@ def test_an_unknown_task_is_refused_with_those_close_to_it():
 @pytest.mark.parametrize("name", ["race", "paper_all"])
 def test_a_task_whose_data_is_not_here_is_refused(name, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", no_network)
-    with pytest.raises(ValueError, match=f"task '{name}' is not here.*HF_HOME"):
+    with pytest.raises(ValueError, match=f"task '{name}' is not cached.*HF_HOME"):
         load_tasks([name])
 
 

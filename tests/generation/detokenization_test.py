@@ -81,5 +81,5 @@ def test_the_space_that_a_text_begins_with_is_kept():
 
 @pytest.mark.parametrize("stop", ["text", [""], ["a", ""]])
 def test_stop_strings_that_are_none_are_refused(stop):
-    with pytest.raises(ValueError, match="is not a list of strings that are not empty"):
+    with pytest.raises(ValueError, match="is not a list of nonempty strings"):
         check_stop(stop)

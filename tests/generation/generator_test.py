@@ -310,13 +310,13 @@ def test_no_prompts_have_no_texts(write):
         (
             {"prompts": [[5], [5] * 33]},
             "Prompt 2 has 33 tokens, and with max_new_tokens=8 exceeds the 40 that the "
-            "model reads: shorten it, or write fewer.",
+            "model reads: shorten it, or lower max_new_tokens.",
         ),
         ({"max_new_tokens": 0}, "max_new_tokens=0 is not positive."),
         ({"batch_size": 0}, "batch_size=0 is not positive."),
         ({"prompts": [[5, 4096]]}, "Prompt 1 has tokens from 5 to 4096, and the"),
         ({"prompts": [[-1]]}, "Prompt 1 has tokens from -1 to -1, and the vocabulary"),
-        ({"stop": [""]}, "is not a list of strings that are not empty"),
+        ({"stop": [""]}, "is not a list of nonempty strings"),
         ({"prompts": [[5]], "seeds": [1, 2]}, "1 prompts have 2 seeds."),
         ({"prompts": [[5]], "seeds": [-1]}, "The seed -1 is not from 0 to"),
     ],
