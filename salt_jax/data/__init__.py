@@ -1,1 +1,1 @@
-"""From text on disk to batches on the mesh."""
+"""Data: from text on disk to batches on the mesh."""

@@ -1,4 +1,4 @@
-"""Where the text and the vocabulary that come with the package are."""
+"""Paths of the text, tasks and vocabularies that the package contains."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _PREFIX = "embedded:"
 
 
 def resolve(path: epath.PathLike) -> epath.Path:
-    """Returns `path`, or where it lies in the package if it is "embedded:...".
+    """Resolves "embedded:..." to a path in the package; returns other paths as given.
 
     Raises:
-      FileNotFoundError: the package holds nothing of that name.
+      FileNotFoundError: the package has nothing of that name.
     """
     if not str(path).startswith(_PREFIX):
         return epath.Path(path)

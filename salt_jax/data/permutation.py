@@ -1,8 +1,8 @@
-"""Seeded shuffles that are computed, not stored.
+"""Seeded shuffles in closed form: each element is computed, and nothing is stored.
 
-A Feistel network [1] is a bijection of the numbers of 2 * h bits whatever its round
-function is. Numbers that leave the range [0, size) are put through it again until they
-are back in, which keeps it a bijection of that range ("cycle walking" [2]).
+A Feistel network [1] is a bijection on numbers of 2 * h bits, whatever its round
+function. Results outside [0, size) go through the network again until they fall inside,
+which gives a bijection on that range ("cycle walking" [2]).
 
 [1] M. Luby, C. Rackoff, How to construct pseudorandom permutations, 1988.
 [2] J. Black, P. Rogaway, Ciphers with arbitrary finite domains, 2002.
@@ -21,13 +21,13 @@ _GOLDEN = np.uint64(GOLDEN_GAMMA)
 def shuffled(positions: np.ndarray, *, size: int, seed: int) -> np.ndarray:
     """Returns the numbers at `positions` of an endless stream of shuffled epochs.
 
-    Epoch e is the positions from e * size to (e + 1) * size. It holds each number of
-    [0, size) once, in an order of its own.
+    Epoch e covers positions e * size to (e + 1) * size. It is a permutation of
+    [0, size), different in every epoch.
 
     Args:
       positions: int64 [N], at least 0.
-      size: How many numbers are shuffled.
-      seed: Decides the order of every epoch.
+      size: The number of elements in an epoch.
+      seed: Determines the order of all epochs.
 
     Returns:
       int64 [N], each in [0, size).

@@ -1,4 +1,4 @@
-"""The tokens of a SentencePiece model."""
+"""Vocabularies that are SentencePiece models."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 import sentencepiece
 from etils import epath
 
-# SentencePiece writes a space so, and decodes it as one wherever it is from.
+# SentencePiece's symbol for a space. It decodes to a space even if the text had it.
 SPACE = "\u2581"
-# Longer texts are encoded in pieces: time and memory grow faster than the length.
+# Longer texts are split: SentencePiece's time and memory grow superlinearly.
 PIECE_CHARACTERS = 1 << 16
-# What normalizers and dummy prefixes change: of width, of accents, of space.
+# Texts that normalizers and dummy prefixes change: widths, accents, spaces.
 PROBES = (
     "a",
     "  b ",
@@ -34,10 +34,10 @@ class SentencePieceCodec:
 
     @classmethod
     def of(cls, contents: bytes, path: epath.Path) -> SentencePieceCodec:
-        """Returns the codec of a model's file; `path` is for messages.
+        """Returns the codec of a model file; `path` is for messages.
 
         Raises:
-          ValueError: it is no SentencePiece model, or has no end.
+          ValueError: it is not a SentencePiece model, or has no eos token.
         """
         processor = sentencepiece.SentencePieceProcessor()
         try:
@@ -58,7 +58,7 @@ class SentencePieceCodec:
 
     @property
     def begin_id(self) -> int:
-        """The model's bos token; 0, as SeqIO has it, in a model that has none."""
+        """The model's bos token; 0 if it has none, as in SeqIO."""
         return max(self.processor.bos_id(), 0)
 
     @property
@@ -68,12 +68,12 @@ class SentencePieceCodec:
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """The same: a SentencePiece model names no other."""
+        """The eos token; a SentencePiece model has no other end."""
         return (self.eos_id,)
 
     @property
     def pad_id(self) -> int:
-        """The model's padding; padding is never read, so without one, any will do."""
+        """The model's pad token, or the begin token; padding never affects results."""
         pad_id = self.processor.pad_id()
         return self.begin_id if pad_id < 0 else pad_id
 
@@ -97,10 +97,10 @@ class SentencePieceCodec:
 
     @functools.cached_property
     def is_lossless(self) -> bool:
-        """Whether the tokens of any texts, put together, decode to these texts.
+        """Whether concatenated tokens of any texts decode to the concatenated texts.
 
-        It is asked of the model itself: one that normalizes, adds a space at the
-        beginning, or has no pieces for bytes, is not.
+        Probes the model: it is not lossless if it normalizes, adds a space at the
+        beginning, or lacks byte pieces.
         """
         encode = self.processor.encode
         tokens = [token for probe in PROBES for token in encode(probe)]
@@ -112,16 +112,16 @@ class SentencePieceCodec:
         )
 
     def find(self, name: str) -> int | None:
-        """Returns the token of a piece; None if there is no such piece."""
+        """Returns the token id of a piece, or None if there is no such piece."""
         token = self.processor.piece_to_id(name)
         return token if self.processor.id_to_piece(token) == name else None
 
     def with_control_pieces(self, contents: bytes, names: Sequence[str]) -> bytes:
-        """Returns the file `contents` of this model with control pieces at its end."""
+        """Returns the model file `contents` with control pieces appended."""
         return contents + b"".join(map(_control_piece, names))
 
     def byte_lengths(self) -> np.ndarray:
-        """Returns how many bytes of UTF-8 each token stands for, int32 [size]."""
+        """Returns the number of UTF-8 bytes of each token, int32 [size]."""
         lengths = [self._byte_length(token) for token in range(self.size)]
         return np.array(lengths, np.int32)
 
@@ -134,12 +134,12 @@ class SentencePieceCodec:
         return len(processor.id_to_piece(token).replace(SPACE, " ").encode())
 
     def _bytes_of(self, text: str) -> list[int]:
-        """Returns the pieces of single bytes that spell `text`."""
+        """Returns the byte pieces that spell `text`."""
         return [self.processor.piece_to_id(f"<0x{x:02X}>") for x in text.encode()]
 
 
 def in_pieces(text: str) -> Iterator[str]:
-    """Yields `text` in pieces, each but the first beginning with a space if it can."""
+    """Splits `text` into pieces, if possible before spaces."""
     begin = 0
     while len(text) - begin > PIECE_CHARACTERS:
         window = text[begin : begin + PIECE_CHARACTERS]
@@ -150,11 +150,11 @@ def in_pieces(text: str) -> Iterator[str]:
 
 
 def _control_piece(name: str) -> bytes:
-    """Returns a control piece as bytes that can be put after those of a model.
+    """Returns a control piece as bytes to append to a model file.
 
-    A model is a protocol buffer, in which a field's values are added up wherever
-    they stand: `repeated SentencePiece pieces = 1`, with `string piece = 1`,
-    `float score = 2` and `Type type = 3`, of which CONTROL is 3.
+    A model is a protocol buffer, where values of a repeated field may stand anywhere:
+    `repeated SentencePiece pieces = 1`, with `string piece = 1`, `float score = 2` and
+    `Type type = 3`, where CONTROL is 3.
     """
     text = name.encode()
     piece = b"\x0a" + _varint(len(text)) + text + b"\x15" + bytes(4) + b"\x18\x03"

@@ -1,4 +1,4 @@
-"""The tokens of a tokenizer.json, as the tokenizers library reads it."""
+"""Vocabularies that are tokenizer.json files of the tokenizers library."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from etils import epath
 from salt_jax.data.json_files import parse_object
 from salt_jax.data.sentencepiece_vocabulary import PROBES, SPACE
 
-# The key, beside those of the library, that says which tokens begin, end and pad.
+# An additional key in the file, which names the begin, end and pad tokens.
 ROLES_KEY = "salt_jax"
 ROLES = ("begin_id", "eos_id", "pad_id")
-# May be there: a list of tokens that end what a model writes, beside its eos.
+# Optional: a list of further tokens that end generated text, besides the eos token.
 OTHER_ENDS = "other_eos_ids"
 
 
@@ -26,8 +26,8 @@ OTHER_ENDS = "other_eos_ids"
 class TokenizersCodec:
     """Encodes and decodes text with the tokenizers library.
 
-    The tokens are those that the library gives without special tokens, also of a text
-    that has the name of a special token in it.
+    No special tokens are added. The name of a special token in a text is encoded like
+    any other text.
     """
 
     tokenizer: tokenizers.Tokenizer
@@ -42,8 +42,8 @@ class TokenizersCodec:
         """Returns the codec of a file; `path` is for messages.
 
         Raises:
-          ValueError: the library does not read it, or it does not say which tokens
-            begin, end and pad.
+          ValueError: the library cannot read it, or it does not name the begin, end
+            and pad tokens.
         """
         record = _record(contents, path)
         roles = record.pop(ROLES_KEY, None)
@@ -77,37 +77,37 @@ class TokenizersCodec:
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """The tokens that end what a model writes, `eos_id` first."""
+        """The tokens that end generated text, `eos_id` first."""
         return (self.eos_id, *self.other_eos_ids)
 
     def encode_array(self, text: str) -> np.ndarray:
         """Returns the tokens of `text` as int32 [N]."""
-        # The other way to encode finds where each token is from, which takes as long.
+        # The fast variant does not compute character offsets.
         (encoded,) = self.tokenizer.encode_batch_fast([text], add_special_tokens=False)
         return np.array(encoded.ids, np.int32)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Returns the text of `ids`; special tokens have none."""
+        """Returns the text of `ids`; special tokens decode to nothing."""
         roles = (self.begin_id, *self.end_ids, self.pad_id)
         return self.tokenizer.decode([x for x in ids if x not in roles])
 
     @functools.cached_property
     def is_lossless(self) -> bool:
-        """Whether the tokens of any texts, put together, decode to these texts.
+        """Whether concatenated tokens of any texts decode to the concatenated texts.
 
-        It is asked of the tokenizer itself: one that normalizes, adds a space at the
-        beginning, or writes a space as a letter that texts may have, is not.
+        Probes the tokenizer: it is not lossless if it normalizes, adds a space at the
+        beginning, or represents a space by a letter that texts may contain.
         """
         texts = [*PROBES, SPACE]
         tokens = [token for x in texts for token in self.encode_array(x).tolist()]
         return self.decode(tokens) == "".join(texts)
 
     def find(self, name: str) -> int | None:
-        """Returns the token of a piece; None if there is no such piece."""
+        """Returns the token id of a piece, or None if there is no such piece."""
         return self.tokenizer.token_to_id(name)
 
     def with_control_pieces(self, contents: bytes, names: Sequence[str]) -> bytes:
-        """Returns the file `contents` with special tokens at its end."""
+        """Returns the file `contents` with special tokens appended."""
         record = json.loads(contents)
         more = [
             special_token(self.size + index, name) for index, name in enumerate(names)
@@ -116,10 +116,10 @@ class TokenizersCodec:
         return as_json(record)
 
     def byte_lengths(self) -> np.ndarray:
-        """Returns how many bytes of UTF-8 each token stands for, int32 [size].
+        """Returns the number of UTF-8 bytes of each token, int32 [size].
 
         Raises:
-          ValueError: the decoder makes text in a way that is not known.
+          ValueError: the tokenizer has an unsupported decoder.
         """
         length_of = _Lengths.of(self.tokenizer)
         lengths = np.zeros(self.size, np.int32)
@@ -132,34 +132,34 @@ class TokenizersCodec:
 
 
 def tokenizer_of(record: Mapping[str, Any], path: epath.Path) -> tokenizers.Tokenizer:
-    """Returns the tokenizer of a tokenizer.json, which takes texts of any length whole.
+    """Returns the tokenizer of a tokenizer.json, without truncation and padding.
 
     Raises:
-      ValueError: the library does not read it.
+      ValueError: the library cannot read it.
     """
     try:
         tokenizer = tokenizers.Tokenizer.from_str(json.dumps(record))
-    except Exception as error:  # The library has no class of its own for what it finds.
+    except Exception as error:  # The library raises plain Exceptions.
         raise ValueError(
             f"{path} is not a tokenizer.json that tokenizers "
             f"{tokenizers.__version__} reads ({' '.join(str(error).split())[:200]})."
         ) from error
-    # A file may ask for short texts, as some sentence encoders read them.
+    # A file may set a maximum length, as those of sentence encoders do.
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    # What a text says is text: it has no way to end itself.
+    # The names of special tokens in a text are text, and must not end it.
     tokenizer.encode_special_tokens = True
     return tokenizer
 
 
 def special_token(token: int, name: str) -> dict[str, Any]:
-    """Returns the entry of a control piece among the "added_tokens"."""
+    """Returns the entry of a control piece in "added_tokens"."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     return {"id": token, "content": name, **flags, "special": True}
 
 
 def as_json(record: Mapping[str, Any]) -> bytes:
-    """Returns the bytes of a file that holds `record`."""
+    """Returns `record` as the bytes of a JSON file."""
     return (json.dumps(record, ensure_ascii=False, indent=1) + "\n").encode()
 
 
@@ -172,10 +172,10 @@ def _record(contents: bytes, path: epath.Path) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class _Lengths:
-    """How a decoder's steps make bytes of a piece of the vocabulary."""
+    """The byte lengths of pieces, given the steps of a decoder."""
 
-    alphabet: frozenset[str] | None  # Each of these letters stands for one byte.
-    has_bytes: bool  # Whether <0x00> to <0xFF> stand for a byte each.
+    alphabet: frozenset[str] | None  # Letters that decode to one byte each.
+    has_bytes: bool  # Whether <0x00> to <0xFF> decode to one byte each.
     replaced: tuple[tuple[str, str], ...]
 
     @classmethod
@@ -208,12 +208,12 @@ class _Lengths:
         return len(piece.encode())
 
 
-# Strip takes a space off the beginning of a text, and of no token in particular.
+# Strip removes a space at the beginning of a whole text, so no token's length changes.
 _KNOWN_STEPS = {"ByteLevel", "ByteFallback", "Fuse", "Metaspace", "Replace", "Strip"}
 
 
 def _steps(decoder: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
-    """Yields the steps of a decoder, in their order."""
+    """Yields the steps of a decoder, in order."""
     if decoder is None:
         return
     if decoder["type"] == "Sequence":
@@ -224,7 +224,7 @@ def _steps(decoder: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
 
 
 def _replaced(step: Mapping[str, Any]) -> tuple[str, str]:
-    """Returns what a step of a decoder puts in the place of what."""
+    """Returns what a decoder step replaces, and the replacement."""
     if step["type"] == "Metaspace":
         return step["replacement"], " "
     if "String" not in step["pattern"]:

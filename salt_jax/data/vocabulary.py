@@ -1,4 +1,4 @@
-"""The one vocabulary that student, teacher and scorer share."""
+"""The vocabulary, which student, teacher and scorer share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from salt_jax.data.tokenizers_vocabulary import TokenizersCodec
 
 
 class Codec(Protocol):
-    """What a kind of vocabulary can do. May be used from several threads."""
+    """The interface of both kinds of vocabulary. Thread-safe."""
 
     @property
     def size(self) -> int:
@@ -25,7 +25,7 @@ class Codec(Protocol):
 
     @property
     def begin_id(self) -> int:
-        """The token that is read where there is none before."""
+        """The token that a model reads before the first token of a document."""
 
     @property
     def eos_id(self) -> int:
@@ -33,35 +33,35 @@ class Codec(Protocol):
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """The tokens that end what a model writes, `eos_id` first."""
+        """The tokens that end generated text, `eos_id` first."""
 
     @property
     def pad_id(self) -> int:
-        """The token that fills the end of the last sequence."""
+        """The padding token."""
 
     @property
     def is_lossless(self) -> bool:
-        """Whether the tokens of any texts, put together, decode to these texts."""
+        """Whether concatenated tokens of any texts decode to the concatenated texts."""
 
     def encode_array(self, text: str) -> np.ndarray:
         """Returns the tokens of `text` as int32 [N]."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Returns the text of `ids`; control pieces have none."""
+        """Returns the text of `ids`; control pieces decode to nothing."""
 
     def find(self, name: str) -> int | None:
-        """Returns the token of a piece; None if there is no such piece."""
+        """Returns the token id of a piece, or None if there is no such piece."""
 
     def with_control_pieces(self, contents: bytes, names: Sequence[str]) -> bytes:
-        """Returns the file `contents` with control pieces at its end."""
+        """Returns the file `contents` with control pieces appended."""
 
     def byte_lengths(self) -> np.ndarray:
-        """Returns how many bytes of UTF-8 each token stands for, int32 [size]."""
+        """Returns the number of UTF-8 bytes of each token, int32 [size]."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """A vocabulary of either kind, known by the contents of its file."""
+    """A vocabulary of either kind, identified by the contents of its file."""
 
     path: epath.Path
     fingerprint: str  # The SHA-256 of the file, in hexadecimal.
@@ -69,15 +69,14 @@ class Vocabulary:
 
     @classmethod
     def open(cls, path: epath.PathLike) -> Vocabulary:
-        """Reads a vocabulary, on disk or "embedded:tokenizer/NAME.model".
+        """Reads a vocabulary from disk, or from "embedded:tokenizer/NAME.model".
 
-        A file whose name ends in .json is one that the tokenizers library reads, and
-        says besides which tokens begin, end and pad; any other is a SentencePiece
-        model.
+        A .json file is read by the tokenizers library, and must also name the begin,
+        end and pad tokens. Any other file is a SentencePiece model.
 
         Raises:
           FileNotFoundError: there is no such file.
-          ValueError: the file is not of its kind, or does not say how texts end.
+          ValueError: the file is malformed, or names no end token.
         """
         path = embedded.resolve(path)
         if not path.is_file():
@@ -91,7 +90,7 @@ class Vocabulary:
         return cls(path=path, fingerprint=fingerprint, codec=kind.of(contents, path))
 
     def __reduce__(self) -> tuple:
-        """Sends the path to other processes, and not the megabytes behind it."""
+        """Pickles the path, and not the megabytes of the file."""
         return Vocabulary.open, (self.path,)
 
     @property
@@ -101,12 +100,12 @@ class Vocabulary:
 
     @property
     def begin_id(self) -> int:
-        """The token that a model reads before the first one of a document."""
+        """The token that a model reads before the first token of a document."""
         return self.codec.begin_id
 
     @property
     def pad_id(self) -> int:
-        """The token that fills the end of the last sequence."""
+        """The padding token."""
         return self.codec.pad_id
 
     @property
@@ -118,38 +117,38 @@ class Vocabulary:
     def end_ids(self) -> tuple[int, ...]:
         """The tokens that end what a model writes, `eos_id` first.
 
-        A model that was trained to chat has, beside the end of a document, one of what
-        it says.
+        A chat model has a token that ends its turn, besides the one that ends a
+        document.
         """
         return self.codec.end_ids
 
     @property
     def is_lossless(self) -> bool:
-        """Whether the tokens of any texts, put together, decode to these texts."""
+        """Whether concatenated tokens of any texts decode to the concatenated texts."""
         return self.codec.is_lossless
 
     def encode(self, text: str) -> list[int]:
-        """Returns the tokens of `text`, without one that begins or ends it.
+        """Returns the tokens of `text`, without begin and end tokens.
 
-        The name of a control piece in a text is text like any other.
+        The name of a control piece in a text is encoded like any other text.
         """
         return self.codec.encode_array(text).tolist()
 
     def encode_array(self, text: str) -> np.ndarray:
-        """Returns the same as int32 [N], which is faster for long texts."""
+        """Returns the tokens of `text` as int32 [N]; faster than `encode`."""
         return self.codec.encode_array(text)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Returns the text of `ids`.
 
-        Control pieces, ends and padding have none; nor has what a model predicts
-        beyond the vocabulary, where its own is padded to a round number.
+        Control pieces, end tokens, padding, and ids beyond the vocabulary (from a model
+        whose embedding is padded) decode to nothing.
         """
         size = self.size
         return self.codec.decode([int(token) for token in ids if token < size])
 
     def piece_id(self, name: str) -> int:
-        """Returns the token of a piece, such as the sentinel "<extra_id_0>".
+        """Returns the token id of a piece, such as the sentinel "<extra_id_0>".
 
         Raises:
           ValueError: the vocabulary has no such piece.
@@ -163,13 +162,13 @@ class Vocabulary:
         return token
 
     def add_control_pieces(self, names: Sequence[str]) -> bytes:
-        """Returns the file of this vocabulary with more control pieces at its end.
+        """Returns the file of this vocabulary with control pieces appended.
 
-        No text is encoded to a control piece, not even its name. The other tokens
-        stay as they are.
+        No text encodes to a control piece, not even its name. Other tokens do not
+        change.
 
         Raises:
-          ValueError: the vocabulary has such a piece, or a name is given twice.
+          ValueError: a piece already exists, or a name is given twice.
         """
         for index, name in enumerate(names):
             if name in names[:index] or self.codec.find(name) is not None:
@@ -177,10 +176,10 @@ class Vocabulary:
         return self.codec.with_control_pieces(self.path.read_bytes(), names)
 
     def check_model(self, num_predicted: int) -> None:
-        """Refuses a model that predicts fewer tokens than there are.
+        """Checks that a model predicts all tokens of the vocabulary.
 
         Raises:
-          ValueError: it does; the loss of the others would not be a number.
+          ValueError: it predicts fewer; the loss of the others would be undefined.
         """
         if self.size > num_predicted:
             raise ValueError(
@@ -190,7 +189,7 @@ class Vocabulary:
             )
         if self.size < num_predicted:
             logging.info(
-                "The model predicts %d tokens and %s has %d: the others are padding.",
+                "The model predicts %d tokens and %s has %d: the rest is padding.",
                 num_predicted,
                 self.path,
                 self.size,
@@ -200,6 +199,6 @@ class Vocabulary:
         """Returns how many bytes of UTF-8 each token stands for, int32 [size].
 
         Raises:
-          ValueError: it cannot be told from the vocabulary.
+          ValueError: the vocabulary has an unsupported decoder.
         """
         return self.codec.byte_lengths()
