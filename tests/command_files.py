@@ -1,10 +1,16 @@
 """A SALT_DS run that takes seconds, as gin files on the repository's shared ones."""
 
+import dataclasses
 import pathlib
 import subprocess
 import sys
 
+from salt_jax.main import main
 from tests import runs
+
+TEACHER = dataclasses.replace(
+    runs.STUDENT, num_layers=1, embed_dim=16, scan_layers=False
+)
 
 _HEAD = """\
 from __gin__ import dynamic_registration
@@ -156,3 +162,23 @@ def run(*arguments, **options):
     return subprocess.run(
         command(*arguments), capture_output=True, text=True, timeout=300, **options
     )
+
+
+def salt(files, workdir, *overrides):
+    """The arguments that train a SALT run with overrides."""
+    return [
+        f"--gin_file={files}/salt.gin",
+        f"--workdir={workdir}",
+        *(f"--gin.{name}" for name in overrides),
+    ]
+
+
+def refusal(capsys, *arguments, code=2):
+    """Runs a command that is refused, and returns its one line on stderr."""
+    capsys.readouterr()
+    found = main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    assert (found, out) == (code, "")
+    (line,) = err.splitlines()
+    assert line.startswith("salt_jax: ")
+    return line

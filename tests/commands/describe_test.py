@@ -4,6 +4,7 @@ import pytest
 
 from salt_jax.commands.describe import amount, value_text
 from salt_jax.main import main
+from salt_jax.telemetry.metric_writer import read_metrics
 
 
 @pytest.fixture
@@ -64,3 +65,17 @@ def test_amounts_are_rounded_and_configs_keep_what_is_set():
     ]  # fmt: skip
     config = {"type": "A", "b": None, "c": [1, {"type": "D", "e": 0.5}]}
     assert value_text(config) == "A(c=[1, D(e=0.5)])"
+
+
+def test_a_run_did_what_was_described(trained, capsys):
+    named, workdir = trained
+    capsys.readouterr()
+    assert main(["describe", named[0], "--json"]) == 0
+    described = json.loads(capsys.readouterr().out)
+    records = [r for r in read_metrics(workdir) if "loss" in r]
+    last = records[-1]
+    total = {"steps": 6, "tokens": last["tokens"], "flops": last["flops"]}
+    assert described["total"] == total
+    rates = {r["step"]: r["learning_rate"] for r in records}
+    for at in described["schedules"]:
+        assert rates[at["step"] + 1] == at["learning_rate"]

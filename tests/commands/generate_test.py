@@ -1,9 +1,7 @@
 import io
 import json
-import logging
 import sys
 
-import gin
 import pytest
 
 from salt_jax.main import main
@@ -12,16 +10,6 @@ from tests.generation.said import make_export
 
 OPTIONS = ["--stop=.", "--max_new_tokens=16"]
 WRITTEN = " France is Paris"
-
-
-@pytest.fixture(autouse=True)
-def _as_before():
-    """Commands set up logging and gin for their whole process."""
-    root, absl = logging.getLogger(), logging.getLogger("absl")
-    kept = root.handlers, absl.handlers, absl.propagate, absl.level
-    yield
-    root.handlers, absl.handlers, absl.propagate, absl.level = kept
-    gin.clear_config()
 
 
 @pytest.fixture(scope="module")
