@@ -22,7 +22,7 @@ def held_out_of(program: Program) -> HeldOut:
     """Returns the validation data of an experiment; without one, the last stage's.
 
     Raises:
-      ValueError: that data is of no kind that a model can be measured on.
+      ValueError: that data is none of `KINDS`.
     """
     experiment = program.experiment
     validation = experiment.validation

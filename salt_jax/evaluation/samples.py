@@ -27,19 +27,19 @@ def samples(
     """
     seq_len = program.experiment.seq_len
     vocabulary = Vocabulary.open(data.vocabulary)
-    begun = _beginnings(data.open(seq_len=seq_len))
-    if not begun:
+    prompts = _beginnings(data.open(seq_len=seq_len))
+    if not prompts:
         return []
     generator = Generator(program.student, vocabulary, seq_len, batch_size=_DOMAINS)
     texts = generator.texts(
         params,
-        [prompt.tolist() for prompt in begun.values()],
+        [prompt.tolist() for prompt in prompts.values()],
         sampling=Sampling(temperature=0.7),
         max_new_tokens=min(_MOST_WRITTEN, seq_len - _PROMPT_TOKENS),
     )
     return [
         {"domain": domain, "prompt": vocabulary.decode(prompt), "continuation": text}
-        for (domain, prompt), text in zip(begun.items(), texts, strict=True)
+        for (domain, prompt), text in zip(prompts.items(), texts, strict=True)
     ]
 
 

@@ -1,1 +1,1 @@
-"""What is written of a model and read again: checkpoints and exports."""
+"""Checkpoints and exports: the files of a model's parameters, written and read."""

@@ -122,10 +122,10 @@ class Export:
         return hold(params, like)
 
     def max_length(self, asked: int | None) -> int:
-        """Returns how many tokens, prompt and continuation, the model handles at once.
+        """Returns the largest number of tokens of prompt and continuation together.
 
         Args:
-          asked: What a person asked for; None for the length it was trained with.
+          asked: The requested length; None: the length of the training sequences.
 
         Raises:
           ValueError: the length is not positive.
@@ -193,7 +193,9 @@ def _read_model(path: epath.Path) -> TransformerConfig:
     try:
         return TransformerConfig(**_read_file(path))
     except TypeError as error:  # An unknown or a missing field.
-        raise ValueError(f"{path} is of another version ({error}).") from error
+        raise ValueError(
+            f"{path} was written by another version ({error}): export again."
+        ) from error
 
 
 def sha256(content: bytes) -> str:

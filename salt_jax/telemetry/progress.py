@@ -83,7 +83,7 @@ class Progress:
             return
         elapsed = self._clock() - self._begun
         rate = (self._done - self._initial) / elapsed if elapsed > 0 else 0.0
-        parts = [f"{self._done:,}/{self._total:,}", f"{_short(elapsed)} gone"]
+        parts = [f"{self._done:,}/{self._total:,}", f"{_short(elapsed)} elapsed"]
         if rate and self._done < self._total:
             parts.append(f"{_short((self._total - self._done) / rate)} left")
         parts += [f"{rate:,.4g}/s"] + [self._facts] * bool(self._facts)

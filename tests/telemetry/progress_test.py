@@ -52,19 +52,19 @@ def test_a_line_tells_time_gone_time_left_rate_and_facts(log):
     run(log, total=1000, seconds_each=0.5, loss=3.14159, stage="distill")
     first = log.getvalue().splitlines()[5]
     assert first == (
-        "train: 180/1,000, 1:30 gone, 6:50 left, 2/s, loss 3.142, stage distill"
+        "train: 180/1,000, 1:30 elapsed, 6:50 left, 2/s, loss 3.142, stage distill"
     )
 
 
 def test_work_done_before_does_not_count_in_the_rate(log):
     run(log, total=100, initial=80, seconds_each=2.0)
     first = log.getvalue().splitlines()[0]
-    assert first == "train: 88/100, 0:16 gone, 0:24 left, 0.5/s"
+    assert first == "train: 88/100, 0:16 elapsed, 0:24 left, 0.5/s"
 
 
 def test_the_last_line_is_written_once_and_has_nothing_left(log):
     run(log, total=3, seconds_each=1.0)
-    assert log.getvalue().splitlines()[-1] == "train: 3/3, 0:03 gone, 1/s"
+    assert log.getvalue().splitlines()[-1] == "train: 3/3, 0:03 elapsed, 1/s"
     assert log.getvalue().count("3/3") == 1
 
 
@@ -73,7 +73,7 @@ def test_work_that_is_cut_short_says_where(log):
     with Progress("score", 1000, stream=log, clock=clock) as progress:
         clock.now = 4.0
         progress.update(7)
-    assert log.getvalue() == "score: 7/1,000, 0:04 gone, 9:27 left, 1.75/s\n"
+    assert log.getvalue() == "score: 7/1,000, 0:04 elapsed, 9:27 left, 1.75/s\n"
 
 
 def test_hours_are_told_apart_from_minutes(log):
@@ -81,7 +81,7 @@ def test_hours_are_told_apart_from_minutes(log):
     with Progress("train", 2, stream=log, clock=clock) as progress:
         clock.now = 3661.0
         progress.update(1)
-    assert "1:01:01 gone, 1:01:01 left" in log.getvalue()
+    assert "1:01:01 elapsed, 1:01:01 left" in log.getvalue()
 
 
 def test_a_terminal_gets_one_line_that_is_rewritten():
