@@ -1,4 +1,4 @@
-"""The only reader of gin: text in, one frozen value out, and then it is over."""
+"""Gin files and overrides become one frozen value; no other module consults gin."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Functions of the step, as values.
+"""Schedules of the learning rate and of kd_weight, as frozen values.
 
-A schedule takes the number of updates made so far, a Python int or a traced array,
-and returns a float32 scalar. Learning rates and kd_weights use the same ones.
+A schedule maps the step, the number of updates so far, to a float32 scalar. The step is
+a Python int or a traced array. Your own schedule is any frozen dataclass that can be
+called like these.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 
 
 class Schedule(Protocol):
-    """What is asked of a schedule."""
+    """The interface of a schedule."""
 
     def __call__(self, step: jax.Array | int) -> jax.Array:
         """Returns the value at `step`, a float32 scalar."""
@@ -36,7 +37,7 @@ class Constant:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Step:
-    """`value` before `end_step`, zero from there on."""
+    """`value` before `end_step`, then zero."""
 
     value: float
     end_step: int
@@ -51,7 +52,7 @@ class Step:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LinearDecay:
-    """`start` until `begin_step`, then a straight line to `end` at `end_step`."""
+    """`start` until `begin_step`, then linear to `end` at `end_step`."""
 
     start: float
     end: float
@@ -69,11 +70,11 @@ class LinearDecay:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LinearRatioDecay:
-    """A weight w whose ratio w / (1 - w) falls in a straight line to zero.
+    """A weight w whose ratio w / (1 - w) decays linearly to zero.
 
-    With r = start / (1 - start) and `left` the share of the interval that is left,
-    w = r left / (1 + r left). It falls slower than `LinearDecay` at first, faster at
-    the end.
+    With r = start / (1 - start) and `left` the remaining share of the interval,
+    w = r left / (1 + r left). It falls more slowly than `LinearDecay` at first, faster
+    at the end.
     """
 
     start: float
@@ -96,7 +97,7 @@ class LinearRatioDecay:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WarmupCosine:
-    """A line from zero to `peak` over `warmup_steps`, half a cosine down to `end`.
+    """Linear warm-up from zero to `peak`, then half a cosine to `end`.
 
     It stays at `end` from `total_steps` on.
     """
@@ -123,9 +124,10 @@ class WarmupCosine:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WarmupLinear:
-    """A line from zero to `peak` over `warmup_steps`, a line down to `end`.
+    """Linear warm-up from zero to `peak`, then linear to `end`.
 
-    It stays at `end` from `total_steps` on.
+    It stays at `end` from `total_steps` on. With `end` equal to `peak` it is a warm-up
+    to a constant.
     """
 
     peak: float
@@ -148,9 +150,9 @@ class WarmupLinear:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WarmupInverseSqrt:
-    """A line from zero to `peak` over `warmup_steps`, then `peak` sqrt(warmup / step).
+    """Linear warm-up from zero to `peak`, then peak * sqrt(warmup_steps / step).
 
-    The schedule of Vaswani et al. 2017 (arXiv 1706.03762), equation 3, by its peak.
+    Equation 3 of Vaswani et al. 2017 (arXiv 1706.03762), parametrized by its peak.
     """
 
     peak: float
@@ -175,14 +177,14 @@ def _f32(value: float) -> jax.Array:
 
 
 def _done(step: jax.Array | int, begin_step: int, end_step: int) -> jax.Array:
-    """Returns how much of the interval lies behind `step`, from 0 to 1, float32."""
-    # Subtracted as integers: float32 holds none of them exactly above 16.8 million.
+    """Returns the elapsed share of the interval, from 0 to 1, float32."""
+    # Integer subtraction: float32 is exact only up to 2 ** 24 = 16.8 million.
     past = (jnp.asarray(step) - begin_step).astype(jnp.float32)
     return jnp.clip(past / (end_step - begin_step), 0.0, 1.0)
 
 
 def _warmed(step: jax.Array | int, warmup_steps: int) -> jax.Array:
-    """Returns the share of the warm-up that is done, 1 without one, float32."""
+    """Returns the elapsed share of the warm-up, 1 if there is none, float32."""
     step = jnp.asarray(step).astype(jnp.float32)
     return jnp.minimum(step / max(warmup_steps, 1), 1.0)
 
