@@ -10,9 +10,8 @@ falls on all of it; a ratio is the median of the ratios of the rounds.
 """
 
 import argparse
+import functools
 import resource
-import time
-from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -29,12 +28,10 @@ from salt_jax.evaluation.reader import Reader
 from salt_jax.mesh.partitioning import Partitioning
 from salt_jax.model.flops import forward_flops, step_flops
 from salt_jax.model.transformer import Params, Transformer, init_params
-from salt_jax.training.program import Program
+from salt_jax.training.step_times import Steppers, Work, measure
 
 FILES = "gin/tiny_salt_ds.gin", "gin/tiny_baseline.gin", "gin/tiny_score.gin"
 MATMUL_SIZE = 1024
-
-Work = Callable[[], object]
 
 
 class RandomText:
@@ -74,25 +71,10 @@ def random_params(model: Transformer, dtype: str = "float32") -> Params:
     return jax.tree.map(lambda x: x.astype(dtype), params)
 
 
-def stage_step(experiment: Experiment, index: int) -> Work:
-    """Returns one update of a stage, which goes on from the one before."""
-    program = Program.on(experiment, jax.devices()[:1])
-    stage = experiment.stages[index]
-    update = program.compile(stage)
-    state = program.fresh_state()
-    teacher_params, distillation = None, stage.distillation
-    if distillation is not None:
-        teacher = program.teacher(distillation)
-        teacher_params = random_params(teacher, distillation.teacher_dtype)
-    rows = experiment.batch_size
-    text = RandomText(experiment.model.vocab_size, (rows, experiment.seq_len))
-    (batch,) = batches_of(text, rows, rows, program.partitioning)
-
-    def step() -> None:
-        nonlocal state
-        state = jax.block_until_ready(update(state, teacher_params, batch))[0]
-
-    return step
+def one_step(experiment: Experiment, index: int) -> Work:
+    """Returns one update of a stage, each call going on from the one before."""
+    steppers = Steppers(experiment, jax.devices()[:1])
+    return functools.partial(steppers.compile(experiment.stages[index]), 1)
 
 
 def forward_passes(scoring: Scoring, num_batches: int) -> dict[str, Work]:
@@ -135,22 +117,6 @@ def matmul() -> Work:
     x = jax.random.normal(jax.random.key(0), (MATMUL_SIZE, MATMUL_SIZE))
     product = jax.jit(jnp.matmul)
     return lambda: jax.block_until_ready(product(x, x))
-
-
-def measure(works: Sequence[Work], rounds: int) -> np.ndarray:
-    """Returns the seconds of each work in every round, after one that warms up.
-
-    The order is drawn anew for each round: what a work leaves in the caches would else
-    fall on the same one every time.
-    """
-    draw = np.random.default_rng(0)
-    seconds = np.empty((len(works), rounds + 1))
-    for number in range(rounds + 1):
-        for i in draw.permutation(len(works)):
-            begin = time.perf_counter()
-            works[i]()
-            seconds[i, number] = time.perf_counter() - begin
-    return seconds[:, 1:]
 
 
 def print_rates(
@@ -198,11 +164,13 @@ def main() -> None:
     parser.add_argument("--score-batches", type=int, default=3)
     flags = parser.parse_args()
     salt, baseline, scoring = (gin_config.load([file]) for file in FILES)
-    works = {
-        "matmul": matmul(),
-        "plain step": stage_step(baseline, 0),
-        "stage-one step": stage_step(salt, 0),
-        "stage-two step": stage_step(salt, 1),
+    steps = {
+        "plain step": (baseline, 0),
+        "stage-one step": (salt, 0),
+        "stage-two step": (salt, 1),
+    }
+    works = {"matmul": matmul()} | {
+        name: one_step(experiment, index) for name, (experiment, index) in steps.items()
     }
     works |= forward_passes(scoring, flags.score_batches)
     seconds = measure(list(works.values()), flags.rounds)
