@@ -6,6 +6,7 @@ Every function reads what commands have written, and returns the HTML of a secti
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,15 +16,15 @@ from salt_jax.report import page
 from salt_jax.storage.export import Export
 
 _PARTS_NOTE = (
-    "Each task's examples in three equal parts, by how the teacher itself did on each: "
-    "easy, medium and hard."
+    "Each task's examples in three equal parts by the teacher's own score: easy, "
+    "medium and hard."
 )
-_ANSWER_MEASURES = {
-    "exact_match": ("Exact match", "{:.1%}"),
-    "f1": ("F1", "{:.3f}"),
-    "rougeL": ("ROUGE-L", "{:.3f}"),
-    "loss": ("Loss", "{:.4f}"),
-}
+_ANSWER_MEASURES = (
+    ("exact_match", "Exact match, % ± SE", "{:.1%}"),
+    ("f1", "F1", "{:.3f}"),
+    ("rougeL", "ROUGE-L", "{:.3f}"),
+    ("loss", "Loss", "{:.4f}"),
+)
 
 
 def few_shot(folder: epath.PathLike) -> str:
@@ -35,23 +36,25 @@ def few_shot(folder: epath.PathLike) -> str:
     tables = _read_json(epath.Path(folder) / "few_shot.json", "evaluate --tasks")
     parts = [
         page.note(
-            "Asked through lm-evaluation-harness. Shares are in percent, with standard "
-            "errors over examples; chance is guessing, or a trivial answer. Models of "
-            "this size are near chance at most of it."
+            "Asked through lm-evaluation-harness. SE is the standard error over "
+            "examples; twice that is about a 95 % interval. Accuracies are in percent. "
+            "Chance is guessing, or a trivial answer. Models of this size are near "
+            "chance at most tasks."
         ),
         _marks_table(tables["tasks"]),
     ]
     if tables.get("slices"):
         sliced = _marks_table(tables["slices"])
-        parts.append(page.folded("The same by the teacher's own score", sliced))
-        parts.append(page.note(_PARTS_NOTE))
-    return page.section("Few-shot tasks", *parts)
+        by_part = page.note(_PARTS_NOTE) + sliced
+        parts.append(page.folded("The same by the teacher's own score", by_part))
+    return page.folded_section("Few-shot tasks", *parts)
 
 
 def _marks_table(rows: Sequence[Mapping[str, Any]]) -> str:
     has_parts = any(row["part"] for row in rows)
     models = list(rows[0]["marks"])
     header = ["Task", "Metric", *["Part"] * has_parts, "Examples", "Shots", "Chance"]
+    models_header = [f"{model} ± SE" for model in models]
     shown = [
         [
             row["name"],
@@ -65,7 +68,7 @@ def _marks_table(rows: Sequence[Mapping[str, Any]]) -> str:
         for row in rows
     ]
     means = sum(row["metric"] == "mean" for row in rows)
-    return page.table([*header, *models], shown, totals=means)
+    return page.table([*header, *models_header], shown, totals=means)
 
 
 def fine_tuned(workdirs: Sequence[epath.PathLike]) -> str:
@@ -103,8 +106,9 @@ def fine_tuned(workdirs: Sequence[epath.PathLike]) -> str:
         ]
     parts = [
         page.note(
-            "Each student was fine-tuned on questions and answers, the loss counting "
-            "answers only, and then answered all held-out questions greedily. One seed."
+            "Each student was fine-tuned on questions with loss on the answers only, "
+            "then answered all held-out questions by greedy decoding. One seed. SE is "
+            "the standard error over questions."
         )
     ]
     for name, starts in by_set.items():
@@ -113,7 +117,7 @@ def fine_tuned(workdirs: Sequence[epath.PathLike]) -> str:
         page.heading(title) + page.preformatted("\n\n".join(lines))
         for title, lines in samples.items()
     ]
-    return page.section(
+    return page.folded_section(
         "Fine-tuned", *parts, page.folded("Some of their answers", *texts)
     )
 
@@ -142,20 +146,21 @@ def _answers_table(starts: Mapping[str, Mapping[str, Any]]) -> str:
         ]
         for group in groups:
             name = f"{split}: {group[1]}" if group else split
-            of = [_group(found[split], group) for found in starts.values()]
-            cells = [
-                form.format(means[key])
-                for key, (_, form) in _ANSWER_MEASURES.items()
-                for means in of
-            ]
-            rows.append([name, f"{of[0]['questions']:,}", *cells])
-    header = ["Questions of", "Number"]
-    header += [
-        f"{title}, from {start}"
-        for title, _ in _ANSWER_MEASURES.values()
-        for start in starts
-    ]
-    return page.table(header, rows, totals=0)
+            for i, (start, found) in enumerate(starts.items()):
+                means = _group(found[split], group)
+                number = f"{means['questions']:,}"
+                cells = [form.format(means[key]) for key, _, form in _ANSWER_MEASURES]
+                cells[0] += f" ± {100 * _share_error(means):.1f}"
+                first = ["", ""] if i else [name, number]
+                rows.append([*first, start, *cells])
+    header = ["Questions of", "Number", "Start"]
+    return page.table([*header, *(x for _, x, _ in _ANSWER_MEASURES)], rows, totals=0)
+
+
+def _share_error(means: Mapping[str, Any]) -> float:
+    """Returns the standard error of the share of exact matches, over questions."""
+    share = means["exact_match"]
+    return math.sqrt(share * (1.0 - share) / means["questions"])
 
 
 def _group(split: Mapping[str, Any], group: Sequence[str]) -> Mapping[str, Any]:
@@ -163,7 +168,7 @@ def _group(split: Mapping[str, Any], group: Sequence[str]) -> Mapping[str, Any]:
 
 
 def exports(folders: Sequence[epath.PathLike]) -> str:
-    """Returns where parameters are, and what to do with them.
+    """Returns where the exports are, and how to use them.
 
     Raises:
       FileNotFoundError: there is no export, nor a model for Hugging Face.
@@ -174,7 +179,7 @@ def exports(folders: Sequence[epath.PathLike]) -> str:
         "python -m salt_jax.main export --format=hf --export=DIR --output=OTHER"
     )
     table = page.table(["Folder", "Step", "Layers", "Format"], rows, totals=0)
-    return page.section("Where the exports are", table, page.preformatted(again))
+    return page.folded_section("Exports", table, page.copyable(again))
 
 
 def _about(folder: epath.Path) -> list[str]:
@@ -188,10 +193,17 @@ def _about(folder: epath.Path) -> list[str]:
 
 
 def _mark(mark: Mapping[str, Any], is_share: bool) -> str:
-    unit, form = (100.0, ".1f") if is_share else (1.0, ".4g")
-    value = f"{unit * mark['value']:{form}}"
-    error = mark["stderr"]
-    return value if error is None else f"{value} ± {unit * error:{form}}"
+    unit, value, error = (100.0 if is_share else 1.0), mark["value"], mark["stderr"]
+    digits = 1 if is_share else _digits(value if error is None else error)
+    number = f"{unit * value:.{digits}f}"
+    return number if error is None else f"{number} ± {unit * error:.{digits}f}"
+
+
+def _digits(number: float) -> int:
+    """Returns the decimals that leave two significant digits of a number."""
+    if not number or not math.isfinite(number):
+        return 2
+    return max(0, 1 - math.floor(math.log10(abs(number))))
 
 
 def _or_blank(count: int | None) -> str:

@@ -1,115 +1,143 @@
-"""Two training runs set against each other, in numbers.
-
-Points: one per validation of a run, in order. Nothing here reads a file.
-"""
+"""The runs of a report side by side: BASELINE, SALT, and the SLM that helps SALT."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+import functools
+from collections.abc import Mapping
 
 import numpy as np
+from etils import epath
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class ValidationCurve:
-    """The held-out loss of a run, and what had been spent at each point.
-
-    The arrays are float64 of one length, at least 1. `seconds` is time spent in
-    training, which interruptions do not add to.
-    """
-
-    steps: np.ndarray
-    flops: np.ndarray
-    seconds: np.ndarray
-    losses: np.ndarray
-
-    @classmethod
-    def of(cls, records: Sequence[Mapping[str, Any]]) -> ValidationCurve:
-        """Returns the curve of a run's metric records.
-
-        Raises:
-          ValueError: no record has a "val_loss".
-        """
-        points = [record for record in records if "val_loss" in record]
-        if not points:
-            raise ValueError(
-                f"None of {len(records)} metric records has a 'val_loss': a run is "
-                "compared by its validations, so let it reach at least one."
-            )
-        names = ("step", "flops", "seconds", "val_loss")
-        columns = (np.array([point[name] for point in points], float) for name in names)
-        steps, flops, seconds, losses = columns
-        return cls(steps=steps, flops=flops, seconds=seconds, losses=losses)
+from salt_jax.data.scoring.score_bill import read_bill
+from salt_jax.report.curves import (
+    Clock,
+    LossCurve,
+    PassingPoint,
+    passing_point,
+    transition_step,
+)
+from salt_jax.report.runs import Run
+from salt_jax.report.step_clock import StepClock
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PassingPoint:
-    """Where a run first has another run's final held-out loss.
+class Comparison:
+    """The runs of a report, and what follows from them.
 
-    The shares are of what the other run spent from its beginning to its end.
+    Raises:
+      ValueError: the runs were not evaluated on the same splits and domains.
     """
 
-    steps: float
-    flops: float
-    seconds: float
-    share_of_steps: float
-    share_of_flops: float
-    share_of_seconds: float
+    baseline: Run
+    salt: Run
+    slm: Run
+    scoring: Mapping[str, float] | None  # "flops" and "seconds", where there was any.
+    clock: StepClock | None = None  # None: step times were not measured.
+
+    def __post_init__(self) -> None:
+        found = {run.workdir: _measured(run) for run in self.models.values()}
+        if len({str(measured) for measured in found.values()}) > 1:
+            raise ValueError(
+                f"The runs were evaluated on different splits and domains: {found}. "
+                "Evaluate all of them on one prepared dataset."
+            )
+
+    @classmethod
+    def read(
+        cls,
+        *,
+        baseline: epath.PathLike,
+        salt: epath.PathLike,
+        slm: epath.PathLike,
+        scores: epath.PathLike | None,
+        step_times: epath.PathLike | None = None,
+    ) -> Comparison:
+        """Reads three run directories, the bill of scoring and the step times."""
+        return cls(
+            baseline=Run.read(baseline),
+            salt=Run.read(salt),
+            slm=Run.read(slm),
+            scoring=None if scores is None else dataclasses.asdict(read_bill(scores)),
+            clock=None if step_times is None else StepClock.read(step_times),
+        )
+
+    @property
+    def models(self) -> dict[str, Run]:
+        """The models, in the order in which they are shown."""
+        return {"BASELINE": self.baseline, "SALT": self.salt, "SLM": self.slm}
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What losses are compared at equal amounts of."""
+        return (
+            ("steps", "flops") if self.clock is None else ("steps", "flops", "seconds")
+        )
+
+    @functools.cached_property
+    def curves(self) -> dict[str, LossCurve]:
+        """The held-out losses of the two runs that are compared."""
+        return self._curves("val_loss")
+
+    @functools.cached_property
+    def training_curves(self) -> dict[str, LossCurve]:
+        """The cross-entropies on training text of the same runs."""
+        return self._curves("ce")
+
+    @functools.cached_property
+    def passing(self) -> PassingPoint | None:
+        """Where SALT has BASELINE's final loss, if it ever has."""
+        return passing_point(self.curves["SALT"], self.curves["BASELINE"])
+
+    @property
+    def transition(self) -> int | None:
+        """The step of SALT at which its first stage ended."""
+        return transition_step(self.salt.records)
+
+    def bill(self, what: str) -> float | None:
+        """Returns what the SLM's training and scoring cost beside SALT's own training.
+
+        Args:
+          what: "steps", which are not billed: 0; "flops"; or "seconds" at measured step
+            times, which are None where those are unknown.
+        """
+        if what == "steps":
+            return 0.0
+        parts = self.seconds_of(self.slm) if what == "seconds" else self.slm.spent(what)
+        scoring = self.scoring_seconds if what == "seconds" else self.scoring_flops
+        return None if parts is None or scoring is None else parts + scoring
+
+    def seconds_of(self, run: Run) -> float | None:
+        """Returns steps times measured step time of a run; None if not measured."""
+        if self.clock is None or not self.clock.has(run):
+            return None
+        return float(self.clock.seconds(run, np.array(run.steps)))
+
+    @property
+    def scoring_flops(self) -> float:
+        """FLOPs of making the scores; 0 where there are none."""
+        return 0.0 if self.scoring is None else float(self.scoring["flops"])
+
+    @property
+    def scoring_seconds(self) -> float | None:
+        """Seconds of making the scores at the FLOP rate of the SLM's measured step."""
+        if self.scoring is None:
+            return 0.0
+        if self.clock is None or not self.clock.has(self.slm):
+            return None
+        return self.scoring_flops / self.clock.flops_per_second(self.slm)
+
+    def _curves(self, key: str) -> dict[str, LossCurve]:
+        pair = {"BASELINE": self.baseline, "SALT": self.salt}
+        return {
+            name: LossCurve.of(run.records, key, self._clock_of(run))
+            for name, run in pair.items()
+        }
+
+    def _clock_of(self, run: Run) -> Clock | None:
+        clock = self.clock
+        return None if clock is None else lambda steps: clock.seconds(run, steps)
 
 
-def passing_point(
-    salt: ValidationCurve, baseline: ValidationCurve
-) -> PassingPoint | None:
-    """Returns where `salt` first reaches the final loss of `baseline`, or None.
-
-    Between two validations the loss is taken to be a straight line. Before the
-    first one nothing is known, so a run that has passed by then passes there.
-    """
-    target = baseline.losses[-1]
-    reached = np.flatnonzero(salt.losses <= target)
-    if not reached.size:
-        return None
-    after = reached[0]
-    before = max(after - 1, 0)
-    fall = salt.losses[before] - salt.losses[after]
-    part = (salt.losses[before] - target) / fall if after else 1.0
-
-    def between(values: np.ndarray) -> float:
-        return float(values[before] + part * (values[after] - values[before]))
-
-    steps, flops, seconds = map(between, (salt.steps, salt.flops, salt.seconds))
-    return PassingPoint(
-        steps=steps,
-        flops=flops,
-        seconds=seconds,
-        share_of_steps=steps / float(baseline.steps[-1]),
-        share_of_flops=flops / float(baseline.flops[-1]),
-        share_of_seconds=seconds / float(baseline.seconds[-1]),
-    )
-
-
-def loss_at_flops(curve: ValidationCurve, flops: float) -> float | None:
-    """Returns the held-out loss when `flops` had been spent, or None if unknown.
-
-    It is unknown before the first validation; after the last one it is the last.
-    """
-    if flops < curve.flops[0]:
-        return None
-    return float(np.interp(flops, curve.flops, curve.losses))
-
-
-def transition_step(records: Sequence[Mapping[str, Any]]) -> int | None:
-    """Returns the last recorded step of the first stage, or None if there is one."""
-    staged = [record for record in records if "stage" in record]
-    first = [record for record in staged if record["stage"] == staged[0]["stage"]]
-    return None if len(first) == len(staged) else int(first[-1]["step"])
-
-
-def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Returns the mean over each value and up to `window` - 1 before it."""
-    sums = np.cumsum(np.concatenate([[0.0], values]))
-    ends = np.arange(1, len(values) + 1)
-    begins = np.maximum(ends - window, 0)
-    return (sums[ends] - sums[begins]) / (ends - begins)
+def _measured(run: Run) -> dict[str, list[str]]:
+    return {split: sorted(run.domains(split)) for split in run.evaluation["splits"]}

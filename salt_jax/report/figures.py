@@ -7,20 +7,16 @@ global state; whoever called it saves it.
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from salt_jax.report.comparison import PassingPoint, ValidationCurve, smooth
+from salt_jax.report.curves import LossCurve, PassingPoint, smooth
+from salt_jax.report.svg import COLORS, FAINT, INK, new_figure
 
-# Told apart by people who do not see red or green, and in grey.
-COLORS = {"SALT": "#0b5f8a", "BASELINE": "#c2571a", "SLM": "#8c8c8c"}
-INK, FAINT = "#333333", "#b8b8b8"
 # The first fall of the loss is the same for everyone: a picture that holds it
 # shows nothing else. Curves are shown from where BASELINE has this share behind it.
 SHOWN_FROM = 0.08
@@ -30,8 +26,7 @@ SHOWN_FROM = 0.08
 class Spent:
     """What the x-axis of a loss curve counts."""
 
-    name: str  # A field of `ValidationCurve` and of `PassingPoint`.
-    record: str  # The same in a metric record.
+    name: str  # A field of `LossCurve` and of `PassingPoint`.
     title: str
     noun: str  # As in "at 80 % of its ...".
     unit: float = 1.0  # Divides the numbers.
@@ -41,30 +36,41 @@ class Spent:
         power = 3 * int(np.log10(largest) // 3)
         if power < 6:
             return self
-        title = f"{self.title} / $10^{{{power}}}$"
+        exponent = str(power).translate(_SUPERSCRIPTS)
+        title = f"{self.title} / 10{exponent}"
         return dataclasses.replace(self, title=title, unit=10.0**power)
 
 
-SPENT = (
-    Spent(name="steps", record="step", title="steps", noun="steps"),
-    Spent(name="flops", record="flops", title="FLOPs", noun="FLOPs"),
-    Spent(
-        name="seconds",
-        record="seconds",
-        title="seconds of training",
-        noun="training time",
-    ),
+_SUPERSCRIPTS = str.maketrans(
+    "0123456789",
+    "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079",
 )
+SPENT = {
+    "steps": Spent(name="steps", title="steps", noun="steps"),
+    "flops": Spent(name="flops", title="FLOPs", noun="FLOPs"),
+    "seconds": Spent(
+        name="seconds", title="steps x measured step time, seconds", noun="step time"
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Runs:
-    """Two runs to draw: their validations and the records of their training."""
+    """Two runs to draw, by the keys "SALT" and "BASELINE"."""
 
-    curves: Mapping[str, ValidationCurve]  # Keys "SALT" and "BASELINE".
-    records: Mapping[str, Sequence[Mapping[str, Any]]]
+    curves: Mapping[str, LossCurve]  # Held-out losses.
+    training: Mapping[str, LossCurve]
     passing: PassingPoint | None
     transition: int | None  # A step of SALT.
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the numbers as JSON types."""
+        return {
+            "held_out": {name: x.describe() for name, x in self.curves.items()},
+            "training": {name: x.describe() for name, x in self.training.items()},
+            "passing": self.passing and dataclasses.asdict(self.passing),
+            "transition_step": self.transition,
+        }
 
 
 def loss_figure(runs: Runs, spent: Spent, *, bill: float = 0.0) -> Figure:
@@ -76,16 +82,16 @@ def loss_figure(runs: Runs, spent: Spent, *, bill: float = 0.0) -> Figure:
       bill: What SALT's small model and its scores cost, in the same unit as
         `spent`; above 0, SALT is drawn again with it added.
     """
-    right = max(getattr(curve, spent.name)[-1] for curve in runs.curves.values())
+    right = max(curve.spent(spent.name)[-1] for curve in runs.curves.values())
     spent = spent.scaled_to(right + bill)
     figure, axes = new_figure(spent.title, "loss, nats per token")
     baseline, salt = runs.curves["BASELINE"], runs.curves["SALT"]
     for name, curve in runs.curves.items():
-        _draw_training(axes, runs.records[name], spent, COLORS[name])
-        x = getattr(curve, spent.name) / spent.unit
+        _draw_training(axes, runs.training[name], spent, COLORS[name])
+        x = curve.spent(spent.name) / spent.unit
         axes.plot(x, curve.losses, color=COLORS[name], lw=2, marker="o", ms=3.5)
     if bill:
-        x = (getattr(salt, spent.name) + bill) / spent.unit
+        x = (salt.spent(spent.name) + bill) / spent.unit
         axes.plot(x, salt.losses, color=COLORS["SALT"], lw=1, ls=(0, (2, 2)))
     axes.axhline(baseline.losses[-1], color=COLORS["BASELINE"], lw=0.8, ls=(0, (4, 3)))
     axes.set_xlim(0, (right + bill) / spent.unit * 1.01)
@@ -144,41 +150,13 @@ def domains_figure(bits_per_byte: Mapping[str, Mapping[str, float]]) -> Figure:
     return figure
 
 
-def png(figure: Figure) -> bytes:
-    """Returns the figure as the bytes of a file."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue()
+def _draw_training(axes: Axes, curve: LossCurve, spent: Spent, color: str) -> None:
+    window = max(1, len(curve.losses) // 40)
+    x = curve.spent(spent.name) / spent.unit
+    axes.plot(x, smooth(curve.losses, window), color=color, lw=0.8, alpha=0.3)
 
 
-def new_figure(x_label: str, y_label: str, height: float = 3.9) -> tuple[Figure, Axes]:
-    """Returns an empty figure of `height` inches, and its axes."""
-    figure = Figure(figsize=(6.6, height), dpi=180, layout="constrained")
-    axes = figure.subplots()
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("bottom", "left"):
-        axes.spines[side].set_color(FAINT)
-    axes.tick_params(colors=INK, labelsize=8, color=FAINT)
-    axes.grid(axis="y", color="#ececec", lw=0.6)
-    axes.set_axisbelow(True)
-    axes.set_xlabel(x_label, fontsize=9, color=INK)
-    axes.set_ylabel(y_label, fontsize=9, color=INK)
-    return figure, axes
-
-
-def _draw_training(
-    axes: Axes, records: Sequence[Mapping[str, Any]], spent: Spent, color: str
-) -> None:
-    trained = [record for record in records if "ce" in record]
-    if trained:
-        x = np.array([record[spent.record] for record in trained]) / spent.unit
-        ce = np.array([record["ce"] for record in trained], float)
-        window = max(1, len(ce) // 40)
-        axes.plot(x, smooth(ce, window), color=color, lw=0.8, alpha=0.3)
-
-
-def _loss_limits(curves: Mapping[str, ValidationCurve]) -> tuple[float, float]:
+def _loss_limits(curves: Mapping[str, LossCurve]) -> tuple[float, float]:
     """Returns the losses between which the curves are worth looking at."""
     baseline = curves["BASELINE"]
     shown = baseline.steps >= SHOWN_FROM * baseline.steps[-1]
@@ -193,7 +171,7 @@ def _label_curves(axes: Axes, runs: Runs, spent: Spent, bill: float) -> None:
     ends = {name: curve.losses[-1] for name, curve in runs.curves.items()}
     for name, loss in ends.items():
         upper = loss == max(ends.values())
-        x = getattr(runs.curves[name], spent.name)[-1] / spent.unit
+        x = runs.curves[name].spent(spent.name)[-1] / spent.unit
         style = {"weight": "bold", "fontsize": 9, "color": COLORS[name]}
         style |= {"va": "bottom" if upper else "top"}
         # With a bill the axis goes on, and the ends have room to their right.
@@ -203,7 +181,7 @@ def _label_curves(axes: Axes, runs: Runs, spent: Spent, bill: float) -> None:
     if bill:
         salt = runs.curves["SALT"]
         middle = np.argmin(np.abs(salt.losses - np.mean(axes.get_ylim())))
-        x = (getattr(salt, spent.name)[middle] + bill) / spent.unit
+        x = (salt.spent(spent.name)[middle] + bill) / spent.unit
         at = (x, salt.losses[middle])
         _note(axes, "SALT, the SLM's bill added", at, (6, 3), color=COLORS["SALT"])
 
@@ -212,7 +190,7 @@ def _mark_transition(axes: Axes, runs: Runs, spent: Spent) -> None:
     if runs.transition is None:
         return
     salt = runs.curves["SALT"]
-    at = np.interp(runs.transition, salt.steps, getattr(salt, spent.name))
+    at = np.interp(runs.transition, salt.steps, salt.spent(spent.name))
     axes.axvline(at / spent.unit, color=FAINT, lw=0.8)
     top = ("data", "axes fraction")
     _note(axes, "teacher leaves", (at / spent.unit, 1), (4, -2), xycoords=top, va="top")
@@ -234,6 +212,5 @@ def _mark_passing(
 
 def _note(axes: Axes, text: str, at: tuple, by: tuple, **style: Any) -> None:
     """Writes `text` beside a point of the axes, `by` printer's points from it."""
-    halo = [patheffects.withStroke(linewidth=3, foreground="white")]
-    defaults: dict[str, Any] = {"fontsize": 8, "color": INK, "path_effects": halo}
+    defaults: dict[str, Any] = {"fontsize": 8, "color": INK}
     axes.annotate(text, at, by, textcoords="offset points", **defaults | style)

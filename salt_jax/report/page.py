@@ -10,27 +10,44 @@ import base64
 from collections.abc import Sequence
 from html import escape
 
+# Light by default, dark where the reader's system is; narrow screens scroll inside a
+# table and never the page.
 STYLE = """
-body { max-width: 56rem; margin: 2rem auto; padding: 0 1rem; color: #222;
-  background: #fff; font: 1rem/1.5 system-ui, sans-serif; }
-p, figcaption { overflow-wrap: anywhere; }
-h1 { font-size: 1.7rem; line-height: 1.25; }
-h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; }
+:root { color-scheme: light dark; --page: #fff; --ink: #222; --quiet: #5a5a5a;
+  --rule: #ddd; --box: #f5f5f3; --link: #0b5f8a; --alert: #c2571a; }
+@media (prefers-color-scheme: dark) { :root { --page: #15181b; --ink: #e4e4e2;
+  --quiet: #a6a6a3; --rule: #3a3f44; --box: #20252a; --link: #6db8e0;
+  --alert: #f0915a; } }
+* { box-sizing: border-box; }
+body { max-width: 58rem; margin: 1.5rem auto 4rem; padding: 0 1rem; color: var(--ink);
+  background: var(--page); font: 1rem/1.5 system-ui, sans-serif;
+  overflow-wrap: anywhere; }
+a { color: var(--link); }
+h1 { font-size: 1.7rem; line-height: 1.25; margin: .5rem 0 1rem; }
+h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
 h3 { font-size: 1rem; margin: 1.5rem 0 .25rem; }
-figure { margin: 1rem 0 2rem; }
-img { width: 100%; max-width: 48rem; height: auto; }
-figcaption, .note { color: #555; font-size: .9rem; }
-.warning { border-left: .3rem solid #c2571a; background: #fdf3ec; margin: .5rem 0;
-  padding: .4rem .8rem; overflow-wrap: anywhere; }
-.wide { overflow-x: auto; }
+figure { margin: 1rem 0 1.5rem; }
+img { display: block; width: 100%; max-width: 44rem; height: auto; }
+figcaption, .note { color: var(--quiet); font-size: .9rem; }
+.warning { border-left: .3rem solid var(--alert); background: var(--box);
+  margin: .5rem 0; padding: .4rem .8rem; }
+.wide { overflow-x: auto; max-width: 100%; }
 table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0; }
-th, td { padding: .2rem .8rem .2rem 0; text-align: right; white-space: nowrap;
-  border-bottom: 1px solid #e6e6e6; font-variant-numeric: tabular-nums; }
-th:first-child { text-align: left; }
-tbody th { font-weight: inherit; }
+th, td { padding: .25rem .45rem; text-align: right; white-space: nowrap;
+  border-bottom: 1px solid var(--rule); font-variant-numeric: tabular-nums; }
+thead th { vertical-align: bottom; white-space: normal; overflow-wrap: normal;
+  min-width: 4.5em; }
+th:first-child { text-align: left; position: sticky; left: 0; padding-left: 0;
+  background: var(--page); max-width: 45vw; white-space: normal; }
+tbody th { font-weight: inherit; min-width: 7em; }
 tr.total { font-weight: 600; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f6f6f4;
-  padding: .6rem .8rem; margin: .3rem 0; font-size: .85rem; }
+pre { white-space: pre-wrap; background: var(--box); padding: .6rem .8rem;
+  margin: .3rem 0; font-size: .85rem; }
+pre.copy { user-select: all; }
+details.section { border-top: 1px solid var(--rule); }
+details.section > summary { cursor: pointer; padding: .6rem 0; }
+details.section > summary h2 { display: inline; font-size: 1.05rem; }
+details > summary { cursor: pointer; }
 """
 
 
@@ -48,6 +65,12 @@ def document(title: str, *parts: str) -> str:
 def section(heading: str, *parts: str) -> str:
     """Returns the parts under a heading."""
     return "\n".join(["<section>", f"<h2>{escape(heading)}</h2>", *parts, "</section>"])
+
+
+def folded_section(heading: str, *parts: str) -> str:
+    """Returns a section whose parts are shown when its heading is clicked."""
+    summary = f"<summary><h2>{escape(heading)}</h2></summary>"
+    return "\n".join(['<details class="section">', summary, *parts, "</details>"])
 
 
 def heading(text: str) -> str:
@@ -75,6 +98,11 @@ def preformatted(text: str) -> str:
     return f"<pre>{escape(text)}</pre>"
 
 
+def copyable(text: str) -> str:
+    """Returns preformatted text that one click selects as a whole."""
+    return f'<pre class="copy">{escape(text)}</pre>'
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, totals: int) -> str:
     """Returns a table whose first column names the rows.
 
@@ -94,19 +122,26 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, totals: int) 
     return "\n".join([*lines, "</tbody></table></div>"])
 
 
-def picture(png: bytes, *, says: str, caption: str) -> str:
-    """Returns a picture, held in the page itself.
+def picture(svg: bytes, *, says: str, caption: str, numbers: str) -> str:
+    """Returns a picture, embedded in the page.
 
     Args:
-      png: The file's bytes.
+      svg: The file's bytes.
       says: What someone who does not see the picture should know from it.
       caption: What stands below it.
+      numbers: The JSON file beside the page that has what is drawn.
     """
-    data = base64.b64encode(png).decode()
+    data = base64.b64encode(svg).decode()
     return (
-        f'<figure><img alt="{escape(says)}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
+        f'<figure><img alt="{escape(says)}" src="data:image/svg+xml;base64,{data}">'
+        f"<figcaption>{escape(caption)} {link(numbers, 'Numbers (JSON)')}</figcaption>"
+        "</figure>"
     )
+
+
+def link(file: str, text: str) -> str:
+    """Returns a link to a file beside the page."""
+    return f'<a href="{escape(file)}">{escape(text)}</a>'
 
 
 def folded(summary: str, *parts: str) -> str:

@@ -1,4 +1,4 @@
-"""The runs that a report is about, read from the files in their workdirs."""
+"""A run as a report sees it, read from the files in its run directory."""
 
 from __future__ import annotations
 
@@ -9,13 +9,6 @@ from typing import Any
 
 from etils import epath
 
-from salt_jax.data.scoring.score_bill import read_bill
-from salt_jax.report.comparison import (
-    PassingPoint,
-    ValidationCurve,
-    passing_point,
-    transition_step,
-)
 from salt_jax.telemetry.metric_writer import read_metrics
 
 WRITTEN_BY = {
@@ -27,7 +20,7 @@ WRITTEN_BY = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """What one run left in its workdir."""
+    """What one run left in its run directory."""
 
     workdir: str
     records: Sequence[Mapping[str, Any]]
@@ -37,7 +30,7 @@ class Run:
 
     @classmethod
     def read(cls, workdir: epath.PathLike) -> Run:
-        """Reads the workdir of a run that was trained and then evaluated.
+        """Reads the directory of a run that was trained and then evaluated.
 
         Raises:
           FileNotFoundError: it was not.
@@ -52,8 +45,18 @@ class Run:
         )
 
     def spent(self, what: str) -> float:
-        """Returns the "flops" or the "seconds" of the whole run."""
+        """Returns "flops" of the whole run, or its own clock's "seconds" in steps."""
         return float(self.records[-1][what])
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return int(self.records[-1]["step"])
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds of the whole run by its own clock: compiling, validating and all."""
+        return max(record.get("wall_seconds", 0.0) for record in self.records)
 
     def domains(self, split: str) -> Mapping[str, Mapping[str, float]]:
         """Returns the measures of each domain of "val" or "test"."""
@@ -64,83 +67,11 @@ class Run:
         return self.evaluation["splits"][split]["total"]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """The runs of a report, and what follows from them.
-
-    Raises:
-      ValueError: the runs were not evaluated on the same splits and domains.
-    """
-
-    baseline: Run
-    salt: Run
-    slm: Run
-    scoring: Mapping[str, float] | None  # "flops" and "seconds", where there was any.
-
-    def __post_init__(self) -> None:
-        found = {run.workdir: _measured(run) for run in self.models.values()}
-        if len({str(measured) for measured in found.values()}) > 1:
-            raise ValueError(
-                f"The runs were evaluated on different splits and domains: {found}. "
-                "Evaluate all of them on one prepared dataset."
-            )
-
-    @classmethod
-    def read(
-        cls,
-        *,
-        baseline: epath.PathLike,
-        salt: epath.PathLike,
-        slm: epath.PathLike,
-        scores: epath.PathLike | None,
-    ) -> Comparison:
-        """Reads three workdirs, and the bill of the scoring where there was one."""
-        return cls(
-            baseline=Run.read(baseline),
-            salt=Run.read(salt),
-            slm=Run.read(slm),
-            scoring=None if scores is None else dataclasses.asdict(read_bill(scores)),
-        )
-
-    @property
-    def models(self) -> dict[str, Run]:
-        """The models, in the order in which they are shown."""
-        return {"BASELINE": self.baseline, "SALT": self.salt, "SLM": self.slm}
-
-    @property
-    def curves(self) -> dict[str, ValidationCurve]:
-        """The validations of the two runs that are compared."""
-        pair = {"BASELINE": self.baseline, "SALT": self.salt}
-        return {name: ValidationCurve.of(run.records) for name, run in pair.items()}
-
-    @property
-    def passing(self) -> PassingPoint | None:
-        """Where SALT has BASELINE's final loss, if it ever has."""
-        return passing_point(self.curves["SALT"], self.curves["BASELINE"])
-
-    @property
-    def transition(self) -> int | None:
-        """The step of SALT at which its first stage ended."""
-        return transition_step(self.salt.records)
-
-    def bill(self, what: str) -> float:
-        """Returns "flops" or "seconds" of what SALT needs first: SLM and scores."""
-        return self.slm.spent(what) + self.spent_scoring(what)
-
-    def spent_scoring(self, what: str) -> float:
-        """Returns "flops" or "seconds" of making the scores; 0 where there are none."""
-        return 0.0 if self.scoring is None else float(self.scoring[what])
-
-
-def _measured(run: Run) -> dict[str, list[str]]:
-    return {split: sorted(run.domains(split)) for split in run.evaluation["splits"]}
-
-
 def _read_json(workdir: epath.Path, name: str) -> Any:
     path = workdir / name
     if not path.exists():
         raise FileNotFoundError(
-            f"No {name} in {workdir}: the command {WRITTEN_BY[name]!r} writes it; run "
-            "that on this workdir first."
+            f"No {name} in {workdir}: the command {WRITTEN_BY[name]!r} writes it. Run "
+            "that on this run directory first."
         )
     return json.loads(path.read_text())

@@ -1,10 +1,8 @@
-"""What a report says. No sentence takes SALT to be the better one.
-
-Every function turns a comparison into text, or into the HTML of a section.
-"""
+"""The details of a report: each function turns a comparison into HTML."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import os
 import platform
@@ -12,65 +10,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from salt_jax.report import page
-from salt_jax.report.comparison import PassingPoint, loss_at_flops
-from salt_jax.report.runs import Comparison
+from salt_jax.report.comparison import Comparison
+from salt_jax.report.summary import NOT_MEASURED
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-
-
-def title(comparison: Comparison) -> str:
-    """Returns the result in one line."""
-    passing = comparison.passing
-    if passing is None:
-        return "SALT does not reach BASELINE's final loss"
-    return (
-        f"SALT reaches BASELINE's final loss at {passing.share_of_steps:.0%} of its "
-        f"steps and {passing.share_of_flops:.0%} of its FLOPs"
-    )
-
-
-def findings(comparison: Comparison) -> list[str]:
-    """Returns the result in sentences, with what it cost."""
-    salt, baseline = comparison.curves["SALT"], comparison.curves["BASELINE"]
-    gap = salt.losses[-1] - baseline.losses[-1]
-    side = "lower" if gap < 0 else "higher"
-    said = [
-        f"Held-out loss at the end: SALT {salt.losses[-1]:.4f} after "
-        f"{salt.steps[-1]:,.0f} steps, BASELINE {baseline.losses[-1]:.4f} after "
-        f"{baseline.steps[-1]:,.0f}. SALT's is {abs(gap):.4f} nats per token {side}."
-    ]
-    if comparison.passing is not None:
-        said.append(_where_it_passes(comparison, comparison.passing))
-    return [
-        *said,
-        _at_equal_flops(comparison),
-        "This is one run of each: it does not show how far another seed would differ.",
-    ]
-
-
-def _where_it_passes(comparison: Comparison, passing: PassingPoint) -> str:
-    total = comparison.baseline.spent("flops")
-    billed = (passing.flops + comparison.bill("flops")) / total
-    parts = "its training" if comparison.scoring is None else "training and scoring"
-    return (
-        f"SALT has BASELINE's final loss after {passing.steps:,.0f} steps: "
-        f"{passing.share_of_steps:.1%} of BASELINE's steps, "
-        f"{passing.share_of_flops:.1%} of its FLOPs and "
-        f"{passing.share_of_seconds:.1%} of its training time. With the SLM's bill "
-        f"added ({parts}) it is {billed:.1%} of BASELINE's FLOPs."
-    )
-
-
-def _at_equal_flops(comparison: Comparison) -> str:
-    salt, baseline = comparison.curves["SALT"], comparison.curves["BASELINE"]
-    budget = float(baseline.flops[-1])
-    equal = loss_at_flops(salt, budget)
-    billed = loss_at_flops(salt, budget - comparison.bill("flops"))
-    return (
-        f"With the FLOPs of BASELINE, {budget:.3e}: "
-        f"BASELINE {baseline.losses[-1]:.4f}, SALT {_loss(equal)}, "
-        f"SALT with the SLM's bill added {_loss(billed)}."
-    )
 
 
 def held_out_table(comparison: Comparison, split: str) -> str:
@@ -112,22 +55,94 @@ def measures_table(comparison: Comparison) -> str:
 
 
 def bill_table(comparison: Comparison) -> str:
-    """Returns what each part cost, in FLOPs and in seconds."""
-    baseline, salt = comparison.baseline, comparison.salt
-    parts = {
-        "SLM, training": comparison.slm.spent,
-        "Scoring": comparison.spent_scoring,
-        "SALT, training": salt.spent,
-        "SALT and all it needs": lambda what: salt.spent(what) + comparison.bill(what),
-        "BASELINE, training": baseline.spent,
+    """Returns what each part cost: in FLOPs, in step time, and by its own clock."""
+    costs = {
+        f"{name}, training": _Cost(
+            run.spent("flops"), comparison.seconds_of(run), run.spent("seconds")
+        )
+        for name, run in comparison.models.items()
     }
+    whole = costs.pop("BASELINE, training")
+    if comparison.scoring is not None:
+        costs["Scoring"] = _Cost(
+            comparison.scoring_flops,
+            comparison.scoring_seconds,
+            float(comparison.scoring["seconds"]),
+        )
+    costs["SALT and all it needs"] = sum(costs.values(), _Cost(0.0, 0.0, 0.0))
+    costs["BASELINE, training"] = whole
+    rows = [
+        [
+            name,
+            f"{cost.flops:.2e}",
+            f"{cost.flops / whole.flops:.1%}",
+            _or_unknown(cost.seconds, "{:,.0f}"),
+            _or_unknown(_ratio(cost.seconds, whole.seconds), "{:.1%}"),
+            f"{cost.own_seconds:,.0f}",
+        ]
+        for name, cost in costs.items()
+    ]
+    header = ["Part", "FLOPs", "of BASELINE", "Step time, s", "of BASELINE"]
+    return page.table([*header, "Own clock, s"], rows, totals=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cost:
+    flops: float
+    seconds: float | None  # At measured step times.
+    own_seconds: float  # By the clock of the run itself.
+
+    def __add__(self, other: _Cost) -> _Cost:
+        known = self.seconds is not None and other.seconds is not None
+        return _Cost(
+            self.flops + other.flops,
+            (self.seconds or 0.0) + (other.seconds or 0.0) if known else None,
+            self.own_seconds + other.own_seconds,
+        )
+
+
+def step_times_table(comparison: Comparison) -> str:
+    """Returns each measured update's step time, its ratio to a plain one, its noise."""
+    if comparison.clock is None:
+        return page.note(NOT_MEASURED)
     rows = []
-    for name, spent in parts.items():
-        flops, seconds = spent("flops"), spent("seconds")
-        share = flops / baseline.spent("flops")
-        rows.append([name, f"{flops:.3e}", f"{seconds:,.0f}", f"{share:.1%}"])
-    header = ["Part", "FLOPs", "Seconds", "of BASELINE's FLOPs"]
-    return page.table(header, rows, totals=0)
+    for update in comparison.clock.updates:
+        low, high = update["quartiles"]
+        ratio = update["ratio_to_plain"]
+        rows.append(
+            [
+                update["name"],
+                f"{update['median']:.3g} s",
+                f"{low:.3g} to {high:.3g}",
+                f"{ratio['median']:.2f}",
+                "{:.2f} to {:.2f}".format(*ratio["quartiles"]),
+                f"{update['coefficient_of_variation']:.0%}",
+                f"{update['blocks']}",
+            ]
+        )
+    header = ["Update", "Step time", "quartiles", "of plain", "quartiles", "Variation"]
+    return page.table([*header, "Blocks"], rows, totals=0)
+
+
+def own_clocks_table(comparison: Comparison) -> str:
+    """Returns the seconds that each run counted, beside those of its step times."""
+    rows = []
+    for name, run in comparison.models.items():
+        own, expected = run.spent("seconds"), comparison.seconds_of(run)
+        ratio = _or_unknown(_ratio(own, expected), "{:.2f}")
+        seconds = _or_unknown(expected, "{:,.0f}")
+        wall = f"{run.wall_seconds:,.0f}"
+        rows.append([name, f"{run.steps:,}", seconds, f"{own:,.0f}", ratio, wall])
+    header = ["Run", "Steps", "Steps x step time, s", "In steps, own clock, s", "Ratio"]
+    return page.table([*header, "Wall-clock, s"], rows, totals=0)
+
+
+def _ratio(value: float | None, whole: float | None) -> float | None:
+    return None if value is None or whole is None else value / whole
+
+
+def _or_unknown(value: float | None, form: str) -> str:
+    return "unknown" if value is None else form.format(value)
 
 
 def settings_tables(comparison: Comparison) -> str:
@@ -191,7 +206,3 @@ def environment_table() -> str:
     ]
     rows += [[name, importlib.metadata.version(name)] for name in PACKAGES]
     return page.table(["What", "Which"], rows, totals=0)
-
-
-def _loss(loss: float | None) -> str:
-    return "not yet validated" if loss is None else f"{loss:.4f}"

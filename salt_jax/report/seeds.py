@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from salt_jax.report.comparison import ValidationCurve, passing_point
+from salt_jax.report.curves import LossCurve, passing_point
 from salt_jax.report.runs import Run
 
 
@@ -48,7 +48,7 @@ class Pair:
 
     def passing_share(self) -> float | None:
         """Returns at what share of the steps SALT has BASELINE's final loss."""
-        curves = (ValidationCurve.of(run.records) for run in (self.salt, self.baseline))
+        curves = (LossCurve.of(run.records) for run in (self.salt, self.baseline))
         point = passing_point(*curves)
         return None if point is None else point.share_of_steps
 

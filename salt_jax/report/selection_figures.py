@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import patheffects
 from matplotlib.figure import Figure
 
-from salt_jax.report.figures import COLORS, FAINT, INK, new_figure
+from salt_jax.report.svg import COLORS, FAINT, INK, new_figure
 
 MOST_DOMAINS = 40  # That are drawn; a table has all.
 _KEPT = COLORS["SALT"]
@@ -51,9 +50,8 @@ def domains_figure(domains: Sequence[Mapping[str, Any]], overall: float) -> Figu
     shares = [domain["kept_share"] for domain in shown]
     bars = axes.barh(range(len(shown)), shares, 0.7, color=_KEPT)
     axes.axvline(overall, color=INK, lw=0.8, ls=(0, (4, 3)))
-    halo = [patheffects.withStroke(linewidth=3, foreground="white")]
     style: dict[str, Any] = {"padding": 3, "fontsize": 7, "color": INK}
-    axes.bar_label(bars, [f"{x:.0%}" for x in shares], path_effects=halo, **style)
+    axes.bar_label(bars, [f"{x:.0%}" for x in shares], **style)
     axes.set_yticks(range(len(shown)), [domain["domain"] for domain in shown])
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(-0.6, len(shown) - 0.4)

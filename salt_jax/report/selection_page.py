@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from salt_jax.report import page
-from salt_jax.report.figures import png
 from salt_jax.report.selection_figures import domains_figure, histogram_figure
+from salt_jax.report.svg import svg
 
 _SHOWN = {"highest": "highest", "median": "middle", "lowest": "lowest"}
 # What HTML may not hold, though text may.
@@ -63,10 +63,11 @@ def _findings(one: Mapping[str, Any]) -> Iterator[str]:
 def _domains(one: Mapping[str, Any]) -> Iterator[str]:
     overall = one["kept"] / one["scored"]
     yield page.picture(
-        png(domains_figure(one["domains"], overall)),
+        svg(domains_figure(one["domains"], overall)),
         says="Bar chart: the share kept of each domain; the table below has the same.",
         caption=f"The share kept of each domain. Dashes: {overall:.1%}, that of all. A "
         "sequence counts where most of its tokens are from.",
+        numbers="selection.json",
     )
     rows = [
         [
@@ -89,9 +90,10 @@ def _histograms(one: Mapping[str, Any]) -> Iterator[str]:
     names = {"worth": f"worth by {one['ranking']}", "mean_loss": "mean loss, nats"}
     for key, name in names.items():
         yield page.picture(
-            png(histogram_figure(one["histograms"][key], name)),
+            svg(histogram_figure(one["histograms"][key], name)),
             says=f"Histogram of the sequences kept and left out, by {name}.",
             caption=f"How many sequences are kept and left out, by {name}.",
+            numbers="selection.json",
         )
 
 

@@ -1,14 +1,28 @@
-"""Writes the report: one page that opens offline, and its pictures beside it."""
+"""Writes the report: one page that opens offline, figures and numbers beside it."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from etils import epath
 from matplotlib.figure import Figure
 
-from salt_jax.report import after_training, figures, page, sections
-from salt_jax.report.runs import Comparison
+from salt_jax.report import after_training, figures, page, sections, summary
+from salt_jax.report.comparison import Comparison
+from salt_jax.report.svg import svg
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Picture:
+    """A figure with the numbers that are drawn, both written beside the page."""
+
+    figure: Figure
+    numbers: Mapping[str, Any]
+    says: str  # For those who do not see it.
+    caption: str
 
 
 def write_report(
@@ -18,112 +32,129 @@ def write_report(
     salt: epath.PathLike,
     slm: epath.PathLike,
     scores: epath.PathLike | None = None,
+    step_times: epath.PathLike | None = None,
     few_shot: epath.PathLike | None = None,
     fine_tuned: Sequence[epath.PathLike] = (),
     exports: Sequence[epath.PathLike] = (),
     commands: Sequence[str] = (),
 ) -> epath.Path:
-    """Writes `report.html` and its pictures into `output`; returns the page's path.
+    """Writes `report.html` and what it links to into `output`; returns its path.
 
     Args:
-      output: A folder, made where there is none.
-      baseline: The workdir of the run without a teacher.
-      salt: The workdir of the run with one.
-      slm: The workdir of the teacher's own training.
+      output: A folder, made if missing.
+      baseline: The directory of the run without a teacher.
+      salt: The directory of the run with one.
+      slm: The directory of the teacher's own training.
       scores: The folder of the scores that SALT selected by, with the bill of making
         them; None without selection.
+      step_times: The file that `time_steps` wrote; without it time is not compared.
       few_shot: The folder that `evaluate --tasks` wrote; None without it.
-      fine_tuned: The workdirs of students that were fine-tuned and then evaluated.
+      fine_tuned: Run directories of students that were fine-tuned and evaluated.
       exports: Folders of exports to point to.
-      commands: What to type to make all of it again, for the page.
+      commands: The command lines that made the runs, in order.
 
     Raises:
-      FileNotFoundError: a run was not trained, or not evaluated; an export is missing.
-      ValueError: a run has no validation, or the runs were evaluated on different
-        text.
+      FileNotFoundError: a run was not trained, or not evaluated; another file is
+        missing.
+      ValueError: a run has no validation, a stage no measured step time, or the runs
+        were evaluated on different text.
     """
-    comparison = Comparison.read(baseline=baseline, salt=salt, slm=slm, scores=scores)
+    comparison = Comparison.read(
+        baseline=baseline, salt=salt, slm=slm, scores=scores, step_times=step_times
+    )
     output = epath.Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    pngs = {name: figures.png(figure) for name, figure in _figures(comparison)}
-    for name, png in pngs.items():
-        (output / f"{name}.png").write_bytes(png)
+    shown = {}
+    for name, picture in _pictures(comparison):
+        content = svg(picture.figure)
+        (output / f"{name}.svg").write_bytes(content)
+        _write_json(output / f"{name}.json", picture.numbers)
+        shown[name] = page.picture(
+            content, says=picture.says, caption=picture.caption, numbers=f"{name}.json"
+        )
+    if comparison.clock is not None:
+        _write_json(output / "step_times.json", comparison.clock.described)
     after = []
     if few_shot is not None:
         after.append(after_training.few_shot(few_shot))
     if fine_tuned:
         after.append(after_training.fine_tuned(fine_tuned))
-    if exports:
-        after.append(after_training.exports(exports))
     html = page.document(
-        sections.title(comparison),
-        *map(page.paragraph, sections.findings(comparison)),
-        *_pictures(comparison, pngs),
+        summary.title(comparison),
+        page.paragraph(summary.compared(comparison)),
+        shown.pop("loss_steps"),
+        *map(page.paragraph, summary.findings(comparison)),
+        summary.equal_table(comparison),
+        page.note(summary.noise(comparison)),
+        *_figure_sections(shown),
+        *_details(comparison),
         *after,
-        *_tables(comparison, commands),
+        *_end(comparison, exports, commands),
     )
     (output / "report.html").write_text(html)
     return output / "report.html"
 
 
-def _figures(comparison: Comparison) -> Iterator[tuple[str, Figure]]:
+def _pictures(comparison: Comparison) -> Iterator[tuple[str, _Picture]]:
     runs = figures.Runs(
         curves=comparison.curves,
-        records={
-            "BASELINE": comparison.baseline.records,
-            "SALT": comparison.salt.records,
-        },
+        training=comparison.training_curves,
         passing=comparison.passing,
         transition=comparison.transition,
     )
-    for spent in figures.SPENT:
-        bill = comparison.bill("flops") if spent.name == "flops" else 0.0
-        yield f"loss_{spent.name}", figures.loss_figure(runs, spent, bill=bill)
+    result = summary.title(comparison)
+    for what in comparison.measures:
+        spent, bill = figures.SPENT[what], comparison.bill(what)
+        picture = _Picture(
+            figure=figures.loss_figure(runs, spent, bill=bill or 0.0),
+            numbers=runs.describe() | {"bill": bill},
+            says=f"Line chart: held-out loss against {spent.noun}. {result}.",
+            caption=f"Loss against {spent.noun}. Dots: held-out text. Faint lines: "
+            "training text (cross-entropy, moving mean).",
+        )
+        yield f"loss_{spent.noun.replace(' ', '_').lower()}", picture
     if any("kl" in record for record in comparison.salt.records):
-        yield "kl", figures.kl_figure(comparison.salt.records)
+        yield "kl", _kl(comparison)
+    yield "domains", _domains(comparison)
+
+
+def _kl(comparison: Comparison) -> _Picture:
+    taught = [record for record in comparison.salt.records if "kl" in record]
+    return _Picture(
+        figure=figures.kl_figure(taught),
+        numbers={name: [record[name] for record in taught] for name in ("step", "kl")},
+        says="Line chart: KL from the teacher to the student while there is a teacher.",
+        caption="KL(teacher || student) at temperature 1 on training text, in nats per "
+        "token.",
+    )
+
+
+def _domains(comparison: Comparison) -> _Picture:
     bits = {
         name: {domain: x["bits_per_byte"] for domain, x in run.domains("val").items()}
         for name, run in comparison.models.items()
     }
-    yield "domains", figures.domains_figure(bits)
-
-
-def _pictures(comparison: Comparison, pngs: Mapping[str, bytes]) -> Iterator[str]:
-    result = sections.title(comparison)
-    losses = [
-        page.picture(
-            pngs[f"loss_{spent.name}"],
-            says=f"Line chart: held-out loss against {spent.noun}. {result}.",
-            caption=f"Loss against {spent.noun}. Dots are held-out text, the faint "
-            "lines training text (cross-entropy, a moving mean).",
-        )
-        for spent in figures.SPENT
-    ]
-    yield page.section("Loss", *losses)
-    if "kl" in pngs:
-        yield page.section("Distance from the teacher", _kl_picture(pngs["kl"]))
-    picture = page.picture(
-        pngs["domains"],
+    return _Picture(
+        figure=figures.domains_figure(bits),
+        numbers={"bits_per_byte": bits},
         says="Bar chart: bits per byte of each model in each domain of the validation "
-        "text. The table of held-out loss below has the same comparison in numbers.",
-        caption="Bits per byte of validation text, by domain.",
-    )
-    yield page.section("By domain", picture)
-
-
-def _kl_picture(png: bytes) -> str:
-    return page.picture(
-        png,
-        says="Line chart: KL from the teacher to the student while there is a teacher.",
-        caption="KL(teacher || student) at temperature 1 on training text: how far the "
-        "student still is from its teacher.",
+        "text. The tables of held-out loss have each domain's loss.",
+        caption="Bits per byte of validation text by domain.",
     )
 
 
-def _tables(comparison: Comparison, commands: Sequence[str]) -> Iterator[str]:
-    yield page.section(
+def _figure_sections(shown: Mapping[str, str]) -> Iterator[str]:
+    spent = [html for name, html in shown.items() if name.startswith("loss_")]
+    yield page.folded_section("Loss against FLOPs and step time", *spent)
+    if "kl" in shown:
+        yield page.folded_section("Distance from the teacher", shown["kl"])
+    yield page.folded_section("Loss by domain", shown["domains"])
+
+
+def _details(comparison: Comparison) -> Iterator[str]:
+    yield page.folded_section(
         "Held-out loss",
-        page.note("Nats per token. A negative difference is in favour of SALT."),
+        page.note("Nats per token. A negative difference is in favor of SALT."),
         *(
             f"{page.heading(split)}{sections.held_out_table(comparison, split)}"
             for split in comparison.salt.evaluation["splits"]
@@ -131,27 +162,59 @@ def _tables(comparison: Comparison, commands: Sequence[str]) -> Iterator[str]:
         page.heading("Other measures"),
         sections.measures_table(comparison),
     )
-    yield page.section(
-        "What it cost",
+    yield page.folded_section(
+        "Cost",
         page.note(
-            "FLOPs are counted by formula. Seconds are those of training and of "
-            "scoring, as each run recorded them."
+            "FLOPs are counted by formula. Step time is steps times measured step "
+            "time; scoring is counted at the FLOP rate of the SLM's step. A run's own "
+            "clock also counts what else the machine did: do not compare runs by it."
         ),
         sections.bill_table(comparison),
     )
-    yield page.section(
+    yield page.folded_section("Step time and its noise", *_step_times(comparison))
+    yield page.folded_section(
         "Settings",
-        page.note("The end_step of SALT's first stage is where its teacher leaves."),
+        page.note("The teacher leaves at the end_step of SALT's first stage."),
         sections.settings_tables(comparison),
     )
-    yield page.section(
-        "How the models go on with held-out text", sections.samples(comparison)
+    yield page.folded_section(
+        "Continuations of held-out text", sections.samples(comparison)
     )
-    yield page.section(
+
+
+def _step_times(comparison: Comparison) -> Iterator[str]:
+    yield sections.step_times_table(comparison)
+    if comparison.clock is not None:
+        yield page.note(
+            "Quartiles are over blocks; each ratio is of two blocks of one round. "
+            "Variation is the coefficient of variation."
+        )
+        yield page.link("step_times.json", "Numbers (JSON)")
+    yield page.heading("Each run by its own clock")
+    yield sections.own_clocks_table(comparison)
+    yield page.note(
+        "A ratio above 1: while it trained, the run had less of the machine than the "
+        "measurement. Wall-clock time adds compiling, validating and saving."
+    )
+
+
+def _end(
+    comparison: Comparison, exports: Sequence[epath.PathLike], commands: Sequence[str]
+) -> Iterator[str]:
+    if exports:
+        yield after_training.exports(exports)
+    yield page.folded_section(
         "Environment",
         page.note("Of the process that wrote this page."),
         sections.environment_table(),
     )
     if commands:
-        again = page.preformatted("\n".join(commands))
-        yield page.section("To make all of this again", again)
+        yield page.section(
+            "Commands that made this run",
+            page.note("As each directory recorded them. A click selects all."),
+            page.copyable("\n".join(commands)),
+        )
+
+
+def _write_json(path: epath.Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")

@@ -34,10 +34,26 @@ def test_few_shot_numbers_stand_with_their_errors_and_with_chance(asked):
     bits = few_shot_row("cloze", "bits", is_share=False, chance=None)
     folder = asked(tasks=[few_shot_row("next"), bits])
     assert rows(after_training.few_shot(folder)) == [
-        ["Task", "Metric", "Examples", "Shots", "Chance", "slm", "salt_ds"],
+        ["Task", "Metric", "Examples", "Shots", "Chance", "slm ± SE", "salt_ds ± SE"],
         ["next", "acc", "1,500", "2", "25.0", "25.5 ± 2.0", "50.0"],
-        ["cloze", "bits", "1,500", "2", "", "0.255 ± 0.02", "0.5"],
+        ["cloze", "bits", "1,500", "2", "", "0.255 ± 0.020", "0.50"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "stderr", "shown"),
+    [
+        (0.2537313, 0.0123456, "0.254 ± 0.012"),
+        (123.456, 4.5, "123.5 ± 4.5"),
+        (0.2537313, None, "0.25"),
+        (0.0, 0.0, "0.00 ± 0.00"),
+        (17.25, 120.0, "17 ± 120"),
+    ],
+)
+def test_a_number_is_rounded_to_two_digits_of_its_error(asked, value, stderr, shown):
+    marks = {"slm": {"value": value, "stderr": stderr}}
+    row = few_shot_row("bits", is_share=False, marks=marks)
+    assert rows(after_training.few_shot(asked(tasks=[row])))[1][-1] == shown
 
 
 def test_means_of_groups_stand_out(asked):
@@ -83,12 +99,11 @@ def test_fine_tuned_students_stand_side_by_side_on_each_set(tmp_path):
         [fine_tuned_run(tmp_path / "a", "baseline", 0.1),
          fine_tuned_run(tmp_path / "b", "salt", 0.2)]
     )  # fmt: skip
-    header, test, new, old = rows(html)
-    assert header[:4] == [
-        *("Questions of", "Number"),
-        *("Exact match, from baseline", "Exact match, from salt"),
-    ]
-    assert test[:4] == ["test", "10", "10.0%", "20.0%"]
+    header, test, beside, new, _, old, _ = rows(html)
+    assert header[:4] == ["Questions of", "Number", "Start", "Exact match, % ± SE"]
+    # The standard error of a share of 10 questions: sqrt(0.1 * 0.9 / 10).
+    assert test[:4] == ["test", "10", "baseline", "10.0% ± 9.5"]
+    assert beside[:4] == ["", "", "salt", "20.0% ± 12.6"]
     # Of five fields none is shown: there are too many for a page.
     assert (new[:2], old[0]) == (["test: new", "4"], "test: old")
     assert "facts, from salt" in html

@@ -1,19 +1,20 @@
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
 from salt_jax.report import figures
-from salt_jax.report.comparison import ValidationCurve, passing_point
+from salt_jax.report.curves import LossCurve, passing_point
 
-STEPS, FLOPS, _ = figures.SPENT
+STEPS, FLOPS = figures.SPENT["steps"], figures.SPENT["flops"]
 
 
 def curve(*losses, flops_each):
     steps = 100.0 * np.arange(1, len(losses) + 1)
     losses = np.array(losses, float)
-    return ValidationCurve(
-        steps=steps, flops=flops_each * steps, seconds=steps, losses=losses
+    return LossCurve(
+        steps=steps, flops=flops_each * steps, seconds=3 * steps, losses=losses
     )
 
 
@@ -23,10 +24,10 @@ def runs():
         "BASELINE": curve(5.0, 4.0, 3.5, 3.0, flops_each=1e10),
         "SALT": curve(4.5, 3.5, 2.5, 2.0, flops_each=2e10),
     }
-    records = [{"step": 50 * i, "flops": 1e10 * i, "ce": 6.0 - i} for i in range(3)]
+    training = curve(6.0, 5.0, 4.0, flops_each=1e10)
     return figures.Runs(
         curves=curves,
-        records={"BASELINE": records, "SALT": records},
+        training={"BASELINE": training, "SALT": training},
         passing=passing_point(curves["SALT"], curves["BASELINE"]),
         transition=150,
     )
@@ -71,6 +72,21 @@ def test_the_bill_moves_the_curve_to_the_right_and_the_axis_holds_it(runs):
     assert [x + 3.0 for x, _ in plain] == [x for x, _ in billed]
     assert figure.axes[0].get_xlim()[1] > billed[-1][0]
     assert "SALT, the SLM's bill added" in texts(figure)
+
+
+def test_the_axis_of_time_is_that_of_measured_step_times(runs):
+    figure = figures.loss_figure(runs, figures.SPENT["seconds"])
+    _, plain = lines(figure, figures.COLORS["SALT"])
+    assert [x for x, _ in plain] == [300.0, 600.0, 900.0, 1200.0]
+    assert "measured step time" in figure.axes[0].get_xlabel()
+
+
+def test_the_numbers_behind_a_figure_are_those_drawn(runs):
+    said = json.loads(json.dumps(runs.describe()))
+    assert said["held_out"]["SALT"]["losses"] == [4.5, 3.5, 2.5, 2.0]
+    assert said["training"]["BASELINE"]["steps"] == [100.0, 200.0, 300.0]
+    assert said["passing"]["share_of_steps"] == 0.625
+    assert said["transition_step"] == 150
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,12 @@ def test_every_part_closes_what_it_opens():
                 page.paragraph("Text."),
                 page.note("A note."),
                 page.table(["a", "b"], [["x", "1"], ["all", "2"]], totals=1),
-                page.picture(b"png", says="a line", caption="A line."),
+                page.picture(
+                    b"svg", says="a line", caption="A line.", numbers="a.json"
+                ),
                 page.folded("More", page.preformatted("  x")),
             ),
+            page.folded_section("Details", page.copyable("a && b")),
         )
     )
     assert checker.open == []
@@ -49,8 +52,11 @@ def test_text_of_every_kind_is_escaped():
         page.note(nasty),
         page.preformatted(nasty),
         page.table([nasty], [[nasty, nasty]], totals=0),
-        page.picture(b"", says=nasty, caption=nasty),
+        page.picture(b"", says=nasty, caption=nasty, numbers=nasty),
         page.folded(nasty),
+        page.folded_section(nasty),
+        page.copyable(nasty),
+        page.link(nasty, nasty),
     ]
     assert "<script>" not in "".join(made)
     assert all("&lt;script&gt;&quot;&amp;" in html for html in made)

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from salt_jax.report.comparison import (
+from salt_jax.report.curves import (
+    LossCurve,
     PassingPoint,
-    ValidationCurve,
-    loss_at_flops,
+    loss_at,
     passing_point,
     smooth,
     transition_step,
@@ -13,7 +13,7 @@ from salt_jax.report.comparison import (
 
 def curve(*losses, flops_each=10.0, seconds_each=2.0):
     steps = 100.0 * np.arange(1, len(losses) + 1)
-    return ValidationCurve(
+    return LossCurve(
         steps=steps,
         flops=flops_each * steps,
         seconds=seconds_each * steps,
@@ -64,20 +64,38 @@ def test_the_target_is_the_other_runs_last_loss_and_not_its_best():
     assert passing_point(curve(4.0, 2.0), baseline).steps == 150.0
 
 
-def test_a_curve_is_made_of_the_records_with_a_validation():
-    records = [
-        {"step": 1, "flops": 1.0, "seconds": 0.5, "ce": 9.0},
-        {"step": 2, "flops": 2.0, "seconds": 1.0, "val_loss": 8.0},
-        {"step": 4, "flops": 5.0, "seconds": 3.0, "val_loss": 7.0},
-    ]
-    made = ValidationCurve.of(records)
-    found = [made.steps, made.flops, made.seconds, made.losses]
-    np.testing.assert_array_equal(found, [[2, 4], [2, 5], [1, 3], [8, 7]])
+RECORDS = [
+    {"step": 1, "flops": 1.0, "seconds": 0.5, "ce": 9.0},
+    {"step": 2, "flops": 2.0, "seconds": 1.0, "val_loss": 8.0},
+    {"step": 4, "flops": 5.0, "seconds": 3.0, "val_loss": 7.0},
+]
+
+
+def test_a_curve_is_made_of_the_records_that_have_its_loss():
+    made = LossCurve.of(RECORDS)
+    found = [made.steps, made.flops, made.losses]
+    np.testing.assert_array_equal(found, [[2, 4], [2, 5], [8, 7]])
+    assert LossCurve.of(RECORDS, "ce").losses.tolist() == [9.0]
+
+
+def test_seconds_are_those_of_the_clock_and_never_of_the_records():
+    made = LossCurve.of(RECORDS)
+    assert made.seconds is None
+    with pytest.raises(ValueError, match="time_steps"):
+        made.spent("seconds")
+    clocked = LossCurve.of(RECORDS, clock=lambda steps: 10.0 * steps)
+    assert clocked.spent("seconds").tolist() == [20.0, 40.0]
+
+
+def test_without_seconds_a_passing_has_no_share_of_them():
+    untimed = LossCurve.of(RECORDS)
+    passing = passing_point(untimed, untimed)
+    assert (passing.share_of_steps, passing.share_of_seconds) == (1.0, None)
 
 
 def test_a_run_without_a_validation_is_refused():
     with pytest.raises(ValueError, match="None of 1 metric records has a 'val_loss'"):
-        ValidationCurve.of([{"step": 1, "ce": 2.0}])
+        LossCurve.of([{"step": 1, "ce": 2.0}])
 
 
 @pytest.mark.parametrize(
@@ -85,7 +103,7 @@ def test_a_run_without_a_validation_is_refused():
     [(999.0, None), (1000.0, 5.0), (1500.0, 4.5), (4000.0, 3.0), (9000.0, 3.0)],
 )
 def test_the_loss_for_some_flops_is_unknown_before_the_first_validation(flops, loss):
-    assert loss_at_flops(BASELINE, flops) == loss
+    assert loss_at(BASELINE, "flops", flops) == loss
 
 
 def test_the_transition_is_where_the_first_stage_was_last_seen():
