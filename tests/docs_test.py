@@ -11,7 +11,7 @@ from salt_jax.commands import parser
 from salt_jax.data.scoring.score_columns import record_dtype
 from salt_jax.evaluation.answer_scores import METRICS
 from salt_jax.evaluation.held_out_text import DomainSums
-from salt_jax.few_shot.measures import SHARES
+from salt_jax.few_shot.metrics import SHARES
 from salt_jax.main import main
 from salt_jax.telemetry.time_sheet import TimeSheet
 
