@@ -65,7 +65,10 @@ for model in slm baseline salt_ds; do
   [[ -e $runs/exports/${model}_hf ]] || # It is there only when it is whole.
     salt export --format=hf --export=$runs/exports/$model --output=$runs/exports/${model}_hf
 done
+# Time is compared by step times that are measured side by side: about a minute.
+salt time_steps --gin_file=gin/tiny_salt_ds.gin --beside=gin/tiny_slm.gin \
+  --output=$runs/step_times.json
 salt report --baseline=$runs/baseline --salt=$runs/salt_ds --slm=$runs/slm \
-  --scores=$runs/scores --few_shot=$runs/few_shot "${tuned[@]}" \
+  --scores=$runs/scores --step_times=$runs/step_times.json --few_shot=$runs/few_shot "${tuned[@]}" \
   $(printf -- "--export=$runs/exports/%s " slm{,_hf} baseline{,_hf} salt_ds{,_hf}) \
   --output=$runs/report

@@ -20,6 +20,7 @@ from salt_jax.commands.options import (
     add_gin,
     add_workdir,
     join,
+    record,
 )
 
 EXAMPLES = """\
@@ -86,7 +87,9 @@ def run(options: Options) -> int:
     from salt_jax.config import Experiment
 
     if options.tasks is not None:
-        return few_shot.run(options, options.placement("evaluate"))
+        output = few_shot.run(options, options.placement("evaluate"))
+        record(output, "evaluate", options)
+        return 0
     from salt_jax.evaluate import evaluate_run
 
     experiment = options.load("evaluate", Experiment)
@@ -98,4 +101,5 @@ def run(options: Options) -> int:
     )
     if jax.process_index() == 0:
         print(table)
+    record(options.run_directory(), "evaluate", options)
     return 0

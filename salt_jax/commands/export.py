@@ -20,6 +20,7 @@ from salt_jax.commands.options import (
     add_workdir,
     join,
     positive,
+    record,
 )
 
 EXAMPLES = """\
@@ -108,6 +109,7 @@ def run(options: Options) -> int:
     """
     if options.export:
         _convert(options, options.export[0], options.output or "")
+        record(options.output or "", "export", options)
         return 0
     join(options.distributed)
     from salt_jax.config import Experiment
@@ -120,6 +122,7 @@ def run(options: Options) -> int:
     if options.format != "hf":
         output = epath.Path(options.output or workdir / "export")
         export_run(experiment, workdir, output, step=options.step, dtype=dtype)
+        record(workdir, "export", options)
         return 0
     output = epath.Path(options.output or workdir / "hugging_face")
     # Before a checkpoint is read for it.
@@ -130,6 +133,7 @@ def run(options: Options) -> int:
     export_run(experiment, workdir, between, step=options.step, dtype=dtype)
     _convert(options, between, output)
     between.rmtree()
+    record(workdir, "export", options)
     return 0
 
 

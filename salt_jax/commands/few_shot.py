@@ -114,12 +114,15 @@ def _add_computation(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(options: TaskOptions, where: Mapping[str, Any]) -> int:
+def run(options: TaskOptions, where: Mapping[str, Any]) -> epath.Path:
     """Asks each export all tasks, prints a table, and writes what lm-eval would.
 
     Args:
       options: Exports and tasks.
       where: The `mesh` and `rules` of an experiment; empty: all devices in a row.
+
+    Returns:
+      The folder of the results.
 
     Raises:
       FileNotFoundError: there is no such export.
@@ -149,4 +152,4 @@ def run(options: TaskOptions, where: Mapping[str, Any]) -> int:
         for rows in tables.values():
             print(render(rows) if rows else "No task can be split.", end="\n\n")
         print(f"All numbers and answers are in {output}.")
-    return 0
+    return output

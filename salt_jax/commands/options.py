@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import pathlib
+import shlex
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, overload
 
@@ -14,7 +15,10 @@ Job = TypeVar("Job")
 
 # What a gin file can bind, and the commands that take it; the first runs unnamed.
 COMMANDS_OF = {
-    "Experiment": ("train", "select", "evaluate", "export", "compile", "describe"),
+    "Experiment": (
+        *("train", "select", "evaluate", "export", "compile"),
+        *("time_steps", "describe"),
+    ),
     "Scoring": ("score", "compile", "describe"),
     "Preparation": ("prepare", "describe"),
 }
@@ -178,6 +182,40 @@ def join(processes: str | None) -> None:
             f"--distributed={processes} is neither auto nor HOST:PORT,COUNT,INDEX "
             f"({error})."
         ) from error
+
+
+def command_line(command: str, options: Any) -> str:
+    """Returns a command line that gives a command its options.
+
+    Args:
+      command: Its name.
+      options: A dataclass whose fields are named as the flags.
+    """
+    words = ["salt_jax", command]
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if value == field.default:
+            continue
+        if field.name == "gin_bindings":
+            words += [f"--gin.{binding}" for binding in value]
+        elif value is True:
+            words.append(f"--{field.name}")
+        else:
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"--{field.name}={each}" for each in values]
+    return shlex.join(words)
+
+
+def record(directory: epath.PathLike, command: str, options: Any) -> None:
+    """Records a command that has ended in the directory it wrote; in one process."""
+    from salt_jax.telemetry.recorded_commands import record_command
+
+    if getattr(options, "distributed", None) is not None:
+        import jax
+
+        if jax.process_index() != 0:
+            return
+    record_command(directory, command_line(command, options))
 
 
 def positive(text: str) -> int:

@@ -25,6 +25,7 @@ COMMANDS = {
     "export": "salt_jax.commands.export",
     "import": "salt_jax.commands.import_",
     "compile": "salt_jax.commands.compile",
+    "time_steps": "salt_jax.commands.time_steps",
     "report": "salt_jax.commands.report",
     "compare": "salt_jax.commands.compare",
 }

@@ -11,7 +11,7 @@ import dataclasses
 import shlex
 import sys
 
-from salt_jax.commands.options import GinOptions, add_gin
+from salt_jax.commands.options import GinOptions, add_gin, record
 
 EXAMPLES = """\
   salt_jax prepare --gin_file=gin/tiny_prepare.gin
@@ -66,8 +66,10 @@ def run(options: Options) -> int:
         from salt_jax.data.preparing.beam_prepare import prepare_with_beam
 
         prepare_with_beam(preparation, shlex.split(options.beam))
+        record(preparation.output, "prepare", options)
     elif not options.verify:
         prepare(preparation)
+        record(preparation.output, "prepare", options)
     elif failures := verify(preparation):
         for failure in failures:
             print(f"salt_jax: {failure}", file=sys.stderr)

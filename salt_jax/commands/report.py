@@ -9,6 +9,8 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 
+from salt_jax.commands.options import command_line
+
 EXAMPLES = """\
   salt_jax report --baseline=runs/baseline --salt=runs/salt --slm=runs/slm \\
       --scores=/scores/slm_1p5b --output=runs/report"""
@@ -23,6 +25,7 @@ class Options:
     slm: str
     output: str
     scores: str | None = None
+    step_times: str | None = None
     few_shot: str | None = None
     fine_tuned: Sequence[str] = ()
     export: Sequence[str] = ()
@@ -57,6 +60,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--scores", metavar="DIR", help="scores that the selection ranked by"
     )
+    group.add_argument(
+        "--step_times",
+        metavar="FILE",
+        help="what time_steps wrote (default: time is not compared)",
+    )
     group.add_argument("--few_shot", metavar="DIR", help="what evaluate --tasks wrote")
     group.add_argument(
         "--fine_tuned",
@@ -87,10 +95,11 @@ def run(options: Options) -> int:
         salt=options.salt[0],
         slm=options.slm,
         scores=options.scores,
+        step_times=options.step_times,
         few_shot=options.few_shot,
         fine_tuned=options.fine_tuned,
         exports=options.export,
-        commands=("bash launch/demo.sh --fresh",),
+        command=command_line("report", options),
     )
     print(f"The report is {page}.")
     return 0

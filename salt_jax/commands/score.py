@@ -9,7 +9,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from salt_jax.commands.options import GinOptions, add_distributed, add_gin, join
+from salt_jax.commands.options import (
+    GinOptions,
+    add_distributed,
+    add_gin,
+    join,
+    record,
+)
 
 EXAMPLES = """\
   salt_jax score --gin_file=gin/tiny_score.gin
@@ -40,5 +46,7 @@ def run(options: Options) -> int:
     from salt_jax.config import Scoring
     from salt_jax.score import score
 
-    score(options.load("score", Scoring))
+    scoring = options.load("score", Scoring)
+    score(scoring)
+    record(scoring.output, "score", options)
     return 0

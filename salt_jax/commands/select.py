@@ -11,7 +11,7 @@ import dataclasses
 
 from etils import epath
 
-from salt_jax.commands.options import RunOptions, add_gin, add_workdir
+from salt_jax.commands.options import RunOptions, add_gin, add_workdir, record
 
 EXAMPLES = """\
   salt_jax select --gin_file=gin/tiny_salt_ds.gin
@@ -53,4 +53,5 @@ def run(options: Options) -> int:
     for line in report_selections(experiment, output):
         print(line)
     print(f"The selection is shown in {output / 'selection.html'}.")
+    record(options.output or options.run_directory(), "select", options)
     return 0

@@ -19,6 +19,7 @@ from salt_jax.commands.options import (
     add_gin,
     add_workdir,
     join,
+    record,
 )
 
 EXAMPLES = """\
@@ -86,4 +87,5 @@ def run(options: Options) -> int:
         )
     except PreemptedError as stopped:
         print(f"{stopped} The same command resumes it.", file=sys.stderr)
+    record(options.run_directory(), "train", options)
     return 0

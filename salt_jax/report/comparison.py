@@ -33,6 +33,7 @@ class Comparison:
     salt: Run
     slm: Run
     scoring: Mapping[str, float] | None  # "flops" and "seconds", where there was any.
+    scores: str | None = None  # Their folder.
     clock: StepClock | None = None  # None: step times were not measured.
 
     def __post_init__(self) -> None:
@@ -59,6 +60,7 @@ class Comparison:
             salt=Run.read(salt),
             slm=Run.read(slm),
             scoring=None if scores is None else dataclasses.asdict(read_bill(scores)),
+            scores=None if scores is None else str(scores),
             clock=None if step_times is None else StepClock.read(step_times),
         )
 
@@ -66,6 +68,13 @@ class Comparison:
     def models(self) -> dict[str, Run]:
         """The models, in the order in which they are shown."""
         return {"BASELINE": self.baseline, "SALT": self.salt, "SLM": self.slm}
+
+    @property
+    def directories(self) -> list[str]:
+        """The prepared sequences that the runs read, the scores, and the runs."""
+        paths = [path for run in self.models.values() for path in run.data_paths]
+        runs = [run.workdir for run in self.models.values()]
+        return [*dict.fromkeys(paths), *([self.scores] if self.scores else []), *runs]
 
     @property
     def measures(self) -> tuple[str, ...]:

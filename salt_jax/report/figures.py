@@ -176,7 +176,7 @@ def _label_curves(axes: Axes, runs: Runs, spent: Spent, bill: float) -> None:
         style |= {"va": "bottom" if upper else "top"}
         # With a bill the axis goes on, and the ends have room to their right.
         style |= {"ha": "left" if bill else "right"}
-        by = (6, 1 if upper else -1) if bill else (0, 10 if upper else -10)
+        by = (6, 1 if upper else -1) if bill else (0, 13 if upper else -10)
         _note(axes, f"{name} {loss:.3f}", (x, loss), by, **style)
     if bill:
         salt = runs.curves["SALT"]

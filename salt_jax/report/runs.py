@@ -49,6 +49,13 @@ class Run:
         return float(self.records[-1][what])
 
     @property
+    def data_paths(self) -> list[str]:
+        """The folders of prepared sequences that the stages read."""
+        data = [stage["data"] for stage in self.experiment["stages"]]
+        parts = [part for each in data for part in each.get("parts", [each])]
+        return [part["path"] for part in parts if part.get("path")]
+
+    @property
     def steps(self) -> int:
         """Steps of the whole run."""
         return int(self.records[-1]["step"])

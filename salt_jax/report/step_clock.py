@@ -16,7 +16,11 @@ from salt_jax.training.step_times import cost_of
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepClock:
-    """Step times measured side by side, the plain update's first."""
+    """Step times measured side by side, the plain update's first.
+
+    The step time of an update is the median of the plain one times the median ratio of
+    both within a round: a slow minute then changes it less than the update's own median.
+    """
 
     described: Mapping[str, Any]  # The file as it was written.
 
@@ -62,7 +66,7 @@ class StepClock:
                     f"{stage['name']!r} of {run.workdir}: time that experiment too, "
                     "or leave out --step_times."
                 )
-            total += update["median"] * (np.clip(steps, begin, end) - begin)
+            total += self._step_seconds(update) * (np.clip(steps, begin, end) - begin)
             begin = end
         return total
 
@@ -70,7 +74,10 @@ class StepClock:
         """Returns the rate of the last stage of a run."""
         update = self._find(run, run.experiment["stages"][-1])
         assert update is not None, run.workdir
-        return update["flops"] / update["median"]
+        return update["flops"] / self._step_seconds(update)
+
+    def _step_seconds(self, update: Mapping[str, Any]) -> float:
+        return self.updates[0]["median"] * update["ratio_to_plain"]["median"]
 
     def _find(self, run: Run, stage: Mapping[str, Any]) -> Mapping[str, Any] | None:
         cost = cost_of(run.experiment, stage)

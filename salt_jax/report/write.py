@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from salt_jax.report import after_training, figures, page, sections, summary
 from salt_jax.report.comparison import Comparison
 from salt_jax.report.svg import svg
+from salt_jax.telemetry.recorded_commands import read_commands, with_commands
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ def write_report(
     few_shot: epath.PathLike | None = None,
     fine_tuned: Sequence[epath.PathLike] = (),
     exports: Sequence[epath.PathLike] = (),
-    commands: Sequence[str] = (),
+    command: str = "",
 ) -> epath.Path:
     """Writes `report.html` and what it links to into `output`; returns its path.
 
@@ -51,7 +52,7 @@ def write_report(
       few_shot: The folder that `evaluate --tasks` wrote; None without it.
       fine_tuned: Run directories of students that were fine-tuned and evaluated.
       exports: Folders of exports to point to.
-      commands: The command lines that made the runs, in order.
+      command: The command line that writes this page.
 
     Raises:
       FileNotFoundError: a run was not trained, or not evaluated; another file is
@@ -89,7 +90,12 @@ def write_report(
         *_figure_sections(shown),
         *_details(comparison),
         *after,
-        *_end(comparison, exports, commands),
+        *_end(exports),
+        _commands(
+            comparison,
+            [*([few_shot] if few_shot else []), *fine_tuned, *with_commands(exports)],
+            command,
+        ),
     )
     (output / "report.html").write_text(html)
     return output / "report.html"
@@ -165,9 +171,10 @@ def _details(comparison: Comparison) -> Iterator[str]:
     yield page.folded_section(
         "Cost",
         page.note(
-            "FLOPs are counted by formula. Step time is steps times measured step "
-            "time; scoring is counted at the FLOP rate of the SLM's step. A run's own "
-            "clock also counts what else the machine did: do not compare runs by it."
+            "FLOPs are counted by formula. Step time is the steps of each stage times "
+            "their measured step time; scoring is counted at the FLOP rate of the "
+            "SLM's step. A run's own clock also counts what else the machine did: do "
+            "not compare runs by it."
         ),
         sections.bill_table(comparison),
     )
@@ -186,8 +193,9 @@ def _step_times(comparison: Comparison) -> Iterator[str]:
     yield sections.step_times_table(comparison)
     if comparison.clock is not None:
         yield page.note(
-            "Quartiles are over blocks; each ratio is of two blocks of one round. "
-            "Variation is the coefficient of variation."
+            "Quartiles are over blocks, ratios within a round. Variation is the "
+            "coefficient of variation. Runs are compared by the plain step time times "
+            "the ratio, which the load of the machine changes least."
         )
         yield page.link("step_times.json", "Numbers (JSON)")
     yield page.heading("Each run by its own clock")
@@ -198,9 +206,7 @@ def _step_times(comparison: Comparison) -> Iterator[str]:
     )
 
 
-def _end(
-    comparison: Comparison, exports: Sequence[epath.PathLike], commands: Sequence[str]
-) -> Iterator[str]:
+def _end(exports: Sequence[epath.PathLike]) -> Iterator[str]:
     if exports:
         yield after_training.exports(exports)
     yield page.folded_section(
@@ -208,12 +214,21 @@ def _end(
         page.note("Of the process that wrote this page."),
         sections.environment_table(),
     )
-    if commands:
-        yield page.section(
-            "Commands that made this run",
-            page.note("As each directory recorded them. A click selects all."),
-            page.copyable("\n".join(commands)),
-        )
+
+
+def _commands(
+    comparison: Comparison, others: Sequence[epath.PathLike], command: str
+) -> str:
+    """Returns what each directory recorded, and what measured and reported it."""
+    directories = [*comparison.directories, *others]
+    lines = read_commands(dict.fromkeys(map(str, directories)))
+    if comparison.clock is not None:
+        lines.append(comparison.clock.described.get("command", ""))
+    return page.section(
+        "Commands that made this run",
+        page.note("As each directory recorded them. A click selects all."),
+        page.copyable("\n".join(line for line in (*lines, command) if line)),
+    )
 
 
 def _write_json(path: epath.Path, value: Mapping[str, Any]) -> None:

@@ -118,12 +118,11 @@ def time_steps(
 
 def cost_of(experiment: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what decides the step time of a stage, from `config.as_json`."""
-    distillation, data = stage["distillation"], stage["data"]
+    distillation = stage["distillation"]
     teacher = ("teacher", "teacher_dtype", "teacher_rules")
     return {name: experiment[name] for name in _COST_FIELDS} | {
         "optimizer": experiment["optimizer"]["type"],
-        "data": data["type"],
-        "objective": data.get("objective"),
+        "objective": stage["data"].get("objective"),
         "teacher": distillation and {name: distillation[name] for name in teacher},
     }
 

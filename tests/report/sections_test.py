@@ -26,7 +26,7 @@ def test_each_runs_own_clock_stands_beside_its_step_times(runs, tmp_path):
         ["SLM", "100", "100", "10", "0.10", "0"],
     ]
     assert rows(sections.step_times_table(comparison))[2] == [
-        *("salt/distill", "3 s", "2.75 to 3.5", "1.50", "1.38 to 1.75", "7%", "30"),
+        *("salt/distill", "9 s", "2.75 to 3.5", "1.50", "1.38 to 1.75", "7%", "30"),
     ]
 
 

@@ -1,4 +1,5 @@
 import base64
+import html
 import html.parser
 import json
 import re
@@ -6,7 +7,32 @@ import re
 import pytest
 
 from salt_jax.report.write import write_report
+from salt_jax.telemetry.recorded_commands import record_command
 from tests.compared_runs import worse_salt, write_run, write_step_times
+
+
+def test_the_page_has_the_commands_of_each_directory_in_order(runs, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    settings = runs["slm"] / "experiment.json"
+    text = settings.read_text()
+    settings.write_text(text.replace('"type": "Text"', f'"path": "{data}", "type": ""'))
+    for directory, line in (
+        (data, "prepare"),
+        (runs["slm"], "train slm"),
+        (runs["scores"], "score"),
+        (runs["salt"], "train salt"),
+        (runs["slm"], "train slm"),
+        (runs["salt"], "evaluate 'a b'"),
+    ):
+        record_command(directory, line)
+    text = write_report(tmp_path / "report", **runs, command="report").read_text()
+    assert html.unescape(
+        re.findall(r'<pre class="copy">(.*?)</pre>', text, re.S)[-1]
+    ) == (
+        f"# {runs['baseline']}: no command was recorded.\n"
+        "prepare\nscore\ntrain salt\ntrain slm\nevaluate 'a b'\nreport"
+    )
 
 
 class Links(html.parser.HTMLParser):
@@ -33,7 +59,7 @@ def test_a_report_is_a_page_that_needs_nothing_else_and_its_figures(
         tmp_path / "out" / "report",
         **change(runs),
         step_times=times,
-        commands=["a && b"],
+        command="a && b",
     )
     text = path.read_text()
     names = {"loss_steps", "loss_flops", "loss_step_time", "kl", "domains"}
