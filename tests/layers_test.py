@@ -38,7 +38,12 @@ ONLY_IN = {
     "datasets": {"few_shot.documents"},
     "gin": {"gin_config", "gin_reading.files", "gin_reading.statements"},
     "lm_eval": {"few_shot.harness", "few_shot.language_model", "few_shot.tasks"},
-    "matplotlib": {"report.figures", "report.selection_figures", "report.write"},
+    "matplotlib": {
+        "report.figures",
+        "report.selection_figures",
+        "report.svg",
+        "report.write",
+    },
     "orbax": {"storage.array_files", "storage.checkpoint", "storage.export"},
     "pyarrow": {"data.corpora.parquet"},
     "rouge_score": {"evaluation.answer_scores"},

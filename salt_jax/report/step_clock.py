@@ -18,8 +18,8 @@ from salt_jax.training.step_times import cost_of
 class StepClock:
     """Step times measured side by side, the plain update's first.
 
-    The step time of an update is the median of the plain one times the median ratio of
-    both within a round: a slow minute then changes it less than the update's own median.
+    The step time of an update is the plain one's median times the median ratio of both
+    within a round, which a slow minute changes less than the update's own median.
     """
 
     described: Mapping[str, Any]  # The file as it was written.
