@@ -232,7 +232,7 @@ def test_scores_are_of_the_scorer_and_the_data(files, done):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"batch_size": 6}, "batch_size=6 .* 4, the shards"),
+        ({"batch_size": 6}, "batch_size=6 .* 4 "),
         ({"scorer_export": "/nowhere"}, "No export at /nowhere"),
         ({"seq_len": 32}, "prepared with seq_len=16, not 32"),
         ({"pool": 10_000}, "count=10000"),

@@ -93,7 +93,7 @@ def test_the_mesh_is_that_of_an_experiment(run, tmp_path):
         (["--prompt_file=nowhere"], "No file of prompts at nowhere."),
         ([], "There is no prompt: give --prompt=TEXT, or lines of text."),
         (["--prompt=a", "--top_k=3"], "have no effect at temperature=0"),
-        (["--prompt=a", "--temperature=-1"], "temperature=-1.0 is not a number"),
+        (["--prompt=a", "--temperature=-1"], "temperature=-1.0 is not"),
         (["--prompt=a", "--stop="], "is not a list of nonempty strings"),
         (["--prompt=a", "--max_new_tokens=64"], "exceeds the 64 that the model reads"),
         (["--prompt=a", "--max_length=8"], "exceeds the 8 that the model reads"),

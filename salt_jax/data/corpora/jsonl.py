@@ -70,7 +70,7 @@ def read_lines(
     """Yields blocks of about `block_bytes`: the first line's number, and the lines.
 
     Raises:
-      ValueError: the file is compressed and damaged, or cut short.
+      ValueError: the file is compressed, and damaged or truncated.
     """
     number = 1
     begun: list[bytes] = []  # Of a line whose end has not been read yet.

@@ -79,7 +79,7 @@ def test_a_sequence_counts_once_for_each_domain_that_it_holds():
 
 
 def test_tokens_that_are_not_there_are_refused():
-    with pytest.raises(ValueError, match="Tokens 0 to 61 .* those up to 60 are there"):
+    with pytest.raises(ValueError, match="Tokens 0 to 61 .* up to 60 exist"):
         records([WHOLE], end=61)
-    with pytest.raises(ValueError, match="Tokens 0 to 60 .* those up to 0 are there"):
+    with pytest.raises(ValueError, match="Tokens 0 to 60 .* up to 0 exist"):
         records([])
