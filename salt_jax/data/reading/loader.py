@@ -12,7 +12,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -92,7 +92,15 @@ class Batches(Iterator[Batch]):
     A context manager: leaving it ends the threads.
     """
 
-    def __init__(self, loader: Loader, begin_index: int, read_ahead: int):
+    def __init__(
+        self,
+        loader: Loader,
+        begin_index: int,
+        read_ahead: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._clock = clock
         self.stall_seconds = 0.0  # Total time that `next` has waited.
         self._loader = loader
         self._index = begin_index  # Of the next batch.
@@ -112,13 +120,13 @@ class Batches(Iterator[Batch]):
         """
         if self._is_closed:
             raise ValueError("These batches are closed.")
-        begin = time.monotonic()
+        begin = self._clock()
         try:
             batch = self._ahead.popleft().result()
         except Exception as error:
             self.close()
             raise _at(self._index, error) from error
-        self.stall_seconds += time.monotonic() - begin
+        self.stall_seconds += self._clock() - begin
         self._index += 1
         last = self._index + len(self._ahead)
         self._ahead.append(self._threads.submit(self._loader.device_batch, last))
