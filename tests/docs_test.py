@@ -14,6 +14,7 @@ from salt_jax.evaluation.held_out_text import DomainSums
 from salt_jax.few_shot.metrics import SHARES
 from salt_jax.main import main
 from salt_jax.telemetry.time_sheet import TimeSheet
+from tests.layers_test import LAYERS
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [
@@ -144,6 +145,12 @@ def documented(heading):
 )
 def test_metrics_have_a_row_in_the_page(heading, names):
     assert {*names} <= documented(heading)
+
+
+def test_the_diagram_of_the_architecture_has_the_rows_of_the_layers():
+    (diagram,) = blocks(ROOT / "docs/architecture.md", "mermaid")
+    rows = [{*row.split(" · ")} for row in re.findall(r'\["(.+?)"\]', diagram)]
+    assert [row for row in LAYERS if len(row) > 1] == rows
 
 
 @pytest.mark.slow
