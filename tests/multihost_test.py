@@ -32,10 +32,11 @@ def on_two_hosts(arguments_of, *, exit_codes=(0, 0)):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    inherited = os.environ["XLA_FLAGS"]
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+        # Of two flags of one name the last one counts.
+        "XLA_FLAGS": f"{inherited} --xla_force_host_platform_device_count=4",
     }
     processes = [
         subprocess.Popen(

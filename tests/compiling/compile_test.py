@@ -56,6 +56,7 @@ def compiled(capsys):
 
 
 @needs_libtpu
+@pytest.mark.usefixtures("fully_optimized")
 @pytest.mark.slow
 def test_a_step_that_fits_a_pod_is_told_with_what_it_holds_and_moves(named, compiled):
     code, report = compiled(*named, "--topology=v5e:2x2", "--programs=distill")
@@ -80,6 +81,7 @@ def test_a_step_that_fits_a_pod_is_told_with_what_it_holds_and_moves(named, comp
 
 
 @needs_libtpu
+@pytest.mark.usefixtures("fully_optimized")
 @pytest.mark.slow
 def test_across_slices_only_gradients_and_what_is_small_is_moved(named, compiled):
     code, report = compiled(
@@ -96,6 +98,7 @@ def test_across_slices_only_gradients_and_what_is_small_is_moved(named, compiled
 
 
 @needs_libtpu
+@pytest.mark.usefixtures("fully_optimized")
 @pytest.mark.slow
 def test_a_step_that_is_too_large_is_told_with_advice_and_exit_code_1(named, capsys):
     code = main([

@@ -133,12 +133,7 @@ def two_steps(case):
     step = jax.device_put(jnp.zeros((), jnp.int32), student.partitioning.sharding())
     state = TrainState(step, params, optimizer.init(params))
     shardings = jax.tree.map(lambda x: x.sharding, state)
-    compiled = jax.jit(
-        update,
-        out_shardings=(shardings, None),
-        # Of the machine code alone: halves the time of a test.
-        compiler_options={"xla_backend_optimization_level": 0},
-    )
+    compiled = jax.jit(update, out_shardings=(shardings, None))
     arguments = made(teacher, jax.random.key(1)), on_mesh(batch(), student.partitioning)
     state, first = compiled(state, *arguments)
     state, second = compiled(state, *arguments)

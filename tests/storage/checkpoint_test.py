@@ -193,7 +193,6 @@ def test_nothing_is_logged_by_orbax_and_logging_is_as_before(tmp_path, caplog):
 
 CHILD = """
     import os, pathlib, resource, signal, sys
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
     import jax, jax.numpy as jnp
     from salt_jax.storage.checkpoint import Checkpointer
 
