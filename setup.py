@@ -68,6 +68,7 @@ setuptools.setup(
             "pdoc>=16.0,<17",
             "pre-commit>=4.7,<5",
             "pytest>=9.2,<10",
+            "pytest-xdist>=3.8,<4",
             "ruff>=0.17.6,<0.18",
         ],
     },

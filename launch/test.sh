@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Sets up, then checks layout, types and tests: launch/test.sh [--fast] [PYTEST ARGS]
 #
-# --fast leaves out the tests marked slow.
+# --fast leaves out the tests marked slow. Two processes take the files in turns;
+# -n 0 runs all of them in one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/env.sh
@@ -12,4 +13,4 @@ fi
 ruff format --check .
 ruff check .
 mypy
-exec python -m pytest "$@"
+exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
