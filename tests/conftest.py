@@ -4,6 +4,11 @@ import collections
 import importlib.metadata
 import os
 import pathlib
+import sys
+
+# PyTorch imports it when a model is first built, which kills a process where XLA has
+# compiled; nothing here runs on what it is for.
+sys.modules["triton"] = None
 
 FLAGS = "--xla_force_host_platform_device_count=8"
 if importlib.metadata.version("jaxlib").startswith("0.10."):
