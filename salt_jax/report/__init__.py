@@ -1,1 +1,1 @@
-"""What SALT gained, as one page."""
+"""HTML reports and Markdown tables that compare SALT with BASELINE."""

@@ -1,11 +1,10 @@
-"""What a report says of models once they are trained: tasks, fine-tuning, exports.
+"""Sections on trained models: few-shot tasks, fine-tuning and exports.
 
-Every function reads what commands have written, and returns the HTML of a section.
+Each public function reads the files of a command and returns the HTML of a section.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,11 +12,12 @@ from typing import Any
 from etils import epath
 
 from salt_jax.report import page
+from salt_jax.report.runs import read_json
 from salt_jax.storage.export import Export
 
 _PARTS_NOTE = (
-    "Each task's examples in three equal parts by the teacher's own score: easy, "
-    "medium and hard."
+    "Each task's examples in three equal parts by the teacher's score: easy, medium "
+    "and hard."
 )
 _ANSWER_MEASURES = (
     ("exact_match", "Exact match, % ± SE", "{:.1%}"),
@@ -31,22 +31,22 @@ def few_shot(folder: epath.PathLike) -> str:
     """Returns the few-shot tables that `evaluate --tasks` wrote into `folder`.
 
     Raises:
-      FileNotFoundError: it wrote none.
+      FileNotFoundError: there are none.
     """
-    tables = _read_json(epath.Path(folder) / "few_shot.json", "evaluate --tasks")
+    tables = read_json(epath.Path(folder) / "few_shot.json", "evaluate --tasks")
     parts = [
         page.note(
-            "Asked through lm-evaluation-harness. SE is the standard error over "
-            "examples; twice that is about a 95 % interval. Accuracies are in percent. "
-            "Chance is guessing, or a trivial answer. Models of this size are near "
-            "chance at most tasks."
+            "Evaluated with lm-evaluation-harness. SE is the standard error over "
+            "examples; 2 SE on either side is about a 95 % interval. Accuracies are in "
+            "percent. Chance is a random or trivial answer. Models of this size are "
+            "near chance on most tasks."
         ),
         _marks_table(tables["tasks"]),
     ]
     if tables.get("slices"):
         sliced = _marks_table(tables["slices"])
         by_part = page.note(_PARTS_NOTE) + sliced
-        parts.append(page.folded("The same by the teacher's own score", by_part))
+        parts.append(page.folded("By the teacher's score", by_part))
     return page.folded_section("Few-shot tasks", *parts)
 
 
@@ -72,33 +72,33 @@ def _marks_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def fine_tuned(workdirs: Sequence[epath.PathLike]) -> str:
-    """Returns the answers' scores of runs that were fine-tuned, side by side by set.
+    """Returns the answer scores of fine-tuned runs, one table per set of questions.
 
     Raises:
       FileNotFoundError: a run was not trained, or not evaluated.
-      ValueError: two runs would stand in one column, or runs of a set were evaluated on
-        different questions.
+      ValueError: two runs have the same set and start, or runs of a set were evaluated
+        on different questions.
     """
     by_set: dict[str, dict[str, Mapping[str, Any]]] = {}
     samples: dict[str, list[str]] = {}
     for workdir in map(epath.Path, workdirs):
-        experiment = _read_json(workdir / "experiment.json", "train")
+        experiment = read_json(workdir / "experiment.json", "train")
         name = epath.Path(experiment["stages"][-1]["data"]["source"]).name
         start = epath.Path(experiment["initial_export"] or "fresh parameters").name
-        splits = _read_json(workdir / "evaluation.json", "evaluate")["splits"]
+        splits = read_json(workdir / "evaluation.json", "evaluate")["splits"]
         starts = by_set.setdefault(name, {})
         if start in starts:
             raise ValueError(
                 f"{workdir} is a second run on {name} that started from {start!r}: the "
-                "report shows one of each. Leave one out, or name its export otherwise."
+                "report shows one of each. Leave one out, or rename its export."
             )
         if starts and _questions(splits) != _questions(next(iter(starts.values()))):
             raise ValueError(
-                f"{workdir} was evaluated on other questions of {name} than the runs "
-                "beside it: evaluate all of them again."
+                f"{workdir} was evaluated on other questions of {name} than the other "
+                "runs: evaluate all of them again."
             )
         starts[start] = splits
-        written = _read_json(workdir / "samples.json", "evaluate")
+        written = read_json(workdir / "samples.json", "evaluate")
         samples[f"{name}, from {start}"] = [
             f"Question: {sample['question']}\nAnswer:   {sample['answer']}\n"
             f"Wanted:   {sample['wanted']}"
@@ -106,9 +106,9 @@ def fine_tuned(workdirs: Sequence[epath.PathLike]) -> str:
         ]
     parts = [
         page.note(
-            "Each student was fine-tuned on questions with loss on the answers only, "
-            "then answered all held-out questions by greedy decoding. One seed. SE is "
-            "the standard error over questions."
+            "Each student is fine-tuned with loss on the answers only, then answers "
+            "all held-out questions with greedy decoding. One seed. SE is the standard "
+            "error over questions."
         )
     ]
     for name, starts in by_set.items():
@@ -118,12 +118,12 @@ def fine_tuned(workdirs: Sequence[epath.PathLike]) -> str:
         for title, lines in samples.items()
     ]
     return page.folded_section(
-        "Fine-tuned", *parts, page.folded("Some of their answers", *texts)
+        "Fine-tuned", *parts, page.folded("Sample answers", *texts)
     )
 
 
 def _questions(splits: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns how many questions of which kinds were asked."""
+    """Returns the number of questions by split, column and value."""
     return {
         split: {
             column: {value: means["questions"] for value, means in values.items()}
@@ -142,7 +142,7 @@ def _answers_table(starts: Mapping[str, Mapping[str, Any]]) -> str:
             (column, value)
             for column, values in said["columns"].items()
             for value in values
-            if len(values) <= 4  # Of many groups, evaluation.json has the rest.
+            if len(values) <= 4  # evaluation.json has the other groups.
         ]
         for group in groups:
             name = f"{split}: {group[1]}" if group else split
@@ -153,12 +153,12 @@ def _answers_table(starts: Mapping[str, Mapping[str, Any]]) -> str:
                 cells[0] += f" ± {100 * _share_error(means):.1f}"
                 first = ["", ""] if i else [name, number]
                 rows.append([*first, start, *cells])
-    header = ["Questions of", "Number", "Start"]
+    header = ["Questions", "Number", "Start"]
     return page.table([*header, *(x for _, x, _ in _ANSWER_MEASURES)], rows, totals=0)
 
 
 def _share_error(means: Mapping[str, Any]) -> float:
-    """Returns the standard error of the share of exact matches, over questions."""
+    """Returns the standard error over questions of the exact-match rate."""
     share = means["exact_match"]
     return math.sqrt(share * (1.0 - share) / means["questions"])
 
@@ -168,23 +168,23 @@ def _group(split: Mapping[str, Any], group: Sequence[str]) -> Mapping[str, Any]:
 
 
 def exports(folders: Sequence[epath.PathLike]) -> str:
-    """Returns where the exports are, and how to use them.
+    """Returns a table of exports, and the commands that use them.
 
     Raises:
-      FileNotFoundError: there is no export, nor a model for Hugging Face.
+      FileNotFoundError: a directory has neither an export nor a Hugging Face model.
     """
     rows = [[str(folder), *_about(epath.Path(folder))] for folder in folders]
     again = (
         "python -m salt_jax.main generate --export=DIR --prompt='Once upon a time'\n"
         "python -m salt_jax.main export --format=hf --export=DIR --output=OTHER"
     )
-    table = page.table(["Folder", "Step", "Layers", "Format"], rows, totals=0)
+    table = page.table(["Directory", "Step", "Layers", "Format"], rows, totals=0)
     return page.folded_section("Exports", table, page.copyable(again))
 
 
 def _about(folder: epath.Path) -> list[str]:
     if (folder / "config.json").exists():
-        config = _read_json(folder / "config.json", "export --format=hf")
+        config = read_json(folder / "config.json", "export --format=hf")
         kind = f"Hugging Face, {config['architectures'][0]}"
         return ["", f"{config['num_hidden_layers']}", kind]
     export = Export.open(folder)
@@ -200,7 +200,7 @@ def _mark(mark: Mapping[str, Any], is_share: bool) -> str:
 
 
 def _digits(number: float) -> int:
-    """Returns the decimals that leave two significant digits of a number."""
+    """Returns the number of decimals that shows two significant digits."""
     if not number or not math.isfinite(number):
         return 2
     return max(0, 1 - math.floor(math.log10(abs(number))))
@@ -208,9 +208,3 @@ def _digits(number: float) -> int:
 
 def _or_blank(count: int | None) -> str:
     return "" if count is None else f"{count:,}"
-
-
-def _read_json(path: epath.Path, command: str) -> Any:
-    if not path.exists():
-        raise FileNotFoundError(f"No {path}: the command {command!r} writes it.")
-    return json.loads(path.read_text())

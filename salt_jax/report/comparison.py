@@ -1,4 +1,4 @@
-"""The runs of a report side by side: BASELINE, SALT, and the SLM that helps SALT."""
+"""The three runs of a report: BASELINE, SALT, and the SLM that teaches SALT."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from salt_jax.report.step_clock import StepClock
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The runs of a report, and what follows from them.
+    """The runs of a report, with their losses and costs at equal budgets.
 
     Raises:
       ValueError: the runs were not evaluated on the same splits and domains.
@@ -32,8 +32,8 @@ class Comparison:
     baseline: Run
     salt: Run
     slm: Run
-    scoring: Mapping[str, float] | None  # "flops" and "seconds", where there was any.
-    scores: str | None = None  # Their folder.
+    scoring: Mapping[str, float] | None  # "flops" and "seconds"; None: no scoring.
+    scores: str | None = None  # Their directory.
     clock: StepClock | None = None  # None: step times were not measured.
 
     def __post_init__(self) -> None:
@@ -66,49 +66,49 @@ class Comparison:
 
     @property
     def models(self) -> dict[str, Run]:
-        """The models, in the order in which they are shown."""
+        """The runs by name, in display order."""
         return {"BASELINE": self.baseline, "SALT": self.salt, "SLM": self.slm}
 
     @property
     def directories(self) -> list[str]:
-        """The prepared sequences that the runs read, the scores, and the runs."""
+        """The directories of prepared sequences, of the scores and of the runs."""
         paths = [path for run in self.models.values() for path in run.data_paths]
         runs = [run.workdir for run in self.models.values()]
         return [*dict.fromkeys(paths), *([self.scores] if self.scores else []), *runs]
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """What losses are compared at equal amounts of."""
+        """The budgets at which losses are compared."""
         return (
             ("steps", "flops") if self.clock is None else ("steps", "flops", "seconds")
         )
 
     @functools.cached_property
     def curves(self) -> dict[str, LossCurve]:
-        """The held-out losses of the two runs that are compared."""
+        """The held-out losses of BASELINE and SALT."""
         return self._curves("val_loss")
 
     @functools.cached_property
     def training_curves(self) -> dict[str, LossCurve]:
-        """The cross-entropies on training text of the same runs."""
+        """The training cross-entropies of BASELINE and SALT."""
         return self._curves("ce")
 
     @functools.cached_property
     def passing(self) -> PassingPoint | None:
-        """Where SALT has BASELINE's final loss, if it ever has."""
+        """The point where SALT reaches BASELINE's final loss, or None."""
         return passing_point(self.curves["SALT"], self.curves["BASELINE"])
 
     @property
     def transition(self) -> int | None:
-        """The step of SALT at which its first stage ended."""
+        """The last step of SALT's first stage."""
         return transition_step(self.salt.records)
 
     def bill(self, what: str) -> float | None:
-        """Returns what the SLM's training and scoring cost beside SALT's own training.
+        """Returns the cost of the SLM's training and of scoring.
 
         Args:
-          what: "steps", which are not billed: 0; "flops"; or "seconds" at measured step
-            times, which are None where those are unknown.
+          what: "steps": 0, they are not billed; "flops"; or "seconds" at measured step
+            times: None if a step time is unknown.
         """
         if what == "steps":
             return 0.0
@@ -117,19 +117,19 @@ class Comparison:
         return None if parts is None or scoring is None else parts + scoring
 
     def seconds_of(self, run: Run) -> float | None:
-        """Returns steps times measured step time of a run; None if not measured."""
+        """Returns steps times step time of a run [s], None if not measured."""
         if self.clock is None or not self.clock.has(run):
             return None
         return float(self.clock.seconds(run, np.array(run.steps)))
 
     @property
     def scoring_flops(self) -> float:
-        """FLOPs of making the scores; 0 where there are none."""
+        """The FLOPs of scoring; 0 without scores."""
         return 0.0 if self.scoring is None else float(self.scoring["flops"])
 
     @property
     def scoring_seconds(self) -> float | None:
-        """Seconds of making the scores at the FLOP rate of the SLM's measured step."""
+        """The time of scoring [s], at the FLOP rate of the SLM's measured step."""
         if self.scoring is None:
             return 0.0
         if self.clock is None or not self.clock.has(self.slm):

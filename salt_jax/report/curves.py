@@ -1,4 +1,4 @@
-"""Two training runs set against each other, in numbers. Nothing here reads a file."""
+"""Loss curves of training runs, and their comparison at equal budgets."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-# Seconds of training up to each of some steps, at step times measured side by side.
+# Maps step numbers to seconds of training, at measured step times.
 Clock = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class LossCurve:
-    """A loss of a run, and what had been spent at each point.
+    """The loss of a run against steps, FLOPs and seconds.
 
     The arrays are float64 of one length, at least 1. `seconds` is steps times measured
-    step time, and None where step times were not measured.
+    step time, None if step times were not measured.
     """
 
     steps: np.ndarray
@@ -32,7 +32,7 @@ class LossCurve:
         key: str = "val_loss",
         clock: Clock | None = None,
     ) -> LossCurve:
-        """Returns the curve of one loss in a run's metric records.
+        """Returns the curve of the loss `key` in a run's metric records.
 
         Raises:
           ValueError: no record has that loss.
@@ -40,8 +40,8 @@ class LossCurve:
         points = [record for record in records if key in record]
         if not points:
             raise ValueError(
-                f"None of {len(records)} metric records has a {key!r}: a run is "
-                "compared by its validations, so train until at least one."
+                f"None of {len(records)} metric records has a {key!r}: the comparison "
+                "needs one validation or more, so train until the first."
             )
         names = ("step", "flops", key)
         steps, flops, losses = (
@@ -51,7 +51,7 @@ class LossCurve:
         return cls(steps=steps, flops=flops, losses=losses, seconds=seconds)
 
     def spent(self, what: str) -> np.ndarray:
-        """Returns "steps", "flops" or "seconds" at each point.
+        """Returns the "steps", "flops" or "seconds" of each point.
 
         Raises:
           ValueError: step times were not measured.
@@ -71,10 +71,10 @@ class LossCurve:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PassingPoint:
-    """Where a run first has another run's final held-out loss.
+    """The point where a run first reaches another run's final held-out loss.
 
-    The shares are of what the other run spent from its beginning to its end; those of
-    seconds are None where step times were not measured.
+    The shares are of the other run's total. Seconds are None if step times were not
+    measured.
     """
 
     steps: float
@@ -86,10 +86,10 @@ class PassingPoint:
 
 
 def passing_point(salt: LossCurve, baseline: LossCurve) -> PassingPoint | None:
-    """Returns where `salt` first reaches the final loss of `baseline`, or None.
+    """Returns the point where `salt` first reaches the final loss of `baseline`.
 
-    The loss is interpolated linearly between two validations. Nothing is known before
-    the first one, so a run that has passed by then passes there.
+    None if it never does. The loss is interpolated linearly between validations; a run
+    that is below the target at its first validation reaches it there.
     """
     target = baseline.losses[-1]
     reached = np.flatnonzero(salt.losses <= target)
@@ -109,14 +109,14 @@ def passing_point(salt: LossCurve, baseline: LossCurve) -> PassingPoint | None:
 
 
 def loss_at(curve: LossCurve, what: str, amount: float) -> float | None:
-    """Returns the loss when `amount` had been spent, or None if unknown.
+    """Returns the loss at a budget, interpolated linearly between validations.
 
-    It is unknown before the first validation; after the last one it is the last.
+    None before the first validation; the last loss after the last one.
 
     Args:
-      curve: Of held-out losses.
-      what: "steps", "flops" or "seconds".
-      amount: Of those.
+      curve: Held-out losses.
+      what: The unit of the budget: "steps", "flops" or "seconds".
+      amount: The budget.
     """
     spent = curve.spent(what)
     if amount < spent[0]:
@@ -125,14 +125,14 @@ def loss_at(curve: LossCurve, what: str, amount: float) -> float | None:
 
 
 def transition_step(records: Sequence[Mapping[str, Any]]) -> int | None:
-    """Returns the last recorded step of the first stage; None if it is the only one."""
+    """Returns the last recorded step of the first stage, None if there is one stage."""
     staged = [record for record in records if "stage" in record]
     first = [record for record in staged if record["stage"] == staged[0]["stage"]]
     return None if len(first) == len(staged) else int(first[-1]["step"])
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Returns the mean over each value and up to `window` - 1 before it."""
+    """Returns the trailing moving mean over up to `window` values."""
     sums = np.cumsum(np.concatenate([[0.0], values]))
     ends = np.arange(1, len(values) + 1)
     begins = np.maximum(ends - window, 0)

@@ -1,7 +1,6 @@
-"""The pictures of a report, drawn from numbers.
+"""The figures of a report.
 
-Each function returns a Matplotlib figure that belongs to no window and to no
-global state; whoever called it saves it.
+Each function returns a Matplotlib figure outside pyplot's state; the caller saves it.
 """
 
 from __future__ import annotations
@@ -17,22 +16,22 @@ from matplotlib.figure import Figure
 from salt_jax.report.curves import LossCurve, PassingPoint, smooth
 from salt_jax.report.svg import COLORS, FAINT, INK, new_figure
 
-# The first fall of the loss is the same for everyone: a picture that holds it
-# shows nothing else. Curves are shown from where BASELINE has this share behind it.
+# The loss axis starts after this share of BASELINE's steps: the initial fall of the
+# loss would hide all differences.
 SHOWN_FROM = 0.08
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spent:
-    """What the x-axis of a loss curve counts."""
+    """The x-axis of a loss curve."""
 
     name: str  # A field of `LossCurve` and of `PassingPoint`.
     title: str
-    noun: str  # As in "at 80 % of its ...".
+    noun: str  # Completes "at 80 % of its ...".
     unit: float = 1.0  # Divides the numbers.
 
     def scaled_to(self, largest: float) -> Spent:
-        """Returns this in a unit that leaves up to three digits of large numbers."""
+        """Returns the axis in units of a power of 10**3, if the numbers are large."""
         power = 3 * int(np.log10(largest) // 3)
         if power < 6:
             return self
@@ -56,12 +55,12 @@ SPENT = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Runs:
-    """Two runs to draw, by the keys "SALT" and "BASELINE"."""
+    """The curves of two runs, by the names "SALT" and "BASELINE"."""
 
     curves: Mapping[str, LossCurve]  # Held-out losses.
     training: Mapping[str, LossCurve]
     passing: PassingPoint | None
-    transition: int | None  # A step of SALT.
+    transition: int | None  # The last step of SALT's first stage.
 
     def describe(self) -> dict[str, Any]:
         """Returns the numbers as JSON types."""
@@ -74,13 +73,13 @@ class Runs:
 
 
 def loss_figure(runs: Runs, spent: Spent, *, bill: float = 0.0) -> Figure:
-    """Draws held-out and training loss of both runs against what was spent.
+    """Draws held-out and training loss of both runs against steps, FLOPs or seconds.
 
     Args:
-      runs: What to draw.
-      spent: What the x-axis counts.
-      bill: What SALT's small model and its scores cost, in the same unit as
-        `spent`; above 0, SALT is drawn again with it added.
+      runs: The curves to draw.
+      spent: The x-axis.
+      bill: The cost of the SLM and its scores, in the unit of the x-axis; above 0, a
+        second SALT curve is shifted by it.
     """
     right = max(curve.spent(spent.name)[-1] for curve in runs.curves.values())
     spent = spent.scaled_to(right + bill)
@@ -104,7 +103,7 @@ def loss_figure(runs: Runs, spent: Spent, *, bill: float = 0.0) -> Figure:
 
 
 def kl_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draws the KL from teacher to student over the steps that had a teacher."""
+    """Draws the KL from teacher to student over the distillation steps."""
     figure, axes = new_figure("steps", "KL to the teacher, nats per token")
     taught = [record for record in records if "kl" in record]
     steps = np.array([record["step"] for record in taught])
@@ -121,17 +120,17 @@ def kl_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def domains_figure(bits_per_byte: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Draws a bar for each model in each domain.
+    """Draws one bar per model and domain.
 
     Args:
-      bits_per_byte: For each model, the number of each domain; the domains are
-        drawn in the order of the first model's numbers.
+      bits_per_byte: Bits per byte by model and domain. Domains are sorted by the first
+        model's values.
     """
     models = list(bits_per_byte)
     order = sorted(bits_per_byte[models[0]], key=bits_per_byte[models[0]].__getitem__)
     thick = 0.8 / len(models)
     figure, axes = new_figure(
-        "bits per byte (less is better)", "", height=0.8 + 0.45 * len(order)
+        "bits per byte (lower is better)", "", height=0.8 + 0.45 * len(order)
     )
     for i, model in enumerate(models):
         values = [bits_per_byte[model][domain] for domain in order]
@@ -157,7 +156,7 @@ def _draw_training(axes: Axes, curve: LossCurve, spent: Spent, color: str) -> No
 
 
 def _loss_limits(curves: Mapping[str, LossCurve]) -> tuple[float, float]:
-    """Returns the losses between which the curves are worth looking at."""
+    """Returns the limits of the loss axis."""
     baseline = curves["BASELINE"]
     shown = baseline.steps >= SHOWN_FROM * baseline.steps[-1]
     top = max(baseline.losses[shown])
@@ -167,14 +166,14 @@ def _loss_limits(curves: Mapping[str, LossCurve]) -> tuple[float, float]:
 
 
 def _label_curves(axes: Axes, runs: Runs, spent: Spent, bill: float) -> None:
-    """Names each curve at its end, the upper one above and the lower one below."""
+    """Labels each curve at its end, the upper one above and the lower one below."""
     ends = {name: curve.losses[-1] for name, curve in runs.curves.items()}
     for name, loss in ends.items():
         upper = loss == max(ends.values())
         x = runs.curves[name].spent(spent.name)[-1] / spent.unit
         style = {"weight": "bold", "fontsize": 9, "color": COLORS[name]}
         style |= {"va": "bottom" if upper else "top"}
-        # With a bill the axis goes on, and the ends have room to their right.
+        # With a bill the axis extends beyond the ends, so labels fit to their right.
         style |= {"ha": "left" if bill else "right"}
         by = (6, 1 if upper else -1) if bill else (0, 13 if upper else -10)
         _note(axes, f"{name} {loss:.3f}", (x, loss), by, **style)
@@ -183,7 +182,7 @@ def _label_curves(axes: Axes, runs: Runs, spent: Spent, bill: float) -> None:
         middle = np.argmin(np.abs(salt.losses - np.mean(axes.get_ylim())))
         x = (salt.spent(spent.name)[middle] + bill) / spent.unit
         at = (x, salt.losses[middle])
-        _note(axes, "SALT, the SLM's bill added", at, (6, 3), color=COLORS["SALT"])
+        _note(axes, "SALT with the SLM's bill", at, (6, 3), color=COLORS["SALT"])
 
 
 def _mark_transition(axes: Axes, runs: Runs, spent: Spent) -> None:
@@ -205,12 +204,12 @@ def _mark_passing(
     share = getattr(passing, f"share_of_{spent.name}")
     text = f"SALT has BASELINE's final loss\nat {share:.0%} of its {spent.noun}"
     axes.plot(*at, "o", ms=9, mfc="none", mec=INK, mew=1.2)
-    # Below and to the left of a falling curve there is nothing to cover.
+    # The area below and to the left of a falling curve is empty.
     side = {"ha": "right"} if share > 0.4 else {"ha": "left"}
     _note(axes, text, at, (-12, -16), va="top", **side)
 
 
 def _note(axes: Axes, text: str, at: tuple, by: tuple, **style: Any) -> None:
-    """Writes `text` beside a point of the axes, `by` printer's points from it."""
+    """Writes `text` at an offset of `by` [points] from a position on the axes."""
     defaults: dict[str, Any] = {"fontsize": 8, "color": INK}
     axes.annotate(text, at, by, textcoords="offset points", **defaults | style)

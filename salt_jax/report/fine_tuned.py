@@ -1,4 +1,4 @@
-"""What fine-tuning made of two students over several seeds, as a table."""
+"""A Markdown table of fine-tuning results over several seeds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from salt_jax.report.runs import Run
 from salt_jax.report.seeds import Pair, mean_and_error
 
-# What is shown of the test questions: its heading, the field, and how.
+# Columns: heading, metric, scale, format and unit.
 _MEASURES = (
     ("exact match", "exact_match", 100, ".1f", " %"),
     ("F1", "f1", 1, ".3f", ""),
@@ -19,23 +19,22 @@ _MEASURES = (
 
 
 def is_fine_tuned(run: Run) -> bool:
-    """Returns whether a run was evaluated on questions."""
+    """Returns whether a run was fine-tuned: evaluated on questions."""
     return all("columns" in split for split in run.evaluation["splits"].values())
 
 
 def fine_tuned_table(pairs: Sequence[Pair]) -> str:
-    """Returns a Markdown table of the mean over seeds, with its standard error.
+    """Returns a Markdown table of mean and standard error over seeds.
 
-    Each set has three rows for all of its test questions and for each value of the
-    first column that scores are given apart by: what BASELINE came to, what SALT came
-    to, and the mean of the differences within a seed.
+    Each set of questions has three rows (BASELINE, SALT, and their paired difference)
+    for all of its questions, and three for each value of the set's first column.
 
     Args:
-      pairs: Of any sets of questions, each of one set and one seed. Of the splits that
-        were evaluated, the last is shown.
+      pairs: Runs of one set and one seed each, on any number of sets. The table shows
+        the last split that was evaluated.
 
     Raises:
-      ValueError: the runs of a pair are of different sets, or evaluated differently.
+      ValueError: the runs of a pair have different sets, or different questions.
     """
     header = ["questions", "number", "start", *(name for name, *_ in _MEASURES)]
     lines = [_line(header), _line(["---", "--:", "---", *["--:"] * len(_MEASURES)])]
@@ -77,7 +76,7 @@ def _lines(
 
 
 def _groups(run: Run) -> dict[str, Mapping[str, Any]]:
-    """Returns the means of all test questions, and of each value of a column."""
+    """Returns the means over all questions, and over each value of the first column."""
     *_, split = run.evaluation["splits"].values()
     columns: Mapping[str, dict[str, Any]] = split["columns"]
     first: dict[str, Any] = next(iter(columns.values()), {})

@@ -1,7 +1,6 @@
-"""HTML that opens offline: no scripts, and nothing fetched from anywhere.
+"""HTML elements of pages that open offline: no scripts, no external resources.
 
-Every function takes plain text, escapes it, and returns HTML to be nested in the
-next. Nothing here knows what is being reported.
+Each function escapes its plain text and returns HTML.
 """
 
 from __future__ import annotations
@@ -10,8 +9,8 @@ import base64
 from collections.abc import Sequence
 from html import escape
 
-# Light by default, dark where the reader's system is; narrow screens scroll inside a
-# table and never the page.
+# The theme follows the reader's system. On narrow screens a table scrolls, not the
+# page.
 STYLE = """
 :root { color-scheme: light dark; --page: #fff; --ink: #222; --quiet: #5a5a5a;
   --rule: #ddd; --box: #f5f5f3; --link: #0b5f8a; --alert: #c2571a; }
@@ -52,7 +51,7 @@ details > summary { cursor: pointer; }
 
 
 def document(title: str, *parts: str) -> str:
-    """Returns a whole page that begins with its title."""
+    """Returns a complete HTML document with a title."""
     body = "\n".join([f"<h1>{escape(title)}</h1>", *parts])
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -63,12 +62,12 @@ def document(title: str, *parts: str) -> str:
 
 
 def section(heading: str, *parts: str) -> str:
-    """Returns the parts under a heading."""
+    """Returns a section with a heading."""
     return "\n".join(["<section>", f"<h2>{escape(heading)}</h2>", *parts, "</section>"])
 
 
 def folded_section(heading: str, *parts: str) -> str:
-    """Returns a section whose parts are shown when its heading is clicked."""
+    """Returns a section that opens when its heading is clicked."""
     summary = f"<summary><h2>{escape(heading)}</h2></summary>"
     return "\n".join(['<details class="section">', summary, *parts, "</details>"])
 
@@ -84,22 +83,22 @@ def paragraph(text: str) -> str:
 
 
 def note(text: str) -> str:
-    """Returns a paragraph that says how to read what is beside it."""
+    """Returns an explanatory paragraph in small print."""
     return f'<p class="note">{escape(text)}</p>'
 
 
 def warning(text: str) -> str:
-    """Returns a paragraph that is not to be overlooked."""
+    """Returns a highlighted paragraph."""
     return f'<p class="warning">{escape(text)}</p>'
 
 
 def preformatted(text: str) -> str:
-    """Returns text whose spaces and line ends count."""
+    """Returns text with its spaces and line breaks kept."""
     return f"<pre>{escape(text)}</pre>"
 
 
 def copyable(text: str) -> str:
-    """Returns preformatted text that one click selects as a whole."""
+    """Returns preformatted text that one click selects."""
     return f'<pre class="copy">{escape(text)}</pre>'
 
 
@@ -107,9 +106,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, totals: int) 
     """Returns a table whose first column names the rows.
 
     Args:
-      header: One text for each column.
-      rows: As many texts in each.
-      totals: How many of the last rows sum up the others, and stand out.
+      header: The heading of each column.
+      rows: The cells of each row, as many as headings.
+      totals: The number of rows at the end that are set in bold.
     """
     lines = ['<div class="wide"><table>', "<thead><tr>"]
     lines += [f'<th scope="col">{escape(text)}</th>' for text in header]
@@ -123,13 +122,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, totals: int) 
 
 
 def picture(svg: bytes, *, says: str, caption: str, numbers: str) -> str:
-    """Returns a picture, embedded in the page.
+    """Returns an SVG figure, embedded in the page.
 
     Args:
       svg: The file's bytes.
-      says: What someone who does not see the picture should know from it.
-      caption: What stands below it.
-      numbers: The JSON file beside the page that has what is drawn.
+      says: The alternative text.
+      caption: The caption.
+      numbers: The name of the JSON file with the plotted numbers, beside the page.
     """
     data = base64.b64encode(svg).decode()
     return (
@@ -145,6 +144,6 @@ def link(file: str, text: str) -> str:
 
 
 def folded(summary: str, *parts: str) -> str:
-    """Returns parts that are shown when the reader asks for them."""
+    """Returns parts that open when their summary is clicked."""
     body = "\n".join(parts)
     return f"<details><summary>{escape(summary)}</summary>\n{body}\n</details>"

@@ -1,4 +1,4 @@
-"""A run as a report sees it, read from the files in its run directory."""
+"""The results of one run, read from the files in its run directory."""
 
 from __future__ import annotations
 
@@ -20,22 +20,25 @@ WRITTEN_BY = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """What one run left in its run directory."""
+    """The metrics, evaluation, experiment and samples of one run."""
 
     workdir: str
     records: Sequence[Mapping[str, Any]]
     evaluation: Mapping[str, Any]
     experiment: Mapping[str, Any]
-    samples: Sequence[Mapping[str, str]]  # Of "domain", "prompt", "continuation".
+    samples: Sequence[Mapping[str, str]]  # "domain", "prompt" and "continuation".
 
     @classmethod
     def read(cls, workdir: epath.PathLike) -> Run:
         """Reads the directory of a run that was trained and then evaluated.
 
         Raises:
-          FileNotFoundError: it was not.
+          FileNotFoundError: it was not trained, or not evaluated.
         """
-        files = {name: _read_json(epath.Path(workdir), name) for name in WRITTEN_BY}
+        files = {
+            name: read_json(epath.Path(workdir) / name, command)
+            for name, command in WRITTEN_BY.items()
+        }
         return cls(
             workdir=str(workdir),
             records=read_metrics(workdir),
@@ -45,40 +48,44 @@ class Run:
         )
 
     def spent(self, what: str) -> float:
-        """Returns "flops" of the whole run, or its own clock's "seconds" in steps."""
+        """Returns the total "flops", or the "seconds" in steps by the run's clock."""
         return float(self.records[-1][what])
 
     @property
     def data_paths(self) -> list[str]:
-        """The folders of prepared sequences that the stages read."""
+        """The directories of the prepared sequences that the stages read."""
         data = [stage["data"] for stage in self.experiment["stages"]]
         parts = [part for each in data for part in each.get("parts", [each])]
         return [part["path"] for part in parts if part.get("path")]
 
     @property
     def steps(self) -> int:
-        """Steps of the whole run."""
+        """The number of steps of the run."""
         return int(self.records[-1]["step"])
 
     @property
     def wall_seconds(self) -> float:
-        """Seconds of the whole run by its own clock: compiling, validating and all."""
+        """Wall-clock time [s], including compilation, validation and checkpoints."""
         return max(record.get("wall_seconds", 0.0) for record in self.records)
 
     def domains(self, split: str) -> Mapping[str, Mapping[str, float]]:
-        """Returns the measures of each domain of "val" or "test"."""
+        """Returns the metrics of each domain of "val" or "test"."""
         return self.evaluation["splits"][split]["domains"]
 
     def total(self, split: str) -> Mapping[str, float]:
-        """Returns the measures of all of "val" or "test"."""
+        """Returns the metrics over all of "val" or "test"."""
         return self.evaluation["splits"][split]["total"]
 
 
-def _read_json(workdir: epath.Path, name: str) -> Any:
-    path = workdir / name
+def read_json(path: epath.Path, command: str) -> Any:
+    """Returns the JSON value in a file that a command wrote.
+
+    Raises:
+      FileNotFoundError: the file is missing.
+    """
     if not path.exists():
         raise FileNotFoundError(
-            f"No {name} in {workdir}: the command {WRITTEN_BY[name]!r} writes it. Run "
-            "that on this run directory first."
+            f"No {path.name} in {path.parent}: the command {command!r} writes it. Run "
+            "it first."
         )
     return json.loads(path.read_text())

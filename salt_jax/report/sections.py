@@ -1,4 +1,4 @@
-"""The details of a report: each function turns a comparison into HTML."""
+"""Tables of a report: loss, cost, step times, settings, samples and environment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def held_out_table(comparison: Comparison, split: str) -> str:
-    """Returns the loss of each model in each domain of `split`."""
+    """Returns a table of the loss of each model by domain of `split`."""
     models = comparison.models
     domains = sorted(comparison.salt.domains(split))
     rows = [
@@ -36,7 +36,7 @@ def _loss_row(name: str, measures: Sequence[Any]) -> list[str]:
 
 
 def measures_table(comparison: Comparison) -> str:
-    """Returns the other measures of each model, over all of each split."""
+    """Returns a table of loss, perplexity, bits per byte and accuracy by split."""
     rows = []
     for split in comparison.salt.evaluation["splits"]:
         for name, run in comparison.models.items():
@@ -55,7 +55,7 @@ def measures_table(comparison: Comparison) -> str:
 
 
 def bill_table(comparison: Comparison) -> str:
-    """Returns what each part cost: in FLOPs, in step time, and by its own clock."""
+    """Returns a table of the cost of each part: FLOPs, step time and own clock."""
     costs = {
         f"{name}, training": _Cost(
             run.spent("flops"), comparison.seconds_of(run), run.spent("seconds")
@@ -90,7 +90,7 @@ def bill_table(comparison: Comparison) -> str:
 class _Cost:
     flops: float
     seconds: float | None  # At measured step times.
-    own_seconds: float  # By the clock of the run itself.
+    own_seconds: float  # By the run's own clock.
 
     def __add__(self, other: _Cost) -> _Cost:
         known = self.seconds is not None and other.seconds is not None
@@ -102,7 +102,7 @@ class _Cost:
 
 
 def step_times_table(comparison: Comparison) -> str:
-    """Returns each measured update's step time, its ratio to a plain one, its noise."""
+    """Returns a table of step times, ratios to the plain update, and noise."""
     if comparison.clock is None:
         return page.note(NOT_MEASURED)
     rows = []
@@ -125,7 +125,7 @@ def step_times_table(comparison: Comparison) -> str:
 
 
 def own_clocks_table(comparison: Comparison) -> str:
-    """Returns the seconds that each run counted, beside those of its step times."""
+    """Returns a table of each run's time by step times and by its own clock."""
     rows = []
     for name, run in comparison.models.items():
         own, expected = run.spent("seconds"), comparison.seconds_of(run)
@@ -146,11 +146,11 @@ def _or_unknown(value: float | None, form: str) -> str:
 
 
 def settings_tables(comparison: Comparison) -> str:
-    """Returns how the experiments differ and, folded, what they share."""
+    """Returns the settings that differ between runs and, folded, the shared ones."""
     models = comparison.models
     settings = {name: dict(flat(run.experiment)) for name, run in models.items()}
     names = list(dict.fromkeys(key for each in settings.values() for key in each))
-    # Where arrays live decides no number; experiment.json has it.
+    # Axis rules do not affect results; experiment.json has them.
     names = [name for name in names if "rules." not in name]
     rows = [[key, *(each.get(key, "-") for each in settings.values())] for key in names]
     differ = [row for row in rows if len(set(row[1:])) > 1]
@@ -159,7 +159,7 @@ def settings_tables(comparison: Comparison) -> str:
         [
             page.table(["Setting", *models], differ, totals=0),
             page.folded(
-                f"{len(same)} settings that all three share",
+                f"{len(same)} shared settings",
                 page.table(["Setting", "All"], same, totals=0),
             ),
         ]
@@ -167,7 +167,10 @@ def settings_tables(comparison: Comparison) -> str:
 
 
 def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yields the leaves of nested JSON; an item with a name goes by it."""
+    """Yields the dotted path and the value of each leaf of nested JSON.
+
+    Items of a list are indexed by their name, if they have one.
+    """
     if isinstance(value, dict):
         items = [(key, x) for key, x in value.items() if key != "name"]
     elif isinstance(value, list):
@@ -183,7 +186,7 @@ def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def samples(comparison: Comparison) -> str:
-    """Returns how each model goes on with each beginning of a text."""
+    """Returns the continuation of each prompt by each model."""
     by_prompt: dict[tuple[str, str], dict[str, str]] = {}
     for name, run in comparison.models.items():
         for sample in run.samples:
@@ -193,16 +196,16 @@ def samples(comparison: Comparison) -> str:
     for (domain, prompt), continuations in by_prompt.items():
         parts += [page.heading(domain), page.preformatted(prompt)]
         for name, continuation in continuations.items():
-            parts += [page.note(f"{name} goes on:"), page.preformatted(continuation)]
+            parts += [page.note(f"{name}:"), page.preformatted(continuation)]
     return "\n".join(parts)
 
 
 def environment_table() -> str:
-    """Returns what this process runs on and with."""
+    """Returns a table of the system and the package versions of this process."""
     rows = [
         ["Python", platform.python_version()],
         ["System", f"{platform.system()} on {platform.machine()}"],
         ["Processors", f"{os.cpu_count()}"],
     ]
     rows += [[name, importlib.metadata.version(name)] for name in PACKAGES]
-    return page.table(["What", "Which"], rows, totals=0)
+    return page.table(["Item", "Version"], rows, totals=0)

@@ -1,4 +1,4 @@
-"""The same comparison over several seeds, as a table."""
+"""A Markdown table of SALT and BASELINE over several seeds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Pair:
 
     @classmethod
     def read(cls, baseline: epath.PathLike, salt: epath.PathLike) -> Pair:
-        """Reads two workdirs.
+        """Reads two run directories.
 
         Raises:
           FileNotFoundError: a run was not trained, or not evaluated.
@@ -36,34 +36,34 @@ class Pair:
             if of(pair.baseline) != of(pair.salt):
                 raise ValueError(
                     f"{baseline} has {name} {of(pair.baseline)} and {salt} "
-                    f"{of(pair.salt)}: only equals can be compared."
+                    f"{of(pair.salt)}: a pair needs equal ones."
                 )
         return pair
 
     def losses(self, split: str) -> tuple[float, float]:
-        """Returns the held-out loss of BASELINE and of SALT, in nats a token."""
+        """Returns the held-out losses of BASELINE and SALT [nats per token]."""
         totals = (run.total(split) for run in (self.baseline, self.salt))
         baseline, salt = (total["loss"] for total in totals)
         return baseline, salt
 
     def passing_share(self) -> float | None:
-        """Returns at what share of the steps SALT has BASELINE's final loss."""
+        """Returns the share of steps at which SALT reaches BASELINE's final loss."""
         curves = (LossCurve.of(run.records) for run in (self.salt, self.baseline))
         point = passing_point(*curves)
         return None if point is None else point.share_of_steps
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Returns the mean and its standard error; of one value the error is NaN."""
+    """Returns the mean and its standard error, which is NaN for one value."""
     if len(values) < 2:
         return float(np.mean(values)), math.nan
     return float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5)
 
 
 def seeds_table(pairs: Sequence[Pair]) -> str:
-    """Returns a Markdown table: a row for each seed, and one for their mean.
+    """Returns a Markdown table with one row per seed, and one for the mean.
 
-    A negative difference is in favour of SALT.
+    A negative difference favors SALT.
     """
     header = (
         "| seed | BASELINE val | SALT val | difference | BASELINE test | SALT test | "

@@ -1,4 +1,4 @@
-"""Writes what the stages of an experiment select: a page and the same as JSON."""
+"""The selection report: `selection.html` and `selection.json`."""
 
 from __future__ import annotations
 
@@ -15,26 +15,24 @@ from salt_jax.report.selection_page import selection_page
 
 
 def report_selections(experiment: Experiment, output: epath.PathLike) -> list[str]:
-    """Writes `selection.json` and `selection.html` into the folder `output`.
+    """Writes `selection.json` and `selection.html` into the directory `output`.
 
     Args:
-      experiment: Whose stages select.
-      output: Made where there is none.
+      experiment: An experiment with stages that select.
+      output: The output directory, created if missing.
 
     Returns:
-      What may not be meant, a line each, by the names of the stages.
+      Warnings, one line each, with the stage's name.
 
     Raises:
-      FileNotFoundError: the data, its vocabulary or scores are missing.
-      ValueError: no stage selects by scores; they do not go together, are damaged, or
-        nothing would be kept.
+      FileNotFoundError: the data, its vocabulary or its scores are missing.
+      ValueError: no stage selects by scores, data and scores do not match or are
+        damaged, or nothing would be kept.
     """
     selected = list(_selected(experiment))
     if not selected:
         names = [stage.name for stage in experiment.stages]
-        raise ValueError(
-            f"No stage selects what it reads: none of {names} has a Selection."
-        )
+        raise ValueError(f"No stage selects its data: none of {names} has a Selection.")
     described = [one.describe() for one in selected]
     output = epath.Path(output)
     output.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The pictures of a selection, drawn from its numbers."""
+"""The figures of a selection report."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from matplotlib.figure import Figure
 
 from salt_jax.report.svg import COLORS, FAINT, INK, new_figure
 
-MOST_DOMAINS = 40  # That are drawn; a table has all.
+MOST_DOMAINS = 40  # The number of domains drawn; the table has all.
 _KEPT = COLORS["SALT"]
 
 
 def histogram_figure(counts: Mapping[str, Sequence[float]], x_label: str) -> Figure:
-    """Draws how many sequences were kept, and how many not, by a number of theirs.
+    """Draws a histogram of the sequences kept and left out.
 
     Args:
-      counts: Of each bin "kept" and "left_out"; the bins' "edges", one more.
-      x_label: What the number is.
+      counts: Counts per bin, "kept" and "left_out", and the "edges" of the bins.
+      x_label: The label of the x-axis.
     """
     figure, axes = new_figure(x_label, "sequences")
     edges = np.array(counts["edges"])
@@ -30,22 +30,22 @@ def histogram_figure(counts: Mapping[str, Sequence[float]], x_label: str) -> Fig
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(0, 1.05 * (kept + left_out).max())
-    # Above the axes: bars may be anywhere in them.
+    # Above the axes, because bars may cover any part of them.
     above: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 2}
     axes.legend(frameon=False, fontsize=8, labelcolor=INK, **above)
     return figure
 
 
 def domains_figure(domains: Sequence[Mapping[str, Any]], overall: float) -> Figure:
-    """Draws the share that was kept of each domain, the largest domain on top.
+    """Draws the share kept of each domain, the largest domain on top.
 
     Args:
-      domains: Of each its name, "domain", and its "kept_share".
-      overall: The share that was kept of all, where a line is drawn.
+      domains: The "domain" name and the "kept_share" of each domain.
+      overall: The share kept overall, drawn as a line.
     """
     shown = domains[:MOST_DOMAINS][::-1]
     figure, axes = new_figure(
-        "share of the scored sequences that is kept", "", height=0.9 + 0.25 * len(shown)
+        "share of scored sequences kept", "", height=0.9 + 0.25 * len(shown)
     )
     shares = [domain["kept_share"] for domain in shown]
     bars = axes.barh(range(len(shown)), shares, 0.7, color=_KEPT)

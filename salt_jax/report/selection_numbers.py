@@ -1,4 +1,4 @@
-"""What a selection keeps, in numbers and texts, as JSON.
+"""The numbers and sample texts of a selection, as JSON.
 
 Dimensions: N scored sequences.
 """
@@ -21,15 +21,15 @@ from salt_jax.data.selecting.selection import Selection, SelectionResult, stage_
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.model.flops import step_flops
 
-NUM_TEXTS = 5  # Of the highest, as many of the lowest, and of those in the middle.
-NUM_PAIRS = 3  # Of near-duplicates.
+NUM_TEXTS = 5  # Sample texts at the top, the middle and the bottom of the ranking.
+NUM_PAIRS = 3  # Sample pairs of near-duplicates.
 TEXT_LENGTH = 600  # Characters.
 NUM_BINS = 48
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Selected:
-    """A stage, what it selects from, and what came of it."""
+    """A stage with its data and the result of its selection."""
 
     experiment: Experiment
     stage: Stage
@@ -38,7 +38,7 @@ class Selected:
     choice: SelectionResult
 
     def describe(self) -> dict[str, Any]:
-        """Returns all there is to say, as JSON types."""
+        """Returns the report of the selection as JSON types."""
         choice, dataset = self.choice, self.choice.dataset
         num_kept, num_read = int(choice.is_kept.sum()), self._num_read()
         scores = Scores.open(self.selection.scores, dataset)
@@ -69,7 +69,7 @@ class Selected:
         }
 
     def warnings(self) -> list[str]:
-        """Returns what may not be meant, a line each."""
+        """Returns warnings, one line each."""
         lines = stage_warnings(
             int(self.choice.is_kept.sum()),
             num_read=self._num_read(),
@@ -78,7 +78,7 @@ class Selected:
         return [*self.choice.warnings(), *lines]
 
     def _num_read(self) -> int:
-        """Returns how many sequences the stage reads, the same ones counted again."""
+        """Returns the number of sequences the stage reads, repetitions included."""
         timeline = self.experiment.timeline()
         (begin,) = [begin for begin, stage in timeline if stage is self.stage]
         return (self.stage.end_step - begin) * self.experiment.batch_size
@@ -98,7 +98,7 @@ class Selected:
         }
 
     def _examples(self, ids: np.ndarray) -> list[dict[str, Any]]:
-        """Returns the sequences with `ids` [N], as a person wants to see them."""
+        """Returns domain, worth and text of the sequences with `ids` [N]."""
         choice, names = self.choice, self.choice.dataset.manifest.domains
         vocabulary = Vocabulary.open(self.data.vocabulary)
         sequences = choice.dataset.read(ids)
@@ -116,7 +116,7 @@ class Selected:
         ]
 
     def _near_duplicates(self) -> dict[str, Any] | None:
-        """Returns how many there are, and the pairs that are the least alike."""
+        """Returns their number, and the pairs with the lowest similarity."""
         found = self.choice.duplicates
         if found is None:
             return None
@@ -136,9 +136,9 @@ class Selected:
         }
 
     def _bill(self) -> dict[str, float | None]:
-        """Returns what scoring cost, where that is known, and what it is compared to.
+        """Returns the FLOPs of scoring, None if unknown, and of BASELINE.
 
-        That is this experiment's student trained all the way without a teacher.
+        BASELINE is this experiment's student, trained for all steps without a teacher.
         """
         run = self.experiment
         tokens = run.total_steps * run.batch_size * run.seq_len
@@ -156,11 +156,11 @@ class Selected:
 
 
 def ids_at(worth: np.ndarray, ranks: Sequence[int]) -> np.ndarray:
-    """Returns who is at some places of the order by worth, int64.
+    """Returns the ids at some ranks of the order by worth, int64.
 
     Args:
       worth: Real numbers, [N].
-      ranks: Places from 0, which is the highest; equal ones stand by id.
+      ranks: Ranks from 0, the highest worth; ties are ordered by id.
     """
     places = len(worth) - 1 - np.array(ranks, np.int64)
     values = np.partition(worth, places)[places]
@@ -172,7 +172,7 @@ def ids_at(worth: np.ndarray, ranks: Sequence[int]) -> np.ndarray:
 
 
 def histogram(values: np.ndarray, is_kept: np.ndarray) -> dict[str, list[float]]:
-    """Returns how many of `values` [N] are in each bin, of the kept and the others."""
+    """Returns histograms of `values` [N], kept and left out, with their bin edges."""
     counts, edges = np.histogram(values, NUM_BINS)
     kept, _ = np.histogram(values[is_kept], edges)
     return {
@@ -183,7 +183,7 @@ def histogram(values: np.ndarray, is_kept: np.ndarray) -> dict[str, list[float]]
 
 
 def _num_tokens(choice: SelectionResult) -> int:
-    """Returns the tokens kept; only the last sequence of a split has padding."""
+    """Returns the number of tokens kept; only the last sequence has padding."""
     manifest = choice.dataset.manifest
     total = int(choice.is_kept.sum()) * manifest.seq_len
     has_last = len(choice.worth) == manifest.count and choice.is_kept[-1]
@@ -192,7 +192,7 @@ def _num_tokens(choice: SelectionResult) -> int:
 
 
 def _domains(choice: SelectionResult) -> list[dict[str, Any]]:
-    """Returns what is kept of each domain, the largest first."""
+    """Returns counts and mean worth by domain, the largest domain first."""
     scored = choice.sum_by_domain(np.ones_like(choice.is_kept))
     kept = choice.sum_by_domain(choice.is_kept)
     worth = choice.sum_by_domain(choice.worth)
@@ -213,7 +213,7 @@ def _domains(choice: SelectionResult) -> list[dict[str, Any]]:
 
 
 def _loss_quantiles(scores: Scores, is_kept: np.ndarray) -> list[dict[str, float]]:
-    """Returns the mean over sequences of each quantile of their tokens' losses."""
+    """Returns each quantile of the token losses, averaged over sequences."""
     quantiles = scores.column("loss_quantiles")[: len(is_kept)]
     return [
         {
@@ -226,7 +226,7 @@ def _loss_quantiles(scores: Scores, is_kept: np.ndarray) -> list[dict[str, float
 
 
 def _text(tokens: np.ndarray, segments: np.ndarray, vocabulary: Vocabulary) -> str:
-    """Returns the documents of a sequence, a rule between them, cut to a glance."""
+    """Returns the documents of a sequence as text, truncated to `TEXT_LENGTH`."""
     documents = [
         vocabulary.decode(tokens[segments == number])
         for number in range(1, int(segments.max(initial=0)) + 1)

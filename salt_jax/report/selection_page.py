@@ -1,4 +1,4 @@
-"""A selection's numbers and texts as HTML."""
+"""The HTML page of a selection report."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from salt_jax.report.selection_figures import domains_figure, histogram_figure
 from salt_jax.report.svg import svg
 
 _SHOWN = {"highest": "highest", "median": "middle", "lowest": "lowest"}
-# What HTML may not hold, though text may.
+# Control characters, which HTML does not allow.
 _CONTROLS = {i: "\ufffd" for i in (*range(32), 127) if chr(i) not in "\n\t"}
 
 
 def selection_page(described: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the page about the selections of some stages, warnings first."""
+    """Returns the page on the selections of some stages, warnings first."""
     first, *others = [repr(one["stage"]) for one in described]
-    title = f"What stage {first} reads"
+    title = f"Selection of stage {first}"
     if others:
-        title = f"What the stages {' and '.join([first, *others])} read"
+        title = f"Selections of stages {' and '.join([first, *others])}"
     warnings = [
         page.warning(f"Stage {one['stage']!r}: {line}")
         for one in described
@@ -32,8 +32,8 @@ def selection_page(described: Sequence[Mapping[str, Any]]) -> str:
 def _sections(one: Mapping[str, Any]) -> Iterator[str]:
     yield page.section(f"Stage {one['stage']!r}", *map(page.paragraph, _findings(one)))
     yield page.section("By domain", *_domains(one))
-    yield page.section("What was kept, by score", *_histograms(one))
-    yield page.section("Scores that are 0", *_zero_shares(one))
+    yield page.section("Sequences kept, by score", *_histograms(one))
+    yield page.section("Scores equal to 0", *_zero_shares(one))
     yield page.section("The scorer's losses", *_loss_quantiles(one))
     if one["near_duplicates"] is not None:
         yield page.section("Near-duplicates", *_near_duplicates(one["near_duplicates"]))
@@ -46,17 +46,17 @@ def _findings(one: Mapping[str, Any]) -> Iterator[str]:
         f"Of {one['sequences']:,} sequences in {one['dataset']}, {scored:,} are scored "
         f"({scored / one['sequences']:.1%}), and {kept:,} of those are kept "
         f"({kept / scored:.1%}): {one['kept_tokens']:,} tokens. The stage reads "
-        f"{one['read']:,} sequences, {one['epochs']:.2f} times what is kept."
+        f"{one['read']:,} sequences: {one['epochs']:.2f} epochs of the kept ones."
     )
-    yield f"Kept are those of the highest worth by {one['ranking']}."
+    yield f"The sequences of highest worth are kept. Ranking: {one['ranking']}."
     bill = one["bill"]
     if bill["share"] is None:
-        yield "What scoring has cost is not known: no bill is beside the scores."
+        yield "The cost of scoring is not known: the scores have no bill."
         return
     yield (
-        f"Scoring has cost {bill['scoring_flops']:.3e} FLOPs, {bill['share']:.2%} of "
-        f"the {bill['baseline_flops']:.3e} of training the same student for as many "
-        "steps without a teacher."
+        f"Scoring cost {bill['scoring_flops']:.3e} FLOPs, {bill['share']:.2%} of the "
+        f"{bill['baseline_flops']:.3e} of BASELINE: the same student trained for as "
+        "many steps without a teacher."
     )
 
 
@@ -64,9 +64,9 @@ def _domains(one: Mapping[str, Any]) -> Iterator[str]:
     overall = one["kept"] / one["scored"]
     yield page.picture(
         svg(domains_figure(one["domains"], overall)),
-        says="Bar chart: the share kept of each domain; the table below has the same.",
-        caption=f"The share kept of each domain. Dashes: {overall:.1%}, that of all. A "
-        "sequence counts where most of its tokens are from.",
+        says="Bar chart: the share kept by domain, as in the table below.",
+        caption=f"The share kept by domain. Dashed line: {overall:.1%} overall. A "
+        "sequence counts for the domain of most of its tokens.",
         numbers="selection.json",
     )
     rows = [
@@ -82,7 +82,7 @@ def _domains(one: Mapping[str, Any]) -> Iterator[str]:
         ]
         for domain in one["domains"]
     ]
-    header = ["Domain", "Scored", "Kept", "Share kept", "Of all scored", "Of all kept"]
+    header = ["Domain", "Scored", "Kept", "Share kept", "Of scored", "Of kept"]
     yield page.table([*header, "Mean worth", "Kept mean"], rows, totals=0)
 
 
@@ -92,21 +92,21 @@ def _histograms(one: Mapping[str, Any]) -> Iterator[str]:
         yield page.picture(
             svg(histogram_figure(one["histograms"][key], name)),
             says=f"Histogram of the sequences kept and left out, by {name}.",
-            caption=f"How many sequences are kept and left out, by {name}.",
+            caption=f"Sequences kept and left out, by {name}.",
             numbers="selection.json",
         )
 
 
 def _zero_shares(one: Mapping[str, Any]) -> Iterator[str]:
     shares = one["zero_shares"].items()
-    yield page.note("Of all scored sequences. Ties among them go by id.")
+    yield page.note("Share of all scored sequences. Ties are ordered by id.")
     rows = [[name, f"{share:.1%}"] for name, share in shares]
-    yield page.table(["Score", "Are 0"], rows, totals=0)
+    yield page.table(["Score", "Equal to 0"], rows, totals=0)
 
 
 def _loss_quantiles(one: Mapping[str, Any]) -> Iterator[str]:
     yield page.note(
-        "Quantiles of the cross-entropies of a sequence's tokens, in nats: the mean "
+        "Quantiles of the token cross-entropies within a sequence [nats], averaged "
         "over sequences."
     )
     rows = [
@@ -118,11 +118,11 @@ def _loss_quantiles(one: Mapping[str, Any]) -> Iterator[str]:
 
 def _near_duplicates(found: Mapping[str, Any]) -> Iterator[str]:
     yield page.paragraph(
-        f"{found['dropped']:,} sequences are left out because one like them, and worth "
-        "more, stays."
+        f"{found['dropped']:,} sequences are left out because a near-duplicate of "
+        "higher worth stays."
     )
     if found["pairs"]:
-        yield page.note("The pairs that are the least alike:")
+        yield page.note("The pairs with the lowest similarity:")
     for pair in found["pairs"]:
         yield page.heading(f"{pair['similarity']:.1%} of their shingles are shared")
         for name in "stays", "dropped":

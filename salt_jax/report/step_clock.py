@@ -1,4 +1,4 @@
-"""What runs cost in time: their steps, at the step times that `time_steps` measured."""
+"""Training time of runs, from the step times that `time_steps` measured."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from salt_jax.training.step_times import cost_of
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepClock:
-    """Step times measured side by side, the plain update's first.
+    """Step times of updates that were measured in turns, the plain update first.
 
-    The step time of an update is the plain one's median times the median ratio of both
-    within a round, which a slow minute changes less than the update's own median.
+    The step time of an update is the plain update's median times the median ratio of
+    the two within a round: it varies less with load than the update's own median.
     """
 
-    described: Mapping[str, Any]  # The file as it was written.
+    described: Mapping[str, Any]  # The content of the file.
 
     @classmethod
     def read(cls, path: epath.PathLike) -> StepClock:
         """Reads the JSON file of the command `time_steps`.
 
         Raises:
-          FileNotFoundError: it is not there.
+          FileNotFoundError: the file is missing.
         """
         path = epath.Path(path)
         if not path.exists():
             raise FileNotFoundError(
-                f"No {path}: the command time_steps writes it. Run that first, or "
-                "leave out --step_times."
+                f"No {path}: the command time_steps writes it. Run it first, or leave "
+                "out --step_times."
             )
         return cls(described=json.loads(path.read_text()))
 
     @property
     def updates(self) -> list[Mapping[str, Any]]:
-        """Each update with its numbers."""
+        """The measurements of each update."""
         return self.described["updates"]
 
     def has(self, run: Run) -> bool:
@@ -49,7 +49,7 @@ class StepClock:
         return all(self._find(run, stage) for stage in run.experiment["stages"])
 
     def seconds(self, run: Run, steps: np.ndarray) -> np.ndarray:
-        """Returns the seconds of training up to each of `steps`, float64.
+        """Returns the training time up to each of `steps` [s], float64.
 
         Raises:
           ValueError: a stage of the run was not measured.
@@ -62,16 +62,16 @@ class StepClock:
             if update is None:
                 measured = [each["name"] for each in self.updates]
                 raise ValueError(
-                    f"The step times are of {measured}, and none is like stage "
-                    f"{stage['name']!r} of {run.workdir}: time that experiment too, "
-                    "or leave out --step_times."
+                    f"The step times are of {measured}; none matches stage "
+                    f"{stage['name']!r} of {run.workdir}: time that experiment too, or "
+                    "leave out --step_times."
                 )
             total += self._step_seconds(update) * (np.clip(steps, begin, end) - begin)
             begin = end
         return total
 
     def flops_per_second(self, run: Run) -> float:
-        """Returns the rate of the last stage of a run."""
+        """Returns the FLOPs per second of a run's last stage."""
         update = self._find(run, run.experiment["stages"][-1])
         assert update is not None, run.workdir
         return update["flops"] / self._step_seconds(update)

@@ -1,4 +1,4 @@
-"""What a report says first. No sentence takes SALT to be the better one."""
+"""The summary of a report, worded for either outcome."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from salt_jax.report.curves import loss_at
 
 MEASURES = {"steps": "steps", "flops": "FLOPs", "seconds": "step time"}
 NOT_MEASURED = (
-    "Time is not compared: step times were not measured side by side, and the seconds "
-    "of two runs also count what else the machine did. Run the command time_steps on "
-    "the experiments, and give its file to report as --step_times."
+    "Time is not compared: step times were not measured, and a run's own clock "
+    "includes other load on the machine. Run the command time_steps on the "
+    "experiments, and pass its file to report as --step_times."
 )
 
 
@@ -29,7 +29,7 @@ def title(comparison: Comparison) -> str:
 
 
 def compared(comparison: Comparison) -> str:
-    """Returns what the two runs are."""
+    """Returns a description of the two runs."""
     transition = comparison.transition
     until = "" if transition is None else f" until step {transition:,}"
     roles = "it is the teacher"
@@ -39,12 +39,12 @@ def compared(comparison: Comparison) -> str:
         f"BASELINE trains a student alone for {comparison.baseline.steps:,} steps. "
         f"SALT trains the same student for {comparison.salt.steps:,} steps, and a "
         f"small language model (SLM) helps it{until}: {roles}. One run of each: "
-        "another seed may differ."
+        "other seeds may differ."
     )
 
 
 def findings(comparison: Comparison) -> Iterator[str]:
-    """Yields the result in sentences."""
+    """Yields the results as sentences."""
     salt, baseline = comparison.curves["SALT"], comparison.curves["BASELINE"]
     gap = salt.losses[-1] - baseline.losses[-1]
     side = "lower" if gap < 0 else "higher"
@@ -59,12 +59,12 @@ def findings(comparison: Comparison) -> Iterator[str]:
         parts += " and scoring"
     yield (
         f"{parts} cost another {bill / comparison.baseline.spent('flops'):.1%} of "
-        "BASELINE's FLOPs: the bill below."
+        "BASELINE's FLOPs, the bill in the table."
     )
 
 
 def equal_table(comparison: Comparison) -> str:
-    """Returns both losses at equal steps, FLOPs and step time, with the SLM's bill."""
+    """Returns a table of both losses at equal steps, FLOPs and step time."""
     columns = [_equal(comparison, what) for what in comparison.measures]
     if comparison.clock is None:
         columns.append(["not measured"] + ["-"] * (len(_EQUAL) - 1))
@@ -78,13 +78,13 @@ _EQUAL = (
     "SALT's loss",
     "SALT - BASELINE",
     "SALT's loss, bill included",
-    "SALT has BASELINE's loss at",
+    "SALT reaches BASELINE's loss at",
     "the same, bill included",
 )
 
 
 def _equal(comparison: Comparison, what: str) -> list[str]:
-    """Returns the cells of `_EQUAL` for equal steps, FLOPs or seconds."""
+    """Returns the column of the rows `_EQUAL` for steps, FLOPs or seconds."""
     salt, baseline = comparison.curves["SALT"], comparison.curves["BASELINE"]
     passing, bill = comparison.passing, comparison.bill(what)
     budget, target = float(baseline.spent(what)[-1]), baseline.losses[-1]
@@ -111,7 +111,7 @@ def _share(share: float | None) -> str:
 
 
 def noise(comparison: Comparison) -> str:
-    """Returns how steady step times were, and what the runs' own clocks said."""
+    """Returns the noise of step times, and the runs' times by their own clocks."""
     clock = comparison.clock
     if clock is None:
         return NOT_MEASURED
@@ -126,7 +126,7 @@ def noise(comparison: Comparison) -> str:
             )
     plain = clock.updates[0]
     return (
-        f"Step time is measured side by side: {plain['blocks']} blocks of "
+        f"Step times are from {plain['blocks']} blocks of "
         f"{clock.described['steps_per_block']} steps of each update, in random order. "
         f"A plain step takes {plain['median']:.3g} s; {'; '.join(pieces)}. "
         f"Noise: a coefficient of variation of {_variations(clock.updates)} over "
@@ -141,7 +141,7 @@ def _variations(updates: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _own_clocks(comparison: Comparison) -> str:
-    """Returns the seconds that each run counted, beside its steps times step time."""
+    """Returns each run's time by its own clock, and by measured step times."""
     said = []
     for name in ("BASELINE", "SALT"):
         run = comparison.models[name]
@@ -153,8 +153,8 @@ def _own_clocks(comparison: Comparison) -> str:
             "its measured step times"
         )
     return (
-        f"By their own clocks, the steps of the runs took: {'; '.join(said)}. What "
-        "differs from 1 is what else the machine did, then or while measuring."
+        f"By the runs' own clocks, their steps took: {'; '.join(said)}. A ratio other "
+        "than 1 shows other load on the machine, during the run or the measurement."
     )
 
 

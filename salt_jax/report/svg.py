@@ -1,7 +1,7 @@
 """Figures as SVG files that follow the reader's light or dark theme.
 
-Figures are drawn in the light colors of `PALETTE`. In the file each becomes a CSS
-variable, whose value depends on the theme.
+Figures are drawn in the light colors of `PALETTE`; in the file each color becomes a CSS
+variable that depends on the theme.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Names, and the colors in a light and in a dark theme. SALT and BASELINE differ in
-# lightness too, for readers who do not see red or green, and for gray print.
+# Colors in a light and a dark theme. SALT and BASELINE also differ in lightness, for
+# color-blind readers and for grayscale print.
 PALETTE = {
     "page": ("#ffffff", "#15181b"),
     "ink": ("#333333", "#d8d8d6"),
@@ -45,7 +45,7 @@ def new_figure(x_label: str, y_label: str, height: float = 3.6) -> tuple[Figure,
 
 
 def svg(figure: Figure) -> bytes:
-    """Returns the figure as the bytes of an SVG file; the same figure, the same bytes.
+    """Returns the figure as an SVG file; equal figures give equal bytes.
 
     Text stays text, with a halo in the color of the page.
     """

@@ -1,4 +1,4 @@
-"""Writes the report: one page that opens offline, figures and numbers beside it."""
+"""The report: one HTML page that opens offline, with figures and numbers beside it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from salt_jax.telemetry.recorded_commands import read_commands, with_commands
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Picture:
-    """A figure with the numbers that are drawn, both written beside the page."""
+    """A figure and the numbers it draws, both written beside the page."""
 
     figure: Figure
     numbers: Mapping[str, Any]
-    says: str  # For those who do not see it.
+    says: str  # The alternative text.
     caption: str
 
 
@@ -39,26 +39,26 @@ def write_report(
     exports: Sequence[epath.PathLike] = (),
     command: str = "",
 ) -> epath.Path:
-    """Writes `report.html` and what it links to into `output`; returns its path.
+    """Writes `report.html` and the files it links to; returns the path of the page.
 
     Args:
-      output: A folder, made if missing.
-      baseline: The directory of the run without a teacher.
-      salt: The directory of the run with one.
-      slm: The directory of the teacher's own training.
-      scores: The folder of the scores that SALT selected by, with the bill of making
-        them; None without selection.
-      step_times: The file that `time_steps` wrote; without it time is not compared.
-      few_shot: The folder that `evaluate --tasks` wrote; None without it.
-      fine_tuned: Run directories of students that were fine-tuned and evaluated.
-      exports: Folders of exports to point to.
+      output: The output directory, created if missing.
+      baseline: The run directory of BASELINE.
+      salt: The run directory of SALT.
+      slm: The run directory of the teacher.
+      scores: The directory of the scores that SALT selects by, with their bill; None:
+        no selection.
+      step_times: The file that `time_steps` wrote; None: time is not compared.
+      few_shot: The directory that `evaluate --tasks` wrote; None: no section.
+      fine_tuned: Run directories of fine-tuned and evaluated students.
+      exports: Directories of exports to list.
       command: The command line that writes this page.
 
     Raises:
-      FileNotFoundError: a run was not trained, or not evaluated; another file is
+      FileNotFoundError: a run was not trained or not evaluated, or another file is
         missing.
-      ValueError: a run has no validation, a stage no measured step time, or the runs
-        were evaluated on different text.
+      ValueError: a run has no validation, a stage has no measured step time, or the
+        runs were evaluated on different text.
     """
     comparison = Comparison.read(
         baseline=baseline, salt=salt, slm=slm, scores=scores, step_times=step_times
@@ -129,7 +129,7 @@ def _kl(comparison: Comparison) -> _Picture:
     return _Picture(
         figure=figures.kl_figure(taught),
         numbers={name: [record[name] for record in taught] for name in ("step", "kl")},
-        says="Line chart: KL from the teacher to the student while there is a teacher.",
+        says="Line chart: KL from the teacher to the student during distillation.",
         caption="KL(teacher || student) at temperature 1 on training text, in nats per "
         "token.",
     )
@@ -143,8 +143,8 @@ def _domains(comparison: Comparison) -> _Picture:
     return _Picture(
         figure=figures.domains_figure(bits),
         numbers={"bits_per_byte": bits},
-        says="Bar chart: bits per byte of each model in each domain of the validation "
-        "text. The tables of held-out loss have each domain's loss.",
+        says="Bar chart: bits per byte by model and domain on validation text. The "
+        "tables of held-out loss have the loss of each domain.",
         caption="Bits per byte of validation text by domain.",
     )
 
@@ -160,7 +160,7 @@ def _figure_sections(shown: Mapping[str, str]) -> Iterator[str]:
 def _details(comparison: Comparison) -> Iterator[str]:
     yield page.folded_section(
         "Held-out loss",
-        page.note("Nats per token. A negative difference is in favor of SALT."),
+        page.note("Nats per token. A negative difference favors SALT."),
         *(
             f"{page.heading(split)}{sections.held_out_table(comparison, split)}"
             for split in comparison.salt.evaluation["splits"]
@@ -171,9 +171,9 @@ def _details(comparison: Comparison) -> Iterator[str]:
     yield page.folded_section(
         "Cost",
         page.note(
-            "FLOPs are counted by formula. Step time is the steps of each stage times "
-            "their measured step time; scoring is counted at the FLOP rate of the "
-            "SLM's step. A run's own clock also counts what else the machine did: do "
+            "FLOPs are computed by formula. Step time is the number of steps of each "
+            "stage times its measured step time; scoring is billed at the FLOP rate of "
+            "the SLM's step. A run's own clock includes other load on the machine: do "
             "not compare runs by it."
         ),
         sections.bill_table(comparison),
@@ -181,7 +181,7 @@ def _details(comparison: Comparison) -> Iterator[str]:
     yield page.folded_section("Step time and its noise", *_step_times(comparison))
     yield page.folded_section(
         "Settings",
-        page.note("The teacher leaves at the end_step of SALT's first stage."),
+        page.note("Distillation ends at the end_step of SALT's first stage."),
         sections.settings_tables(comparison),
     )
     yield page.folded_section(
@@ -193,16 +193,16 @@ def _step_times(comparison: Comparison) -> Iterator[str]:
     yield sections.step_times_table(comparison)
     if comparison.clock is not None:
         yield page.note(
-            "Quartiles are over blocks, ratios within a round. Variation is the "
+            "Quartiles are over blocks; ratios are within a round. Variation is the "
             "coefficient of variation. Runs are compared by the plain step time times "
-            "the ratio, which the load of the machine changes least."
+            "the ratio, which depends least on other load."
         )
         yield page.link("step_times.json", "Numbers (JSON)")
     yield page.heading("Each run by its own clock")
     yield sections.own_clocks_table(comparison)
     yield page.note(
-        "A ratio above 1: while it trained, the run had less of the machine than the "
-        "measurement. Wall-clock time adds compiling, validating and saving."
+        "A ratio above 1 means more load on the machine during the run than during the "
+        "measurement. Wall-clock time includes compilation, validation and checkpoints."
     )
 
 
@@ -211,7 +211,7 @@ def _end(exports: Sequence[epath.PathLike]) -> Iterator[str]:
         yield after_training.exports(exports)
     yield page.folded_section(
         "Environment",
-        page.note("Of the process that wrote this page."),
+        page.note("The process that wrote this page."),
         sections.environment_table(),
     )
 
@@ -219,14 +219,14 @@ def _end(exports: Sequence[epath.PathLike]) -> Iterator[str]:
 def _commands(
     comparison: Comparison, others: Sequence[epath.PathLike], command: str
 ) -> str:
-    """Returns what each directory recorded, and what measured and reported it."""
+    """Returns the commands that made the directories, the step times and this page."""
     directories = [*comparison.directories, *others]
     lines = read_commands(dict.fromkeys(map(str, directories)))
     if comparison.clock is not None:
         lines.append(comparison.clock.described.get("command", ""))
     return page.section(
         "Commands that made this run",
-        page.note("As each directory recorded them. A click selects all."),
+        page.note("As recorded in each directory. One click selects all."),
         page.copyable("\n".join(line for line in (*lines, command) if line)),
     )
 

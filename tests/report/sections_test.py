@@ -39,16 +39,16 @@ def test_the_losses_stand_by_domain_with_their_difference(runs):
     ]
 
 
-def test_a_text_is_shown_once_and_then_how_each_model_goes_on(runs):
+def test_a_text_is_shown_once_and_then_how_each_model_continues_it(runs):
     html = sections.samples(Comparison.read(**runs))
     assert re.findall(r">([^<>]+)</(?:h3|p|pre)>", html) == [
         "Github",
         "def f(x):",
-        "BASELINE goes on:",
+        "BASELINE:",
         "\n    &lt;i&gt;baseline",
-        "SALT goes on:",
+        "SALT:",
         "\n    &lt;i&gt;salt",
-        "SLM goes on:",
+        "SLM:",
         "\n    &lt;i&gt;slm",
     ]
 

@@ -289,7 +289,7 @@ def test_each_stage_that_selects_is_shown(report, scores):
     assert [stage["stage"] for stage in stages] == ["stage0", "stage1"]
     assert stages[1]["kept"] < stages[0]["kept"]
     assert [stage["read"] for stage in stages] == [8, 8]  # 2 steps of 4.
-    assert html.escape("What the stages 'stage0' and 'stage1' read") in page
+    assert html.escape("stages 'stage0' and 'stage1'") in page
 
 
 def test_an_experiment_that_selects_nothing_is_refused(report):
