@@ -99,7 +99,8 @@ def _classes(module: str) -> list[str]:
 def _fields(selector: str) -> list[str]:
     """Returns the fields of the dataclass that a selector names, in any module."""
     name = selector.split(".")[-1]
-    for module in list(sys.modules.values()):
+    # An entry is None where the import of a module is blocked.
+    for module in filter(None, list(sys.modules.values())):
         value = vars(module).get(name)
         if isinstance(value, type) and dataclasses.is_dataclass(value):
             return [field.name for field in dataclasses.fields(value)]
