@@ -12,16 +12,31 @@ from etils import epath
 
 from salt_jax.data.prepared import sequences
 from salt_jax.data.prepared.manifest import Manifest
-from salt_jax.data.prepared.readers import ShardReader, threads
+from salt_jax.data.prepared.readers import (
+    OPEN_READERS,
+    OpenReaders,
+    Retries,
+    ShardReader,
+    threads,
+)
 from salt_jax.data.prepared.sequences import Sequences
 
 
 class PreparedDataset:
     """One prepared split. Thread-safe."""
 
-    def __init__(self, path: epath.PathLike, manifest: Manifest):
+    def __init__(
+        self,
+        path: epath.PathLike,
+        manifest: Manifest,
+        *,
+        retries: Retries = Retries(),
+        open_readers: OpenReaders = OPEN_READERS,
+    ):
         self.path = epath.Path(path)
         self.manifest = manifest
+        self._retries = retries
+        self._open_readers = open_readers
         self._readers: dict[int, ShardReader] = {}
         counts = [shard.count for shard in manifest.shards]
         self._begins = np.cumsum([0, *counts])
@@ -33,17 +48,27 @@ class PreparedDataset:
         self._check_shards()
 
     @classmethod
-    def open(cls, path: epath.PathLike) -> PreparedDataset:
+    def open(
+        cls,
+        path: epath.PathLike,
+        *,
+        retries: Retries = Retries(),
+        open_readers: OpenReaders = OPEN_READERS,
+    ) -> PreparedDataset:
         """Opens a split, which is a folder that `prepare` wrote.
 
-        Shards are opened when they are first read.
+        Args:
+          path: The folder. Its shards are opened when they are first read.
+          retries: The pauses between tries to read a shard.
+          open_readers: The readers among which those of this split count.
 
         Raises:
           FileNotFoundError: there is no such folder, or a shard is missing.
           ValueError: the manifest is damaged, or of another version.
         """
         path = epath.Path(path)
-        return cls(path, Manifest.read(path))
+        manifest = Manifest.read(path)
+        return cls(path, manifest, retries=retries, open_readers=open_readers)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -107,6 +132,8 @@ class PreparedDataset:
                 self.path / described.name,
                 count=described.count,
                 num_bytes=described.num_bytes,
+                retries=self._retries,
+                open_readers=self._open_readers,
             ),
         )
 

@@ -7,17 +7,15 @@ So a process keeps only the most recently used readers open, over all its datase
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from array_record.python import array_record_module
 from etils import epath
 
-# Pauses between tries: long enough for a file server to recover.
-RETRY_SECONDS = (0.25, 1.0, 2.0)
-_MAX_OPEN = 256
 _NUM_THREADS = 64  # More than the CPU cores: they mostly wait for storage.
 # No read-ahead, because access is random. No prefetch of the footer either: it would
 # read 1 MB for an index of 0.2 MB.
@@ -28,20 +26,67 @@ class _UnreadableError(Exception):
     """A shard cannot be read; the message says why in a few words."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Retries:
+    """The pauses between tries: long enough for a file server to recover."""
+
+    seconds: tuple[float, ...] = (0.25, 1.0, 2.0)
+    sleep: Callable[[float], None] = time.sleep
+
+
+class OpenReaders:
+    """The open readers, least recently used first. Thread-safe."""
+
+    def __init__(self, limit: int = 256) -> None:
+        """Keeps at most `limit` readers open."""
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._readers: dict[ShardReader, None] = {}  # In order of last use.
+
+    def add(self, reader: ShardReader) -> None:
+        """Marks a reader as just used, and closes the oldest ones beyond the limit."""
+        with self._lock:
+            self._readers.pop(reader, None)
+            self._readers[reader] = None
+            too_many = []
+            while len(self._readers) > self._limit:
+                too_many.append(next(iter(self._readers)))
+                del self._readers[too_many[-1]]
+        for oldest in too_many:
+            oldest.close()
+
+
+# Shared by all datasets of this process. Threads start on demand.
+threads = concurrent.futures.ThreadPoolExecutor(_NUM_THREADS, "shards")
+OPEN_READERS = OpenReaders()
+
+
 class ShardReader:
     """The records of one shard. Thread-safe; threads take turns."""
 
-    def __init__(self, path: epath.Path, *, count: int, num_bytes: int):
+    def __init__(
+        self,
+        path: epath.Path,
+        *,
+        count: int,
+        num_bytes: int,
+        retries: Retries = Retries(),
+        open_readers: OpenReaders = OPEN_READERS,
+    ):
         """Does not open the file yet.
 
         Args:
           path: The ArrayRecord file.
           count: The number of records that it should hold.
           num_bytes: The size that it should have.
+          retries: The pauses between tries to read.
+          open_readers: The readers among which this one counts while it is open.
         """
         self.path = path
         self._count = count
         self._num_bytes = num_bytes
+        self._retries = retries
+        self._open_readers = open_readers
         # The readers of the library are not documented as thread-safe.
         self._lock = threading.Lock()
         self._reader: Any = None
@@ -54,16 +99,16 @@ class ShardReader:
         Raises:
           ValueError: the shard is missing, damaged or of another size at every try.
         """
-        for seconds in (*RETRY_SECONDS, None):
+        for seconds in (*self._retries.seconds, None):
             try:
                 return self._try_to_read(list(places))
             except _UnreadableError as error:
                 what = str(error)
             if seconds is not None:
-                time.sleep(seconds)
+                self._retries.sleep(seconds)
         raise ValueError(
-            f"{self.path} {what}, after {len(RETRY_SECONDS) + 1} tries: fetch it again,"
-            " or check the whole split with prepare --verify."
+            f"{self.path} {what}, after {len(self._retries.seconds) + 1} tries: fetch "
+            "it again, or check the whole split with prepare --verify."
         )
 
     def close(self) -> None:
@@ -84,7 +129,7 @@ class ShardReader:
                 self._reader = None
                 raise _UnreadableError(_in_few_words(error)) from error
         # After releasing the lock, because this may close another reader.
-        _last_used.add(self)
+        self._open_readers.add(self)
         return records
 
     def _open(self) -> Any:
@@ -110,28 +155,3 @@ def _in_few_words(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "is missing"
     return f"is damaged ({' '.join(str(error).split())[:200]})"
-
-
-class _LastUsed:
-    """The open readers, least recently used first."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._readers: dict[ShardReader, None] = {}  # In order of last use.
-
-    def add(self, reader: ShardReader) -> None:
-        """Marks a reader as just used, and closes the oldest ones beyond the limit."""
-        with self._lock:
-            self._readers.pop(reader, None)
-            self._readers[reader] = None
-            too_many = []
-            while len(self._readers) > _MAX_OPEN:
-                too_many.append(next(iter(self._readers)))
-                del self._readers[too_many[-1]]
-        for oldest in too_many:
-            oldest.close()
-
-
-# Shared by all datasets of this process. Threads start on demand.
-threads = concurrent.futures.ThreadPoolExecutor(_NUM_THREADS, "shards")
-_last_used = _LastUsed()

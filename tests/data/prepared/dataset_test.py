@@ -1,5 +1,6 @@
 import concurrent.futures
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -16,6 +17,8 @@ from salt_jax.data.preparing.prepare import prepare
 from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.vocabulary import Vocabulary
 
+AT_ONCE = readers.Retries(sleep=lambda seconds: None)
+
 
 @pytest.fixture
 def folder(preparation, prepared, tmp_path):
@@ -23,11 +26,6 @@ def folder(preparation, prepared, tmp_path):
     return pathlib.Path(
         shutil.copytree(pathlib.Path(preparation.output) / "train", tmp_path / "train")
     )
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch):
-    monkeypatch.setattr(readers, "RETRY_SECONDS", (0.0, 0.0, 0.0))
 
 
 @pytest.fixture
@@ -116,9 +114,8 @@ def test_opening_a_dataset_opens_none_of_its_shards(folder, opened):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="not Linux")
-def test_few_shards_are_open_at_a_time(folder, train, monkeypatch):
-    monkeypatch.setattr(readers, "_MAX_OPEN", 2)
-    dataset = PreparedDataset.open(folder)
+def test_few_shards_are_open_at_a_time(folder, train):
+    dataset = PreparedDataset.open(folder, open_readers=readers.OpenReaders(2))
     ids = np.arange(len(dataset))
     assert len(shards_of(folder)) > 3
     found = dataset.read(ids).tokens
@@ -126,9 +123,8 @@ def test_few_shards_are_open_at_a_time(folder, train, monkeypatch):
     np.testing.assert_array_equal(found, train.read(ids).tokens)
 
 
-def test_the_shards_used_last_stay_open(folder, opened, monkeypatch):
-    monkeypatch.setattr(readers, "_MAX_OPEN", 2)
-    dataset = PreparedDataset.open(folder)
+def test_the_shards_used_last_stay_open(folder, opened):
+    dataset = PreparedDataset.open(folder, open_readers=readers.OpenReaders(2))
     for shard in (0, 1, 0, 2, 0, 1):
         dataset.read(np.array([30 * shard]))
     names = [str(path) for path in shards_of(folder)]
@@ -156,7 +152,7 @@ def test_a_shard_cut_short_is_refused_when_it_is_read(keep, folder, train):
     shard = shards_of(folder)[0]
     contents = shard.read_bytes()
     shard.write_bytes(contents[: int(keep * len(contents))])
-    dataset = PreparedDataset.open(folder)
+    dataset = PreparedDataset.open(folder, retries=AT_ONCE)
     with pytest.raises(
         ValueError,
         match=rf"sequences-00000-of.* has {int(keep * len(contents)):,} bytes and "
@@ -172,11 +168,11 @@ def test_a_shard_with_another_count_is_refused_with_both(folder):
     first["count"], second["count"] = first["count"] - 1, second["count"] + 1
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match="holds 30 sequences and should hold 29"):
-        PreparedDataset.open(folder).read(np.array([0]))
+        PreparedDataset.open(folder, retries=AT_ONCE).read(np.array([0]))
 
 
 def test_a_shard_that_disappears_is_refused_by_name(folder):
-    dataset = PreparedDataset.open(folder)
+    dataset = PreparedDataset.open(folder, retries=AT_ONCE)
     shards_of(folder)[2].unlink()
     with pytest.raises(ValueError, match=r"sequences-00002-of.* is missing.*fetch it"):
         dataset.read(np.array([61]))
@@ -184,7 +180,7 @@ def test_a_shard_that_disappears_is_refused_by_name(folder):
 
 @pytest.fixture
 def large_shard(tmp_path):
-    """A reader of a shard that does not fit a buffer, and its path."""
+    """A function that opens a shard larger than a buffer, and the shard's path."""
     path = tmp_path / "shard"
     module = readers.array_record_module
     writer = module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
@@ -192,34 +188,34 @@ def large_shard(tmp_path):
         writer.write(number.to_bytes(4, "little") * 256)
     writer.close()
     size = path.stat().st_size
-    return readers.ShardReader(epath.Path(path), count=3000, num_bytes=size), path
+    open_shard = functools.partial(
+        readers.ShardReader, epath.Path(path), count=3000, num_bytes=size
+    )
+    return open_shard, path
 
 
 def test_a_shard_that_is_cut_short_while_it_is_open_is_refused(large_shard):
-    reader, path = large_shard
+    open_shard, path = large_shard
+    reader = open_shard(retries=AT_ONCE)
     assert reader.read([2000])[0][:4] == (2000).to_bytes(4, "little")
     os.truncate(path, 100_000)
     with pytest.raises(ValueError, match="shard has 100,000 bytes and should have 3"):
         reader.read([2000])
 
 
-def test_a_shard_that_is_made_whole_again_is_read_on(large_shard, monkeypatch):
-    reader, path = large_shard
+def test_a_shard_that_is_made_whole_again_is_read_on(large_shard):
+    open_shard, path = large_shard
     contents = path.read_bytes()
+    restore = lambda seconds: path.write_bytes(contents)
+    reader = open_shard(retries=readers.Retries(sleep=restore))
     reader.read([0])
     os.truncate(path, 100_000)
-    restore = lambda seconds: path.write_bytes(contents)
-    monkeypatch.setattr(readers.time, "sleep", restore)
     assert reader.read([2000])[0][:4] == (2000).to_bytes(4, "little")
 
 
 @pytest.mark.parametrize("tries", [1, 3])
-def test_a_shard_that_comes_back_is_read_as_if_nothing_had_been(
-    tries, folder, train, monkeypatch
-):
-    dataset = PreparedDataset.open(folder)
+def test_a_shard_that_comes_back_is_read_as_if_nothing_had_been(tries, folder, train):
     shard = shards_of(folder)[1]
-    hidden = shard.rename(folder / "hidden")
     waited = []
 
     def wait(seconds):
@@ -227,17 +223,18 @@ def test_a_shard_that_comes_back_is_read_as_if_nothing_had_been(
         if len(waited) == tries:
             hidden.rename(shard)
 
-    monkeypatch.setattr(readers.time, "sleep", wait)
-    monkeypatch.setattr(readers, "RETRY_SECONDS", (1.0, 2.0, 4.0))
+    retries = readers.Retries((1.0, 2.0, 4.0), sleep=wait)
+    dataset = PreparedDataset.open(folder, retries=retries)
+    hidden = shard.rename(folder / "hidden")
     found = dataset.read(np.array([40])).tokens
     np.testing.assert_array_equal(found, train.read(np.array([40])).tokens)
     assert waited == [1.0, 2.0, 4.0][:tries]
 
 
-def test_what_waits_gets_longer_and_is_over_in_seconds(monkeypatch):
-    monkeypatch.undo()
-    assert sorted(set(readers.RETRY_SECONDS)) == list(readers.RETRY_SECONDS)
-    assert 1.0 < sum(readers.RETRY_SECONDS) < 10.0
+def test_what_waits_gets_longer_and_is_over_in_seconds():
+    seconds = readers.Retries().seconds
+    assert sorted(set(seconds)) == list(seconds)
+    assert 1.0 < sum(seconds) < 10.0
 
 
 def test_no_ids_are_no_sequences(train):
@@ -250,7 +247,7 @@ def test_a_damaged_sequence_is_refused_by_the_name_of_its_shard(folder, train):
     tokens = train.read(np.array([40])).tokens.astype("<u2").tobytes()
     contents[contents.index(tokens) + 3] ^= 0xFF
     shard.write_bytes(contents)
-    damaged = PreparedDataset.open(folder)
+    damaged = PreparedDataset.open(folder, retries=AT_ONCE)
     np.testing.assert_array_equal(damaged.read([39]).tokens, train.read([39]).tokens)
     with pytest.raises(ValueError, match=r"sequences-00001-of.* is damaged"):
         damaged.read(np.array([40]))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from salt_jax.data.prepared import readers
+from salt_jax.data.prepared.dataset import PreparedDataset
 from salt_jax.data.preparing.prepare import prepare
 from salt_jax.data.reading.loader import Batches, Loader, describe_epochs, open_batches
 from salt_jax.data.reading.prepared_text import PreparedText
@@ -331,12 +332,19 @@ def test_a_mistake_of_ours_is_raised_as_it_is(make_loader, monkeypatch):
     assert raised.value is error
 
 
+class WithoutPauses(PreparedText):
+    """A prepared split whose shards are tried again at once."""
+
+    def open(self, *, seq_len):
+        retries = readers.Retries((0.0, 0.0))
+        return PreparedDataset.open(f"{self.path}/{self.split}", retries=retries)
+
+
 def test_a_shard_that_disappears_stops_the_run_with_its_name_and_the_step(
-    own_preparation, make_loader, monkeypatch
+    own_preparation, make_loader
 ):
-    monkeypatch.setattr(readers, "RETRY_SECONDS", (0.0, 0.0))
     prepare(own_preparation)
-    data = PreparedText(
+    data = WithoutPauses(
         path=own_preparation.output, vocabulary=own_preparation.vocabulary
     )
     loader = make_loader(data=data)
