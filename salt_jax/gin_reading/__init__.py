@@ -1,1 +1,1 @@
-"""What gin_config needs around gin: finding files, naming what is idle, messages."""
+"""Helpers of gin_config: file lookup, unused bindings and error messages."""

@@ -1,4 +1,4 @@
-"""Where gin files lie: in the working directory, beside others, or in salt_jax."""
+"""Lookup of gin files: working directory, folders of named files, salt_jax's own."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import TextIO
 
 import gin
 
-# The folders of the named files, while gin reads them.
+# The folders of the files that gin is reading.
 _FOLDERS = contextvars.ContextVar[Sequence[pathlib.Path]]("folders", default=())
 
 
 def own_folder() -> pathlib.Path:
     """Returns the folder of salt_jax's own gin files.
 
-    An installed package has it within, a checkout beside the package.
+    It is inside an installed package, and beside the package in a checkout.
     """
     package = pathlib.Path(__file__).parents[1]
     installed = package / "gin_files"
@@ -30,7 +30,7 @@ def named(name: str, folders: Sequence[pathlib.Path] = ()) -> pathlib.Path:
     """Returns the path of a gin file.
 
     Raises:
-      FileNotFoundError: it is in no place.
+      FileNotFoundError: no folder has it.
     """
     if pathlib.Path(name).is_file():
         return pathlib.Path(name).absolute()
@@ -40,16 +40,16 @@ def named(name: str, folders: Sequence[pathlib.Path] = ()) -> pathlib.Path:
 
 
 def parse(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
-    """Has gin read files; returns their paths and those of all that they include.
+    """Parses files with gin; returns their paths and those of included files.
 
-    The working directory and the folders of the files are appended to `sys.path`, for
-    the modules that a file imports.
+    The working directory and the folders of the files are appended to `sys.path`, so
+    that files can import modules from there.
     """
     folders = [path.parent for path in paths]
     importable = [str(folder) for folder in (pathlib.Path.cwd(), *folders)]
     sys.path += [x for x in dict.fromkeys(importable) if x not in sys.path]
     _FOLDERS.set(folders)
-    # Gin's own reader of resources reports each file that a later reader finds.
+    # Gin's resource reader logs each file that only a later reader finds.
     root = logging.getLogger()
     root.addFilter(_not_of_resources)
     try:
@@ -60,7 +60,7 @@ def parse(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
 
 
 def shown(path: str) -> str:
-    """Returns a path as a message shows it: relative if it is near."""
+    """Returns a path for a message: relative if it is below the working directory."""
     relative = os.path.relpath(path)
     return path if relative.startswith("..") else relative
 
@@ -72,7 +72,7 @@ def _names(trees: Sequence) -> Iterator[str]:
 
 
 def _found(name: str, folders: Sequence[pathlib.Path]) -> pathlib.Path | None:
-    """Returns where a file lies that is not in the working directory."""
+    """Returns the path of a file in `folders` or in salt_jax's folder, or None."""
     own = own_folder()
     paths = [folder / name for folder in (*folders, own)]
     paths.append(own / name.removeprefix("gin/"))

@@ -1,4 +1,4 @@
-"""Gin's errors as one line: where, what, and what is allowed."""
+"""One-line messages for gin's errors: place, problem and allowed values."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _MISSING = re.compile(r"\.__init__\(\) missing \d+ required .*?arguments?: (.*)"
 
 
 def not_set(names: Iterable[str]) -> str:
-    """Returns that these are bound to %gin.REQUIRED still."""
+    """Returns a message that names are still bound to %gin.REQUIRED."""
     return " ".join(f"{x} is not set: give --gin.{x}=VALUE." for x in sorted(names))
 
 
 def of_override(override: str, error: Exception) -> str:
-    """Returns that an override is not gin text."""
+    """Returns a message that an override is not gin text."""
     name, _, value = override.partition("=")
     what = f"The override {override!r} cannot be read"
     if re.fullmatch(r"\s*[\w./:-]+\s*", value):  # A string without its quotes.
@@ -41,7 +41,7 @@ def of_override(override: str, error: Exception) -> str:
 
 
 def of_gin(error: Exception) -> str:
-    """Returns an error of gin, or of a value that gin builds, as one line."""
+    """Returns a one-line message for an error of gin or of a value that it builds."""
     if isinstance(error, RecursionError):
         return "A gin file includes itself, or a macro refers to itself."
     if isinstance(error, SyntaxError) and error.filename:
@@ -67,7 +67,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _what(text: str, calls: list[tuple[str, str]]) -> str:
-    """Returns the part of a message that says what is wrong."""
+    """Returns the problem without its place, with the allowed names."""
     if match := _MODULE.search(text):
         module, name = match.groups()
         return f"{module} has no {name}; {_one_of(name, _classes(module))}."

@@ -1,6 +1,6 @@
-"""What gin text binds and refers to; which of its bindings have no effect.
+"""Bindings and references in gin text, and the bindings that have no effect.
 
-Gin accepts any scope and any macro name, so a misspelled one is just never read.
+Gin accepts any scope and any macro name, so it never reads a misspelled one.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _REQUIRED = "%gin.REQUIRED"
 
 @dataclasses.dataclass
 class Statements:
-    """What some texts say together."""
+    """The statements of one or more gin texts."""
 
-    bindings: dict[str, str]  # "scope/module.Class.field" or a macro, and its place.
-    references: set[str]  # Scopes and macros that some value names.
+    bindings: dict[str, str]  # "scope/module.Class.field" or macro, to its place.
+    references: set[str]  # Scopes and macros that values name.
     imports: list[str]
     required: set[str]  # Names that are still bound to %gin.REQUIRED.
 
@@ -35,7 +35,7 @@ class Statements:
 
 
 class _Values(config_parser.ParserDelegate):
-    """Leaves references as text, and notes what they name."""
+    """Keeps references as text, and records the scopes and macros they name."""
 
     def __init__(self):
         self.references: set[str] = set()
@@ -50,10 +50,10 @@ class _Values(config_parser.ParserDelegate):
 
 
 def read(text: str | TextIO) -> Statements:
-    """Returns what a text says, without telling gin.
+    """Returns the statements of a text, without changing gin's state.
 
     Raises:
-      SyntaxError: it is not gin text.
+      SyntaxError: the text is not gin text.
     """
     values = _Values()
     found = Statements({}, values.references, [], set())
@@ -83,8 +83,8 @@ def unread(
 ) -> list[str]:
     """Returns the bindings that nothing read, each with its place.
 
-    An override must have been read. In a file, what another choice would read may
-    stand idle: its scope or its macro is named somewhere, or it has neither.
+    Every override must have been read. A binding in a file may be unread if another
+    choice would read it: it has no scope, or its scope or macro is named somewhere.
     """
     used = list(operative.bindings)
     named = of_files.references | of_overrides.references
@@ -100,7 +100,7 @@ def unread(
 
 
 def shadowed(of_files: Statements, of_overrides: Statements) -> dict[str, str]:
-    """Returns new bindings of overrides, and for each one in a narrower scope."""
+    """Maps new bindings of overrides to those that shadow them in narrower scopes."""
     everything = of_files | of_overrides
     return {
         name: other
@@ -118,7 +118,7 @@ def _is_alternative(name: str, named: set[str]) -> bool:
 
 
 def _is_read(name: str, used: Sequence[str]) -> bool:
-    """Returns whether a binding is among `used`, itself or in a narrower scope."""
+    """Returns whether `used` has a binding, itself or in a narrower scope."""
     *scope, target = name.split("/")
     for other in used:
         *other_scope, other_target = other.split("/")
@@ -128,5 +128,5 @@ def _is_read(name: str, used: Sequence[str]) -> bool:
 
 
 def short(target: str) -> str:
-    """Returns "Class.field" of "module.Class.field"; a macro's name as it is."""
+    """Returns "Class.field" of "module.Class.field", and a macro name unchanged."""
     return ".".join(target.split(".")[-2:])
