@@ -132,11 +132,11 @@ def run(options: TaskOptions, where: Mapping[str, Any]) -> epath.Path:
     """
     import jax
 
-    from salt_jax.few_shot.side_by_side import Asking, compare_exports
+    from salt_jax.few_shot.side_by_side import AskOptions, compare_exports
     from salt_jax.few_shot.table import render
 
     output = epath.Path(options.output or "runs/few_shot")
-    asking = Asking(
+    settings = AskOptions(
         num_fewshot=options.num_fewshot,
         limit=options.limit,
         max_length=options.max_length,
@@ -146,7 +146,7 @@ def run(options: TaskOptions, where: Mapping[str, Any]) -> epath.Path:
         where=where,
     )
     tables = compare_exports(
-        options.export, options.names(), asking, output, slices_by=options.slices_by
+        options.export, options.names(), settings, output, slices_by=options.slices_by
     )
     if jax.process_index() == 0:
         for rows in tables.values():

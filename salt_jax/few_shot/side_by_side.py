@@ -1,4 +1,4 @@
-"""Exports side by side: every one is asked the same tasks."""
+"""Few-shot evaluation of several exports on the same tasks."""
 
 from __future__ import annotations
 
@@ -20,77 +20,77 @@ from salt_jax.storage.loaded import LoadedModel
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Asking:
-    """How an export is asked."""
+class AskOptions:
+    """Settings for asking an export few-shot questions."""
 
-    num_fewshot: int | None = None  # Examples before each question; None: the task's.
-    limit: int | None = None  # Questions of each task; None: all.
-    max_length: int | None = None  # Tokens of context; None: as trained.
+    num_fewshot: int | None = None  # Examples per prompt; None: the task's own number.
+    limit: int | None = None  # Questions per task; None: all.
+    max_length: int | None = None  # Context length [tokens]; None: as trained.
     batch_size: int = 8
-    dtype: str | None = None  # Of the computation; None: the export's.
-    run_unsafe_code: bool = False  # That a model writes.
-    # The `mesh` and `rules` of an experiment; empty: all devices in a row.
+    dtype: str | None = None  # The compute dtype; None: the export's.
+    run_unsafe_code: bool = False  # Allow tasks that run code written by the model.
+    # The `mesh` and `rules` of an experiment; empty: FSDP on all devices.
     where: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def compare_exports(
     exports: Sequence[str],
     tasks: Sequence[str],
-    asking: Asking,
+    options: AskOptions,
     output: epath.Path,
     *,
     slices_by: str | None = None,
 ) -> dict[str, list[Row]]:
-    """Asks each export all tasks, and writes what lm-eval would and few_shot.json.
+    """Evaluates each export on all tasks; writes few_shot.json and lm-eval's files.
 
     Args:
-      exports: Their folders.
+      exports: The directories of the exports.
       tasks: Names of tasks or groups.
-      asking: How they are asked.
-      output: The folder to write.
-      slices_by: An export by whose likelihoods the examples are split in thirds.
+      options: Settings shared by all exports.
+      output: The output directory.
+      slices_by: An export whose likelihoods split the examples into thirds.
 
     Returns:
-      The rows of each table, with the exports side by side.
+      The rows of each table, with one value per export.
 
     Raises:
       FileNotFoundError: there is no such export.
       ModuleNotFoundError: lm-eval is not installed.
-      ValueError: a task or an export cannot be used, or an
-        export has no room for the answers of a task.
+      ValueError: a task or an export cannot be used, or a task's answers exceed the
+        length of an export.
     """
-    # In an extra, and slow to import.
+    # Imported here: it needs the extra "eval", and is slow to import.
     from salt_jax.few_shot import tasks as named
 
     paths = _labels(exports)
-    # The last is only looked at for how well it does on each example.
+    # The teacher only splits the examples, unless it is one of the exports.
     teacher = _label_of(slices_by, paths) if slices_by else None
     everyone = dict(paths)
     if teacher is not None and slices_by is not None:
         everyone[teacher] = slices_by
     lengths = {
-        label: Export.open(path).max_length(asking.max_length)
+        label: Export.open(path).max_length(options.max_length)
         for label, path in everyone.items()
     }
-    known = named.load_tasks(tasks, asking.num_fewshot)
+    known = named.load_tasks(tasks, options.num_fewshot)
     shortest = min(lengths, key=lambda label: lengths[label])
     named.check_room(known.tasks, lengths[shortest], shortest)
     if jax.process_index() == 0:
         _make(output)
-    asked = _Asked(asking, known, output, teacher)
+    results = _Results(options, known, output, teacher)
     for label, path in everyone.items():
-        asked.ask(label, path)
-    tables = asked.tables(list(paths))
+        results.ask(label, path)
+    tables = results.tables(list(paths))
     if jax.process_index() == 0:
         _write(tables, output)
     return tables
 
 
-class _Asked:
-    """What models have said."""
+class _Results:
+    """Results of models on the same tasks."""
 
-    def __init__(self, asking, tasks, output, teacher):
-        self._asking, self._tasks = asking, tasks
+    def __init__(self, options, tasks, output, teacher):
+        self._options, self._tasks = options, tasks
         self._output, self._teacher = output, teacher
         self._metrics = task_metrics(tasks.tasks, tasks.groups)
         self._results: dict[str, Mapping[str, Any]] = {}
@@ -98,21 +98,21 @@ class _Asked:
         self._parts: dict[Metric, Mapping[str, Sequence[int]]] = {}
 
     def ask(self, label: str, path: epath.PathLike) -> None:
-        """Asks one model all tasks, and writes what it said."""
+        """Evaluates one model on all tasks, and writes its results."""
         from salt_jax.few_shot import harness
         from salt_jax.few_shot.language_model import SaltLM
 
-        asking = self._asking
+        options = self._options
         loaded = LoadedModel.open(
-            path, max_length=asking.max_length, dtype=asking.dtype, **asking.where
+            path, max_length=options.max_length, dtype=options.dtype, **options.where
         )
-        lm = SaltLM(loaded, batch_size=asking.batch_size, name=label)
+        lm = SaltLM(loaded, batch_size=options.batch_size, name=label)
         began = time.time()
         results = harness.ask(
             lm,
             self._tasks,
-            limit=asking.limit,
-            run_unsafe_code=asking.run_unsafe_code,
+            limit=options.limit,
+            run_unsafe_code=options.run_unsafe_code,
         )
         self._results[label] = results
         self._samples[label] = {
@@ -126,12 +126,12 @@ class _Asked:
                 "model": "salt_jax",
                 "model_args": {"export": str(path), "dtype": loaded.model.config.dtype},
                 "max_length": loaded.max_length,
-                "batch_size": asking.batch_size,
-                "limit": asking.limit,
-                "num_fewshot": asking.num_fewshot,
+                "batch_size": options.batch_size,
+                "limit": options.limit,
+                "num_fewshot": options.num_fewshot,
             }
             harness.write_results(self._output, label, results, config)
-        logging.info("Asked %s in %.0f s.", label, time.time() - began)
+        logging.info("Evaluated %s in %.0f s.", label, time.time() - began)
 
     def _split(self, lm: Any, right_likelihoods: Any) -> None:
         for measure in self._metrics:
@@ -142,7 +142,7 @@ class _Asked:
                 self._parts[measure] = thirds(samples, measure.metric, likelihoods)
 
     def tables(self, labels: Sequence[str]) -> dict[str, list[Row]]:
-        """Returns the rows of each table, with the models `labels` side by side."""
+        """Returns the rows of each table, with one value per model of `labels`."""
         groups = self._tasks.groups
         results = {label: self._results[label] for label in labels}
         tables = {"tasks": rows(self._metrics, groups, results)}
@@ -153,18 +153,18 @@ class _Asked:
 
 
 def _make(output: epath.Path) -> None:
-    """Makes the folder now: an hour later it would be a pity if it cannot be made."""
+    """Creates the output directory, so that a bad path fails before evaluation."""
     try:
         output.mkdir(parents=True, exist_ok=True)
-    except ImportError as error:  # What its kind of path is reached by.
-        raise ValueError(f"--output={output} cannot be reached: {error}.") from error
+    except ImportError as error:  # The file system of its URL is not installed.
+        raise ValueError(f"--output={output} cannot be created: {error}.") from error
 
 
 def _labels(paths: Sequence[str]) -> dict[str, str]:
-    """Returns the paths by what they are called: as much of their end as tells."""
+    """Returns the paths by label: the shortest suffixes that differ."""
     whole = [epath.Path(path).parts for path in paths]
     if len(set(whole)) < len(whole):
-        raise ValueError(f"--export names one folder twice: {', '.join(paths)}.")
+        raise ValueError(f"--export names a directory twice: {', '.join(paths)}.")
     count = 1
     while len({parts[-count:] for parts in whole}) < len(whole):
         count += 1
@@ -173,8 +173,8 @@ def _labels(paths: Sequence[str]) -> dict[str, str]:
     }
 
 
-def _label_of(path: str, labelled: Mapping[str, str]) -> str:
-    same = [x for x, other in labelled.items() if epath.Path(other) == epath.Path(path)]
+def _label_of(path: str, labeled: Mapping[str, str]) -> str:
+    same = [x for x, other in labeled.items() if epath.Path(other) == epath.Path(path)]
     return same[0] if same else f"teacher {epath.Path(path).name}"
 
 

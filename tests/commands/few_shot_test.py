@@ -63,7 +63,7 @@ def test_exports_stand_side_by_side_whole_and_sliced_and_in_lm_evals_files(
     [
         (["--tasks=embedded"], "give --export=DIR"),
         (["--tasks=a,,b", "--export=x"], "has an empty name"),
-        (["--tasks=embedded", "--export=x", "--export=./x"], "names one folder twice"),
+        (["--tasks=embedded", "--export=x", "--export=./x"], "twice: x, ./x"),
         (["--tasks=embedded", "--export=/nowhere/x"], "No export at /nowhere/x"),
         (["--export=x"], "Give --gin_file=FILE"),
         (["--tasks=a", "--export=x", "--workdir=y"], "--workdir"),
@@ -80,7 +80,7 @@ def test_a_task_without_room_in_one_export_is_refused_before_any_is_asked(
 ):
     lengths = {"slm": 128, "llm": 9}
     monkeypatch.setattr(Export, "max_length", lambda self, _: lengths[self.path.name])
-    monkeypatch.setattr(side_by_side._Asked, "ask", None)
+    monkeypatch.setattr(side_by_side._Results, "ask", None)
     both = [f"--export={exports / name}" for name in lengths]
     tasks = "--tasks=country_capital, past_tense_regular"
     assert evaluate(*both, tasks, f"--output={tmp_path / 'asked'}") == 2
@@ -92,7 +92,7 @@ def test_a_task_without_room_in_one_export_is_refused_before_any_is_asked(
 
 def test_results_go_where_output_says(exports, monkeypatch, tmp_path, capsys):
     for name in "ask", "tables":
-        monkeypatch.setattr(side_by_side._Asked, name, lambda *_: {})
+        monkeypatch.setattr(side_by_side._Results, name, lambda *_: {})
     monkeypatch.chdir(tmp_path)
     asked = [f"--export={exports / 'slm'}", "--tasks=country_capital"]
     assert evaluate(*asked, "--max_length=64") == 0
