@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Sets up, then prints the measured speeds as ratios, one script at a time.
+# Sets up, then runs the benchmarks one by one; results are ratios of speeds.
 #
-# About twenty minutes on two cores; the dense loss alone holds 13 GiB. For options, run
-# a script by itself: python tests/benchmarks/loss.py --help
+# About twenty minutes on two cores. The dense loss needs 13 GiB of memory. Each script
+# has options: python tests/benchmarks/loss.py --help
 #
-# With --peers: only our stage-one step beside the same distillation in PyTorch and in
-# Tunix, which are installed into .venv-peers (2.5 GB), once. Options go on to
+# --peers compares the stage-one step with the same distillation in PyTorch and in Tunix,
+# which are installed once into .venv-peers (2.5 GB). Further options are passed to
 # tests/benchmarks/peers/compare.py.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Compiles the experiments for their pods, with no pod there: fills docs/scale.md
+# Compiles the paper-scale experiments ahead of time, and updates docs/scale.md
 #
-# Stage two of SALT is the program of BASELINE, and its first stage is the same program
-# whatever is selected: neither is compiled twice for one pod.
+# No TPU is needed. Programs that several experiments share are compiled once per pod:
+# stage two of SALT is the program of BASELINE, and selection does not change stage one.
 #
 #   bash launch/compile_all.sh               all of them: half an hour on two cores
-#   bash launch/compile_all.sh --continue    those that are left, if it was stopped
-#   bash launch/compile_all.sh --only=NAME   one of them again, of the list below
+#   bash launch/compile_all.sh --continue    resume: only those without a report
+#   bash launch/compile_all.sh --only=NAME   recompile one entry of the list below
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/env.sh
@@ -17,7 +17,7 @@ save_dots="$remat'save_dots'"
 projections="$remat'save_dots_without_batch'"
 stages="--programs=distill,standard"
 
-# A name, what to run, the slice, how many of them, and options.
+# Columns: name, experiment, slice topology, number of slices, options.
 list="
 salt_2p8b             salt_2p8b     v5e:16x16 1
 salt_2p8b_x4          salt_2p8b     v5e:16x16 4 $stages
@@ -65,7 +65,7 @@ write_table() {
 grep . <<< "$list" | while read -r name file topology num_slices options; do
   [[ -f $reports/$name.json || -n $only && $name != "$only" ]] && continue
   echo "== $name: gin/$file.gin on $topology x $num_slices $options"
-  # It says 1 of what does not fit, which the table shows.
+  # Exit status 1: the program does not fit, which the table shows.
   # shellcheck disable=SC2086
   python -m salt_jax.main compile --gin_file="gin/$file.gin" --topology="$topology" \
     --num_slices="$num_slices" --json $options > "$reports/unfinished" < /dev/null \

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Sets up, then runs SALT end to end on the embedded corpus: launch/demo.sh [--fresh]
 #
-# About twenty minutes on two cores, after installing. A second run goes on where the
-# first one stopped; --fresh deletes runs/demo and starts over.
+# About twenty minutes on two cores, after installation. A second run resumes the first;
+# --fresh deletes runs/demo and starts over.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -27,14 +27,14 @@ salt() {
 
 salt prepare --gin_file=gin/tiny_prepare.gin
 
-# The small model, and two of its checkpoints: an early one scores, the last teaches.
+# The SLM: its checkpoint at step 150 is the scorer, its last one the teacher.
 slm=(--gin_file=gin/tiny_slm.gin --workdir=$runs/slm)
 salt train "${slm[@]}"
 salt export "${slm[@]}" --step=150 --output=$runs/exports/slm_early
 salt export "${slm[@]}" --output=$runs/exports/slm
 salt score --gin_file=gin/tiny_score.gin
 
-# The student, with that help and without it.
+# The student, trained with SALT_DS and as BASELINE.
 with=(--gin_file=gin/tiny_salt_ds.gin --workdir=$runs/salt_ds)
 without=(--gin_file=gin/tiny_baseline.gin --workdir=$runs/baseline)
 salt select "${with[@]}"
@@ -47,7 +47,7 @@ salt evaluate "${without[@]}"
 salt export "${with[@]}" --output=$runs/exports/salt_ds
 salt export "${without[@]}" --output=$runs/exports/baseline
 
-# What they are good for: few-shot tasks, and answers to questions after fine-tuning.
+# Downstream evaluation: few-shot tasks, and fine-tuning on questions.
 salt evaluate --tasks=embedded --slices_by=$runs/exports/slm --output=$runs/few_shot \
   --export=$runs/exports/slm --export=$runs/exports/baseline \
   --export=$runs/exports/salt_ds
@@ -62,10 +62,10 @@ for set in factbook mathematics; do
   done
 done
 for model in slm baseline salt_ds; do
-  [[ -e $runs/exports/${model}_hf ]] || # It is there only when it is whole.
+  [[ -e $runs/exports/${model}_hf ]] || # An export is complete if it exists.
     salt export --format=hf --export=$runs/exports/$model --output=$runs/exports/${model}_hf
 done
-# Time is compared by step times that are measured side by side: about a minute.
+# The report compares time by these step times. About a minute.
 salt time_steps --gin_file=gin/tiny_salt_ds.gin --beside=gin/tiny_slm.gin \
   --output=$runs/step_times.json
 salt report --baseline=$runs/baseline --salt=$runs/salt_ds --slm=$runs/slm \

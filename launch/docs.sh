@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Writes the API reference, from docstrings, to .cache/api: launch/docs.sh
 #
-# A warning is an error, except for three about correct annotations that pdoc does not
-# resolve: of named tuples, of inherited fields, and of what optax.OptState is made of.
+# Warnings are errors, except three on correct annotations that pdoc cannot resolve: named
+# tuples, inherited fields, and the members of optax.OptState.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/env.sh

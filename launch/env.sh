@@ -1,4 +1,4 @@
-# Sourced by the other scripts. Makes a virtual environment, again when setup.py changes.
+# Creates the virtual environment, and again when setup.py changes. For `source`.
 #
 # Variables, all optional:
 #   PYTHON     interpreter: a path, or a version such as 3.13, found on PATH or in pyenv.

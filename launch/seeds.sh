@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Trains SALT_DS and BASELINE with several seeds: launch/seeds.sh [SEED ...]
 #
-# The students differ in their parameters and data order; teacher and scores are the
-# demo's. Run launch/demo.sh first. About eight minutes a seed on two cores.
+# The seed sets initial parameters and data order; teacher and scores are the demo's, so
+# run launch/demo.sh first. About eight minutes per seed on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 EXTRA=eval,plots

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Fine-tunes SALT_DS and BASELINE on questions: launch/sft_seeds.sh [SEED ...]
 #
-# Both embedded sets, several seeds: each starts from the student that launch/seeds.sh
-# trained with the same seed, so run that first. About five minutes a seed on two cores.
+# Each run starts from the student of the same seed, so run launch/seeds.sh first. About
+# five minutes per seed on two cores, for both embedded sets of questions.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 EXTRA=eval,plots

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Sets up, then checks layout, types and tests: launch/test.sh [--fast] [PYTEST ARGS]
 #
-# --fast leaves out the tests marked slow. Two processes take the files in turns;
-# -n 0 runs all of them in one.
+# --fast skips the tests marked slow. Test files are distributed over two processes;
+# -n 0 uses one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/env.sh
