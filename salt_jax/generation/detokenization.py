@@ -1,4 +1,4 @@
-"""Turns generated tokens into text, up to the first stop string."""
+"""Decodes generated tokens into text, up to the first stop string."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Detokenizer:
         return text[: _end(text, self.stop)]
 
     def tokens(self, tokens: Sequence[int]) -> list[int]:
-        """Returns the tokens that lie entirely before the first stop string."""
+        """Returns the tokens that end before the first stop string begins."""
         tokens = list(tokens)
         if self.is_stopped(tokens):
             text = self.text(tokens)
@@ -73,9 +73,9 @@ def check_stop(stop: Sequence[str]) -> None:
 
 
 def _end(text: str, stop: Sequence[str]) -> int | None:
-    """Returns where the stop string that ends first begins, or None.
+    """Returns the start of the stop string that ends first, or None.
 
-    So the result does not depend on how many characters each token adds.
+    The result does not depend on the number of characters per token.
     """
     found = [(text.index(x) + len(x), text.index(x)) for x in stop if x in text]
     return min(found)[1] if found else None

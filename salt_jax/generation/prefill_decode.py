@@ -147,7 +147,7 @@ def _decode(
     is_done_B = written.is_done_B | is_done_B
     written = DecodeState(written.tokens_BN, written.count, is_done_B)
 
-    def is_going_on(state: tuple[Cache, DecodeState]) -> jax.Array:
+    def is_unfinished(state: tuple[Cache, DecodeState]) -> jax.Array:
         written = state[1]
         return (written.count < until) & ~jnp.all(written.is_done_B)
 
@@ -164,7 +164,7 @@ def _decode(
         is_done_B = written.is_done_B | _is_end(config, next_B)
         return cache, DecodeState(tokens_BN, at + 1, is_done_B)
 
-    return jax.lax.while_loop(is_going_on, add, (cache, written))
+    return jax.lax.while_loop(is_unfinished, add, (cache, written))
 
 
 def _is_end(config: DecodingConfig, tokens_B: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Prompts in a file or on standard input: lines of text, or JSON lines."""
+"""Reads prompts from lines of text, or from JSON lines."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import json
 def prompts_of(text: str) -> list[str]:
     """Returns the prompts in `text`: its lines, or the "prompt" of JSON lines.
 
-    They are JSON if the first is an object with a "prompt".
+    The lines are JSON if the first one is an object with a "prompt".
 
     Raises:
-      ValueError: the first is, and another is not; or there are none.
+      ValueError: there is no prompt, or only some lines are JSON objects with one.
     """
-    # JSON may have what else `splitlines` takes for the end of a line.
+    # Not `splitlines`: it also splits at characters that JSON strings may contain.
     lines = [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
     if not lines:
         raise ValueError("There is no prompt: give --prompt=TEXT, or lines of text.")
@@ -24,8 +24,8 @@ def prompts_of(text: str) -> list[str]:
         prompt = _prompt_in(line)
         if prompt is None:
             raise ValueError(
-                'Of the prompts, the first is a JSON object with a "prompt", and '
-                f"number {number} is not: {line[:60]!r}. Make all of them so, or none."
+                'The first prompt is a JSON object with a "prompt", and '
+                f"number {number} is not: {line[:60]!r}. Use one format for all lines."
             )
         prompts.append(prompt)
     return prompts

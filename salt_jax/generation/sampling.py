@@ -16,10 +16,10 @@ SEEDS = 1 << 32  # Seeds are below this.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How to sample the next token.
+    """Settings for sampling the next token.
 
-    The sample depends on the seed, the prompt's seed and the number of tokens sampled
-    before. So it does not depend on the batch that contains the prompt.
+    A sample depends on this seed, the prompt's seed and the number of tokens sampled
+    before, and not on the batch that contains the prompt.
     """
 
     temperature: float = 0.0  # Divides the logits; 0 is greedy.
