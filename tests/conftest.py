@@ -1,4 +1,4 @@
-"""Eight simulated devices, strict broadcasting, and little optimized programs."""
+"""Test settings: eight simulated devices, strict broadcasting and fast compilation."""
 
 import collections
 import importlib.metadata
@@ -6,20 +6,20 @@ import os
 import pathlib
 import sys
 
-# PyTorch imports it when a model is first built, which kills a process where XLA has
-# compiled; nothing here runs on what it is for.
+# PyTorch imports Triton with its first model, which crashes a process in which XLA has
+# compiled. No test needs Triton.
 sys.modules["triton"] = None
 
 FLAGS = "--xla_force_host_platform_device_count=8"
 if importlib.metadata.version("jaxlib").startswith("0.10."):
-    FLAGS += " --xla_cpu_use_fusion_emitters=false"  # They take most of a compilation.
+    FLAGS += " --xla_cpu_use_fusion_emitters=false"  # Most of the compile time.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Machine code that is little optimized takes half as long to compile. Processes that
-# tests start inherit it, so that their numbers are equal to the last bit.
+# Halves the compile time. Subprocesses of tests inherit it, so that their results are
+# equal to the last bit.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-# Every program is compiled once, whichever process or worker needs it first.
+# Caches every program, so that each is compiled once for all processes.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
@@ -37,14 +37,14 @@ def pytest_configure():
 
 
 def pytest_collection_modifyitems(items):
-    """Files with many slow tests come first, so that workers end together."""
+    """Sorts files by their number of slow tests, so that workers end together."""
     slow = collections.Counter(x.path for x in items if x.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture
 def fully_optimized():
-    """Compiles as a user does, for tests of what the compiler made of a program."""
+    """Enables the default optimizations, for tests of compiled programs."""
     kept = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield
@@ -53,5 +53,5 @@ def fully_optimized():
 
 @pytest.fixture(autouse=True)
 def _from_the_root(monkeypatch):
-    """Gin files name the files they include from the repository's root."""
+    """Runs tests in the repository root, to which `include` paths are relative."""
     monkeypatch.chdir(ROOT)

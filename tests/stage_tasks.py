@@ -79,7 +79,7 @@ def add_tokens(name, examples):
 
 
 PAIR = ("inputs", "targets")
-NORMALISED = sentencepiece_model_pb2.NormalizerSpec(add_dummy_prefix=True)
+NORMALIZED = sentencepiece_model_pb2.NormalizerSpec(add_dummy_prefix=True)
 add("st_text", preprocessors=[as_targets])
 add("st_other_text", texts=texts(100, seed=1), preprocessors=[as_targets])
 add("st_pair", texts=texts(most_words=8), preprocessors=[as_pair], features=PAIR)
@@ -91,7 +91,7 @@ add("st_empty", texts=(), preprocessors=[as_targets])
 add(
     "st_normalized",
     preprocessors=[as_targets],
-    of=vocabulary(normalizer_spec_overrides=NORMALISED),
+    of=vocabulary(normalizer_spec_overrides=NORMALIZED),
 )
 add_tokens("st_unknown", [{"targets": [5, 4095]}, {"targets": [4096]}])
 add_tokens(

@@ -42,7 +42,7 @@ def test_every_number_is_as_likely_at_every_place():
     assert chi_square < 155
 
 
-def test_neighbours_are_not_kept_together():
+def test_neighbors_are_not_kept_together():
     numbers = shuffled(np.arange(100_000), size=100_000, seed=2)
     correlation = np.corrcoef(numbers[:-1], numbers[1:])[0, 1]
     assert abs(correlation) < 0.02

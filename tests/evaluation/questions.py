@@ -9,7 +9,7 @@ from tests import runs
 
 SEQ_LEN = 48
 TOTAL_STEPS = 5
-COLOURS = ("red", "green", "blue")
+COLORS = ("red", "green", "blue")
 
 
 def make_questions(folder):
@@ -18,7 +18,7 @@ def make_questions(folder):
         records = [
             {
                 "question": f"What colour has number {number}?",
-                "answer": COLOURS[number % 3],
+                "answer": COLORS[number % 3],
                 "kind": "even" if number % 2 == 0 else "odd",
             }
             for number in range(count)

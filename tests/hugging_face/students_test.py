@@ -41,10 +41,10 @@ VOCABULARY = "embedded:tokenizer/spm_4k.model"
 STUDENTS = {
     "GemmaForCausalLM": {},
     "GemmaForCausalLM unrolled": {"scan_layers": False},
-    "GemmaForCausalLM of zero-centred norms": {"zero_centered_norm": True},
+    "GemmaForCausalLM of zero-centered norms": {"zero_centered_norm": True},
     "LlamaForCausalLM": {**PLAIN, "rope_scaling": LLAMA3},
     "LlamaForCausalLM of a scaled embedding": {"tied_embedding": False},
-    "LlamaForCausalLM of zero-centred norms": {**PLAIN, "zero_centered_norm": True},
+    "LlamaForCausalLM of zero-centered norms": {**PLAIN, "zero_centered_norm": True},
     "Qwen2ForCausalLM": {**PLAIN, **WINDOWS, "qkv_bias": True},
     "Qwen3ForCausalLM": {**PLAIN, **WINDOWS, "qk_norm": True},
     "Gemma2ForCausalLM": {

@@ -98,7 +98,7 @@ def made(model, key):
     """Parameters from the same numbers on every mesh, on the shards of this one."""
     init = lambda key: init_params(model, key)
     abstract = model.partitioning.abstract(init, key)
-    # By NumPy: a compiled initialiser for each mesh would take longer than the step.
+    # By NumPy: a compiled initializer for each mesh would take longer than the step.
     rng = np.random.default_rng(0)
 
     def value(path, x):
@@ -146,7 +146,7 @@ def on_one_device():
     known = {}
 
     def of(changes):
-        # Layers are initialised in another order where they are not stacked.
+        # Layers are initialized in another order where they are not stacked.
         if changes not in known:
             known[changes] = two_steps(Case(shape=ONE, changes=changes))
         return known[changes]

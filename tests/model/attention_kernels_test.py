@@ -225,7 +225,7 @@ def gradients(model, batch, *, spmd_axis_name=None):
 def test_a_model_with_splash_has_the_gradients_of_one_with_the_reference(
     interpreted, monkeypatch
 ):
-    # In a scan of rematerialised layers, mapped over the replicas of a mesh of eight.
+    # In a scan of rematerialized layers, mapped over the replicas of a mesh of eight.
     model, params = small_model(attention="reference", **SPLASHED)
     batch = packed_batch(length=L)
     batch = batch.replace(prefix_BL=(batch.positions_BL < 9) & (batch.segments_BL > 0))

@@ -173,7 +173,7 @@ def test_a_model_of_all_parts_is_read_as_int8_but_for_norms_and_biases():
     assert attention["query_norm"]["scale"].dtype == jnp.float32
 
 
-def test_a_zero_centred_norm_held_in_bfloat16_is_not_rounded_when_1_is_added():
+def test_a_zero_centered_norm_held_in_bfloat16_is_not_rounded_when_1_is_added():
     config = dataclasses.replace(SMALL, zero_centered_norm=True)
     x_BLD = jax.random.normal(jax.random.key(0), (1, 2, 16))
     scale_D = 0.1 * jax.random.normal(jax.random.key(1), (16,), jnp.bfloat16)

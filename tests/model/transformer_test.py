@@ -62,7 +62,7 @@ def test_a_token_changes_only_what_comes_after_it():
     assert jnp.abs(before[:, 6:] - after[:, 6:]).max(-1).min() > 1e-4
 
 
-def test_packed_neighbours_never_see_each_other():
+def test_packed_neighbors_never_see_each_other():
     model, params = small_model()
     batch = packed_batch()
     is_first = batch.segments_BL == 1

@@ -22,7 +22,7 @@ def test_keys_are_spread_evenly_over_all_that_there_are(seed):
     assert ((counts - expected) ** 2 / expected).sum() < 117
 
 
-def test_neighbours_are_not_neighbours_in_the_order():
+def test_neighbors_are_not_neighbors_in_the_order():
     for part in range(3):
         ranks = np.argsort(np.argsort(shuffle_keys(0, part, NUMBERS)))
         correlation = np.corrcoef(ranks[:-1], ranks[1:])[0, 1]

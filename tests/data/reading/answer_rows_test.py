@@ -50,7 +50,7 @@ def test_an_epoch_has_every_example_once_and_whole(number, rows):
     assert found == wanted
 
 
-def test_each_epoch_has_an_order_and_neighbours_of_its_own(rows):
+def test_each_epoch_has_an_order_and_neighbors_of_its_own(rows):
     first, second = (rows.ids(epoch(rows, number)) for number in (0, 1))
     assert [x.tolist() for x in first] != [x.tolist() for x in second]
     together = [{frozenset(x.tolist()) for x in ids} for ids in (first, second)]

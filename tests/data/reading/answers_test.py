@@ -50,8 +50,8 @@ def test_templates_put_fields_where_they_say_and_leave_braces_in_them_alone(fold
 
 
 def test_a_number_stands_for_its_label_or_without_labels_for_itself(folder):
-    labelled = answers(folder, answer="{label}", labels=("yes", "no"))
-    assert [x.answer for x in labelled.read(seq_len=256)] == ["yes", "no"]
+    labeled = answers(folder, answer="{label}", labels=("yes", "no"))
+    assert [x.answer for x in labeled.read(seq_len=256)] == ["yes", "no"]
     plain = answers(folder, answer="{label}")
     assert [x.answer for x in plain.read(seq_len=256)] == ["0", "1"]
 

@@ -361,7 +361,7 @@ def test_no_position_that_predicts_a_target_can_see_it(reading):
     assert not batch.prefix_BL[:, 1:][predicts].any()
 
 
-def test_packed_neighbours_and_padding_never_see_each_other(reading):
+def test_packed_neighbors_and_padding_never_see_each_other(reading):
     read, batch = reading
     before = read()
     for segment in range(batch.segments_BL.max() + 1):
