@@ -46,7 +46,7 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Answering:
-    """How a fine-tuned student answers the questions of its validation."""
+    """Settings for a fine-tuned student's answers to held-out questions."""
 
     max_new_tokens: int  # Tokens of an answer; longer answers are truncated.
     num_questions: int  # Questions asked while training, the same ones every time.
@@ -59,7 +59,7 @@ class Answering:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Validation:
-    """What is measured on held-out data while training: the loss, and answers."""
+    """Measurements on held-out data while training: the loss, and answers."""
 
     data: PreparedText | Answers
     every: int  # Steps between validations; the last step has one too.

@@ -1,4 +1,4 @@
-"""What evaluate does with --tasks: its options, and what is printed."""
+"""Few-shot evaluation, `evaluate --tasks`: its options and the printed tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from salt_jax.commands.options import positive
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskOptions:
-    """Which exports are asked which tasks, and how."""
+    """The options of `evaluate --tasks`."""
 
     export: Sequence[str] = ()
     tasks: str | None = None

@@ -32,7 +32,7 @@ _TOO_SMALL = re.compile(r"required_chars\. \d+ vs (\d+)")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VocabularyTraining:
-    """How the lines of a corpus become a vocabulary."""
+    """Settings for training a vocabulary on the lines of a corpus."""
 
     size: int  # Tokens, control pieces included.
     control_pieces: Sequence[str] = ()  # Sentinels and mode tokens: the last tokens.

@@ -35,7 +35,7 @@ _CHUNK_TOKENS = 512
 
 @dataclasses.dataclass(frozen=True)
 class Likelihood:
-    """How likely a model finds a continuation."""
+    """A model's likelihood of a continuation."""
 
     log_likelihood: float  # Of the whole continuation, in nats.
     is_greedy: bool  # Whether every token is the likeliest.

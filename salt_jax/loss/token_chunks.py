@@ -31,7 +31,7 @@ class TokenStatistics:
 
 @dataclasses.dataclass(frozen=True)
 class TokenChunks:
-    """How a loss is split: tokens and vocabulary over devices, then tokens in chunks.
+    """The split of a loss: tokens and vocabulary over devices, then tokens in chunks.
 
     Every device scans over chunks of its own tokens. Devices that hold different parts
     of the vocabulary need the same tokens; if their tokens differ, each chunk is first

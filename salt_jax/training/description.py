@@ -1,4 +1,4 @@
-"""What gin files resolve to, as numbers: nothing is read, nothing is allocated."""
+"""The numbers of an experiment, resolved from gin files without reading any data."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ Work = Callable[[], object]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepTime:
-    """How long a step of one update takes."""
+    """Step time of one stage's update."""
 
     name: str  # Of its experiment and stage.
     cost: Mapping[str, Any]  # What decides the time: see `cost_of`.

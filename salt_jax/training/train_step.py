@@ -26,7 +26,7 @@ REPLICA = "replica"  # The mesh axis across slices.
 
 @flax.struct.dataclass
 class TrainState:
-    """What an update reads and replaces, and what a checkpoint holds."""
+    """The state that an update replaces and a checkpoint holds."""
 
     step: jax.Array  # Updates made so far.
     params: Params
@@ -34,7 +34,7 @@ class TrainState:
 
 
 class _Shared(NamedTuple):
-    """What all microbatches of a step share."""
+    """The inputs that all microbatches of a step share."""
 
     params: Params  # The student's.
     teacher_params: Params | None

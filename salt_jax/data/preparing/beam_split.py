@@ -54,7 +54,7 @@ class PartResult:
 
 @dataclasses.dataclass(frozen=True)
 class SplitPlan:
-    """Where everything goes, known once all parts are read."""
+    """The layout of a split, known once all parts are read."""
 
     counts: Counts
     layout: ShardLayout
@@ -65,7 +65,7 @@ class SplitPlan:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitJob:
-    """How a split is prepared. Sent to every worker, so it is small."""
+    """Settings for preparing a split. Sent to every worker, so it is small."""
 
     settings: Settings
     vocabulary: str  # A path that workers can read.

@@ -28,7 +28,7 @@ class TokenRange:
         return self.begin + len(self.tokens)
 
     def part(self, begin: int, end: int) -> TokenRange:
-        """Returns the part of this range that lies between `begin` and `end`."""
+        """Returns the part of this range between `begin` and `end`."""
         begin = max(begin, self.begin)
         end = max(min(end, self.end), begin)
         first = int(np.searchsorted(self.starts, begin, side="right")) - 1

@@ -30,7 +30,7 @@ from salt_jax.data.vocabulary import Vocabulary
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """How a corpus becomes prepared sequences."""
+    """Settings for turning a corpus into prepared sequences."""
 
     corpus: str  # A folder, or another corpus that `corpus.split_parts` knows.
     vocabulary: str

@@ -41,7 +41,7 @@ BUCKET_TOKENS = 1 << 23
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitWork:
-    """How one split is prepared."""
+    """Settings and paths for preparing one split."""
 
     place: epath.Path  # The folder that the split becomes.
     settings: Settings

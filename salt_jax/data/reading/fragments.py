@@ -40,7 +40,7 @@ def fragments_of(
 ) -> Fragments:
     """Cuts the text of a stream from `begins` to `ends`, int64 [B], into fragments.
 
-    A fragment is the part of one document that lies in one sequence. Positions count
+    A fragment is the part of one document that is in one sequence. Positions count
     from the beginning of the stream, padding included; fragments hold no padding. Each
     sequence is read once.
     """

@@ -39,7 +39,7 @@ class SequenceSelector(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PreparedText:
-    """What an experiment reads: a prepared split, whole or selected."""
+    """A prepared split that a stage reads, whole or selected."""
 
     path: str  # Where `prepare` put its splits.
     vocabulary: str

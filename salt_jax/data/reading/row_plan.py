@@ -1,4 +1,4 @@
-"""Which text goes into each row when several denoisers share it, in closed form.
+"""The text of each row when several denoisers share an epoch, in closed form.
 
 The shuffled sequences of an epoch are divided into groups of equal size. In a group
 each denoiser gets exactly its share of the sequences. Their text is concatenated and
@@ -54,7 +54,7 @@ class _Group:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RowPlan:
-    """How the `num_sequences` of an epoch become rows."""
+    """The rows made of the `num_sequences` of an epoch."""
 
     num_sequences: int
     seq_len: int

@@ -66,7 +66,7 @@ class SeqioRows:
     def _rows(self, numbers: np.ndarray) -> list[list[Example]]:
         first, last = int(numbers.min()), int(numbers.max())
         with self._lock:
-            # Between a host's rows of two batches lie the rows of all other hosts.
+            # A host's rows of two batches are separated by those of all other hosts.
             apart = 0 if self._asked is None else abs(first - self._asked)
             self._stride = max(self._stride, apart, last - first + 1)
             self._asked = first
