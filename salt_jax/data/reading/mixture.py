@@ -47,7 +47,7 @@ _PATTERN = 0  # The seed of the mixing order has index 0, those of parts 1, 2, .
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PreparedMixture:
-    """A weighted mixture of prepared sets that a stage reads; each has its own epochs."""
+    """A weighted mixture of prepared sets; each has its own epochs."""
 
     parts: Sequence[StageData]
     weights: Sequence[float]  # Proportions of rows; need not add up to 1.
