@@ -32,6 +32,22 @@ def partitioning(devices=1, *, model=1, replica=1):
     return Partitioning(mesh=shape.build(jax.devices()[:devices]))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnPlatform(Partitioning):
+    """A mesh whose devices count as those of another platform."""
+
+    counts_as: str
+
+    @property
+    def platform(self):
+        return self.counts_as
+
+
+def on_platform(platform, mesh):
+    """The mesh, as one of devices of `platform`."""
+    return OnPlatform(mesh=mesh.mesh, rules=mesh.rules, counts_as=platform)
+
+
 def small_model(mesh=None, **changes):
     """A model of two layers and its parameters, the same ones on every mesh."""
     mesh = mesh or partitioning()

@@ -103,6 +103,11 @@ class Partitioning:
                 "a mesh axis can shard only one of them."
             )
 
+    @property
+    def platform(self) -> str:
+        """The platform of the devices, such as "tpu"."""
+        return self.mesh.devices.flat[0].platform
+
     def spec(self, *axes: str | None) -> PartitionSpec:
         """Returns the spec of a stored array with logical `axes`."""
         table = dataclasses.asdict(self.rules)

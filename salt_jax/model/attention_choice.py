@@ -38,7 +38,7 @@ class AttentionChoice:
           ValueError: the named kernel cannot be used for this model on these devices.
         """
         is_named = config.attention != "auto"
-        fastest = _FASTEST.get(_platform(partitioning), _ANYWHERE)
+        fastest = _FASTEST.get(partitioning.platform, _ANYWHERE)
         name = config.attention if is_named else fastest
         obstacle = _obstacle(name, config, partitioning, length)
         if obstacle is None:
@@ -56,17 +56,13 @@ class AttentionChoice:
             logging.info("Attention of the %s: %r; %s.", role, self.name, self.obstacle)
 
 
-def _platform(partitioning: Partitioning) -> str:
-    return partitioning.mesh.devices.flat[0].platform
-
-
 def _obstacle(
     name: str, config: TransformerConfig, partitioning: Partitioning, length: int
 ) -> str | None:
     """Returns why the kernel `name` cannot be used; None if it can be."""
     if name not in _PLATFORMS:
         return None
-    wanted, found = _PLATFORMS[name], _platform(partitioning)
+    wanted, found = _PLATFORMS[name], partitioning.platform
     if found != wanted:
         return f"it needs a {wanted}, and the devices are {found}s"
     if name == "splash" and config.sliding_window is not None:

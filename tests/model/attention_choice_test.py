@@ -5,45 +5,34 @@ import pytest
 
 from salt_jax.config import Scoring
 from salt_jax.data.reading.prepared_text import PreparedText
-from salt_jax.model import attention_choice
 from salt_jax.model.attention_choice import AttentionChoice
 from salt_jax.score import score
 from salt_jax.training.program import Program
 from tests import runs
-from tests.examples import SMALL, partitioning
+from tests.examples import SMALL, on_platform, partitioning
 
 SPLASH = dataclasses.replace(SMALL, attention="splash")
 LENGTH = 256
 WINDOW = {"sliding_window": 9, "global_every": 2}
 
 
-@pytest.fixture
-def on(monkeypatch):
-    """A function that says which platform the devices are of."""
-
-    def on(platform):
-        monkeypatch.setattr(attention_choice, "_platform", lambda _: platform)
-
-    return on
-
-
 @pytest.mark.parametrize(
     "platform, name", [("tpu", "splash"), ("gpu", "cudnn"), ("cpu", "xla")]
 )
-def test_attention_is_the_fastest_of_the_platform(platform, name, on):
-    on(platform)
+def test_attention_is_the_fastest_of_the_platform(platform, name):
+    mesh = on_platform(platform, partitioning())
     config = dataclasses.replace(SMALL, dtype="bfloat16")
-    assert AttentionChoice.of(config, partitioning(), LENGTH).name == name
+    assert AttentionChoice.of(config, mesh, LENGTH).name == name
 
 
 @pytest.mark.parametrize("platform", ["tpu", "gpu", "cpu"])
 @pytest.mark.parametrize("name", ["reference", "xla"])
 def test_a_named_kernel_of_any_device_is_obeyed_where_there_are_faster_ones(
-    platform, name, on
+    platform, name
 ):
-    on(platform)
+    mesh = on_platform(platform, partitioning())
     config = dataclasses.replace(SMALL, attention=name)
-    assert AttentionChoice.of(config, partitioning(), LENGTH).name == name
+    assert AttentionChoice.of(config, mesh, LENGTH).name == name
 
 
 @pytest.mark.parametrize(
@@ -68,13 +57,13 @@ def test_a_named_kernel_of_any_device_is_obeyed_where_there_are_faster_ones(
     ],
 )
 def test_a_named_attention_that_cannot_be_used_is_refused(
-    platform, name, changes, length, message, on
+    platform, name, changes, length, message
 ):
-    on(platform)
+    mesh = on_platform(platform, partitioning(8, model=2))
     dtype = "bfloat16" if "head_dim" in changes else "float32"
     config = dataclasses.replace(SMALL, attention=name, dtype=dtype, **changes)
     with pytest.raises(ValueError, match=f"attention='{name}'.*{message}"):
-        AttentionChoice.of(config, partitioning(8, model=2), length)
+        AttentionChoice.of(config, mesh, length)
 
 
 @pytest.mark.parametrize(
@@ -86,15 +75,14 @@ def test_a_named_attention_that_cannot_be_used_is_refused(
         ("gpu", "xla", {"attention_softcap": 50.0}),
     ],
 )
-def test_a_kernel_computes_the_parts_that_it_has(platform, name, changes, on):
-    on(platform)
+def test_a_kernel_computes_the_parts_that_it_has(platform, name, changes):
+    mesh = on_platform(platform, partitioning())
     config = dataclasses.replace(SMALL, dtype="bfloat16", **changes)
-    assert AttentionChoice.of(config, partitioning(), LENGTH).name == name
+    assert AttentionChoice.of(config, mesh, LENGTH).name == name
 
 
-def test_attention_that_is_not_named_falls_back_and_says_why(on, caplog):
-    on("tpu")
-    choice = AttentionChoice.of(SMALL, partitioning(), 200)
+def test_attention_that_is_not_named_falls_back_and_says_why(caplog):
+    choice = AttentionChoice.of(SMALL, on_platform("tpu", partitioning()), 200)
     with caplog.at_level("INFO"):
         choice.log("student")
     assert choice.name == "xla"

@@ -12,14 +12,21 @@ from jax.experimental import topologies
 from jax.experimental.pallas.ops.tpu import splash_attention
 
 from salt_jax.mesh.partitioning import AxisRules, MeshShape, Partitioning
-from salt_jax.model import attention, attention_choice, attention_kernels
+from salt_jax.model import attention, attention_kernels
 from salt_jax.model.attention_context import attention_mask
 from salt_jax.model.attention_kernels import cudnn, furthest_seen, splash
 from salt_jax.model.attention_reference import reference
 from salt_jax.model.attention_xla import xla
 from salt_jax.model.cache import empty_cache
 from salt_jax.model.transformer import Transformer, abstract_params
-from tests.examples import SMALL, on_mesh, packed_batch, partitioning, small_model
+from tests.examples import (
+    SMALL,
+    on_mesh,
+    on_platform,
+    packed_batch,
+    partitioning,
+    small_model,
+)
 
 B, L, H = 4, 256, 4
 LONG = 384  # No other dimension is as long.
@@ -222,17 +229,14 @@ def gradients(model, batch, *, spmd_axis_name=None):
 
 
 @pytest.mark.slow
-def test_a_model_with_splash_has_the_gradients_of_one_with_the_reference(
-    interpreted, monkeypatch
-):
+def test_a_model_with_splash_has_the_gradients_of_one_with_the_reference(interpreted):
     # In a scan of rematerialized layers, mapped over the replicas of a mesh of eight.
     model, params = small_model(attention="reference", **SPLASHED)
     batch = packed_batch(length=L)
     batch = batch.replace(prefix_BL=(batch.positions_BL < 9) & (batch.segments_BL > 0))
     expected = jax.jit(gradients(model, batch))(params)
-    monkeypatch.setattr(attention_choice, "_platform", lambda partitioning: "tpu")
     mesh = MeshShape(replica=2, model=2).build()
-    mesh = Partitioning(mesh=mesh, rules=AxisRules(batch="data"))
+    mesh = on_platform("tpu", Partitioning(mesh=mesh, rules=AxisRules(batch="data")))
     split, params = small_model(mesh, attention="splash", **SPLASHED)
     actual = jax.jit(gradients(split, batch, spmd_axis_name="replica"))(params)
     jax.tree.map(
