@@ -27,7 +27,7 @@ ATTENDED = "attended"  # The name of the kernel's outputs in a remat policy.
 LANES = 128  # The lanes of a TPU's vector unit; block sizes are multiples of it.
 # The widest block whose backward pass was seen to fit the memory of a TPU core. Of the
 # blocks that fit, it compiled to the least memory.
-_WIDEST_BLOCK = 640
+WIDEST_BLOCK = 640
 
 
 def furthest_seen(segments_BL: jax.Array, prefix_BL: jax.Array) -> jax.Array:
@@ -55,6 +55,7 @@ def splash(
     *,
     scale: float | None = None,
     softcap: float | None = None,
+    widest_block: int = WIDEST_BLOCK,
 ) -> jax.Array:
     """Returns the attended values_BLHK, by JAX's splash attention for TPUs.
 
@@ -67,9 +68,10 @@ def splash(
       furthest_BL: The last position that each token attends to; None: its own.
       scale: Multiplies the queries; K ** -0.5 by default.
       softcap: Scores s become softcap * tanh(s / softcap); None leaves them alone.
+      widest_block: The limit of a block's queries and keys.
     """
     rows = (segments_BL,) if furthest_BL is None else (segments_BL, furthest_BL)
-    attend = functools.partial(_splash_rows, scale, softcap)
+    attend = functools.partial(_splash_rows, scale, softcap, widest_block)
     return _on_each_device(partitioning, attend, q_BLHK, k_BMGK, v_BMGK, *rows)
 
 
@@ -150,6 +152,7 @@ def _on_each_device(
 def _splash_rows(
     scale: float | None,
     softcap: float | None,
+    widest_block: int,
     q_BLHK: jax.Array,
     k_BMGK: jax.Array,
     v_BMGK: jax.Array,
@@ -157,7 +160,7 @@ def _splash_rows(
     furthest_BL: jax.Array | None = None,
 ) -> jax.Array:
     L, H, K = q_BLHK.shape[1:]
-    causal = _causal_kernel(L, H, softcap)
+    causal = _causal_kernel(L, H, softcap, widest_block)
     scale = K**-0.5 if scale is None else scale
 
     def row(q_HLK, k_GMK, v_GMK, segments_L, furthest_L):
@@ -172,9 +175,11 @@ def _splash_rows(
     return mixed_BHLK.swapaxes(1, 2)
 
 
-def _causal_kernel(length: int, num_heads: int, softcap: float | None) -> _Kernel:
+def _causal_kernel(
+    length: int, num_heads: int, softcap: float | None, widest_block: int
+) -> _Kernel:
     """Returns the kernel that skips the blocks above the diagonal."""
-    sizes = range(LANES, _WIDEST_BLOCK + 1, LANES)
+    sizes = range(LANES, widest_block + 1, LANES)
     block = max(size for size in sizes if length % size == 0)
     mask = splash_attention_mask.CausalMask((length, length))
     return splash_attention.make_splash_mha_single_device(

@@ -12,7 +12,7 @@ from jax.experimental import topologies
 from jax.experimental.pallas.ops.tpu import splash_attention
 
 from salt_jax.mesh.partitioning import AxisRules, MeshShape, Partitioning
-from salt_jax.model import attention, attention_kernels
+from salt_jax.model import attention
 from salt_jax.model.attention_context import attention_mask
 from salt_jax.model.attention_kernels import cudnn, furthest_seen, splash
 from salt_jax.model.attention_reference import reference
@@ -34,11 +34,10 @@ LONG = 384  # No other dimension is as long.
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    """Splash on a CPU, in four blocks a row, of which a causal one leaves out one."""
+    """Splash on a CPU."""
     make = splash_attention.make_splash_mha_single_device
     make = functools.partial(make, interpret=True)
     monkeypatch.setattr(splash_attention, "make_splash_mha_single_device", make)
-    monkeypatch.setattr(attention_kernels, "_WIDEST_BLOCK", 128)
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +85,11 @@ def packing(kind, length=L):
 
 
 def by_splash(partitioning, segments_BL, prefix_BL, **parts):
+    """In four blocks a row, of which a causal kernel leaves out one."""
     has_prefix = prefix_BL is not None
     furthest_BL = furthest_seen(segments_BL, prefix_BL) if has_prefix else None
     return lambda *q_k_v: splash(
-        partitioning, *q_k_v, segments_BL, furthest_BL, **parts
+        partitioning, *q_k_v, segments_BL, furthest_BL, widest_block=128, **parts
     )
 
 
