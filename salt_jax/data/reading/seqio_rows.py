@@ -20,15 +20,24 @@ from salt_jax.data.reading.seqio_source import Source
 
 # How many rows are kept after they were read: concurrent batches ask for rows in any
 # order. Less than 100 MB at 1,280 tokens a row.
-_KEEP_ROWS = 1 << 14
+KEEP_ROWS = 1 << 14
 _NOTHING = np.zeros(0, np.int32)
 
 
 class SeqioRows:
     """The rows of a source, read in order. Thread-safe."""
 
-    def __init__(self, source: Source, *, seq_len: int, seed: int | None):
+    def __init__(
+        self,
+        source: Source,
+        *,
+        seq_len: int,
+        seed: int | None,
+        keep_rows: int = KEEP_ROWS,
+    ):
+        """Keeps the last `keep_rows` rows, or more if concurrent batches need them."""
         self.source = source
+        self._keep_rows = keep_rows
         self._seq_len = seq_len
         self._seed = seed
         self._lock = threading.Lock()
@@ -82,7 +91,7 @@ class SeqioRows:
                     first - self._end,
                     first,
                 )
-            self._read_to(last, keep=max(_KEEP_ROWS, 5 * self._stride))
+            self._read_to(last, keep=max(self._keep_rows, 5 * self._stride))
             begin = self._end - len(self._kept)
             return [self._kept[number - begin] for number in numbers.tolist()]
 

@@ -31,6 +31,13 @@ def open_rows(data, seed=0, seq_len=SEQ_LEN):
     return data.open_rows(seq_len=seq_len, seed=seed)
 
 
+def open_eight_rows(data):
+    """Rows of which eight are kept, or more if they must be."""
+    return seqio_rows.SeqioRows(
+        open_rows(data).source, seq_len=SEQ_LEN, seed=0, keep_rows=8
+    )
+
+
 def assert_same(one, other):
     for field in dataclasses.fields(one):
         found, expected = getattr(one, field.name), getattr(other, field.name)
@@ -166,32 +173,27 @@ def test_threads_that_ask_in_any_order_get_the_same_rows():
         np.testing.assert_array_equal(batch.targets_BL, whole.targets_BL[part])
 
 
-def test_what_is_no_longer_kept_is_read_from_the_beginning(monkeypatch, caplog):
-    monkeypatch.setattr(seqio_rows, "_KEEP_ROWS", 8)
-    rows = open_rows(TEXT)
+def test_what_is_no_longer_kept_is_read_from_the_beginning(caplog):
+    rows = open_eight_rows(TEXT)
     first = rows.read(np.arange(4))
     for begin in range(4, 100, 4):
         rows.read(np.arange(begin, begin + 4))
     with caplog.at_level(std_logging.WARNING, logger="absl"):
         assert_same(rows.read(np.arange(4)), first)
-    assert "from its beginning" in caplog.text
+    assert "reading again" in caplog.text
 
 
-def test_rows_of_other_hosts_between_a_host_s_own_make_it_keep_more(
-    monkeypatch, caplog
-):
-    monkeypatch.setattr(seqio_rows, "_KEEP_ROWS", 8)
-    rows = open_rows(TEXT)
+def test_rows_of_other_hosts_between_a_host_s_own_make_it_keep_more(caplog):
+    rows = open_eight_rows(TEXT)
     # Two rows of every batch of 16 are ours, and batches are asked for in any order.
     with caplog.at_level(std_logging.WARNING, logger="absl"):
         for batch in (0, 3, 1, 2, 4, 7, 5, 6):
             rows.read(16 * batch + np.arange(2))
-    assert "from its beginning" not in caplog.text
+    assert "reading again" not in caplog.text
 
 
-def test_no_more_rows_are_kept_than_said(monkeypatch):
-    monkeypatch.setattr(seqio_rows, "_KEEP_ROWS", 8)
-    rows = open_rows(TEXT)
+def test_no_more_rows_are_kept_than_said():
+    rows = open_eight_rows(TEXT)
     for first in range(0, 100, 2):
         rows.read(np.arange(first, first + 2))
     assert len(rows._kept) <= 32
