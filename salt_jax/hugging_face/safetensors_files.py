@@ -30,7 +30,7 @@ _DTYPES = {
 }
 _CODES = {dtype.name: code for code, dtype in _DTYPES.items()}
 _LENGTH_BYTES = 8
-_READ_BYTES = 1 << 20  # Bytes per read: files in buckets cannot read into a buffer.
+READ_BYTES = 1 << 20  # Bytes per read: files in buckets cannot read into a buffer.
 _LONGEST_HEADER = 100_000_000  # Bytes; the limit of the safetensors library.
 _PICKLED = ("*.bin", "*.pt", "*.pth")
 
@@ -49,14 +49,14 @@ class StoredTensor:
     def num_bytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
-    def read(self) -> np.ndarray:
-        """Returns the whole tensor."""
+    def read(self, read_bytes: int = READ_BYTES) -> np.ndarray:
+        """Returns the whole tensor, read `read_bytes` at a time."""
         values = np.empty(self.shape, self.dtype)
         buffer = values.reshape(-1).view(np.uint8).data
         with self.path.open("rb") as file:
             file.seek(self.begin)
             while buffer:
-                part = file.read(min(_READ_BYTES, len(buffer)))
+                part = file.read(min(read_bytes, len(buffer)))
                 if not part:
                     raise ValueError(f"{self.path} ends within {self.name!r}.")
                 buffer[: len(part)] = part
