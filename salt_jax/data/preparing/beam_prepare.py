@@ -24,7 +24,7 @@ from salt_jax.data.corpora import corpus
 from salt_jax.data.corpora.document import Part
 from salt_jax.data.prepared import sequences
 from salt_jax.data.prepared.dataset import PreparedDataset
-from salt_jax.data.preparing.beam_split import SplitJob
+from salt_jax.data.preparing.beam_split import BUCKET_BITS, SplitJob
 from salt_jax.data.preparing.prepare import Preparation
 from salt_jax.data.preparing.prepare_split import SplitWork
 from salt_jax.data.preparing.workers import WorkerPool
@@ -35,6 +35,8 @@ def prepare_with_beam(
     preparation: Preparation,
     flags: Sequence[str] = (),
     progress: Callable[[str], None] = logging.info,
+    *,
+    bucket_bits: int = BUCKET_BITS,
 ) -> dict[str, PreparedDataset]:
     """Prepares every split that is not prepared yet, with the bytes of `prepare`.
 
@@ -45,6 +47,7 @@ def prepare_with_beam(
       flags: Beam's options, such as "--runner=DataflowRunner". By default, the
         pipelines run in this process.
       progress: Called with lines that describe the progress.
+      bucket_bits: The base-2 logarithm of the number of buckets of a split.
 
     Returns:
       The splits, by name.
@@ -80,12 +83,15 @@ def prepare_with_beam(
         if done:
             progress(f"{work.place} is complete.")
         else:
-            _run_split(work, preparation.vocabulary, options)
+            _run_split(work, preparation.vocabulary, options, bucket_bits)
     return {work.settings.split: PreparedDataset.open(work.place) for work in works}
 
 
 def _run_split(
-    work: SplitWork, vocabulary: str, options: pipeline_options.PipelineOptions
+    work: SplitWork,
+    vocabulary: str,
+    options: pipeline_options.PipelineOptions,
+    bucket_bits: int,
 ) -> None:
     folder = work.place.parent / f".{work.place.name}.beam"
     if folder.exists():
@@ -97,6 +103,7 @@ def _run_split(
         dtype=sequences.token_dtype(work.vocabulary.size),
         max_bad_share=work.max_bad_share,
         folder=folder,
+        bucket_bits=bucket_bits,
     )
     work.progress(f"Preparing {work.settings.split!r}: {len(work.parts)} parts.")
     _run(lambda pipeline: job.build(pipeline, work.parts), options)

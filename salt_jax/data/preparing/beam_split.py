@@ -33,7 +33,7 @@ from salt_jax.data.preparing.tokenization import Tokenizer
 from salt_jax.data.vocabulary import Vocabulary
 
 # 545 B tokens make buckets of 33 M. A small corpus leaves most buckets empty.
-_BUCKET_BITS = 14
+BUCKET_BITS = 14
 # The position of a document in the split: its key, part, and number in the part. The
 # bytes sort like the numbers.
 _PLACE = struct.Struct(">QQQ")
@@ -72,6 +72,7 @@ class SplitJob:
     dtype: np.dtype  # Of the stored tokens.
     max_bad_share: float
     folder: epath.Path  # The temporary folder.
+    bucket_bits: int = BUCKET_BITS  # Of a shuffle key; they name its bucket.
 
     def read(
         self, numbered_part: tuple[int, Part]
@@ -93,7 +94,7 @@ class SplitJob:
                 for i, key in enumerate(text.keys.tolist()):
                     place = _PLACE.pack(key, index, text.numbers[i])
                     document = place, text.domains[i], tokens[i].tobytes()
-                    yield key >> (64 - _BUCKET_BITS), document
+                    yield key >> (64 - self.bucket_bits), document
         except ValueError as error:
             refusal = str(error)
         result = PartResult(index, part, counts, refusal)
@@ -115,7 +116,7 @@ class SplitJob:
             report = check(total, parts, self.settings, self.max_bad_share)
         except ValueError as error:
             refusal = refusal or str(error)
-        num_tokens = np.zeros(1 << _BUCKET_BITS, np.int64)
+        num_tokens = np.zeros(1 << self.bucket_bits, np.int64)
         for bucket, num_bytes in bucket_bytes:
             num_tokens[bucket] = num_bytes // self.dtype.itemsize
         begins = np.cumsum(num_tokens) - num_tokens

@@ -51,11 +51,10 @@ def spoil(preparation, *lines):
 
 @pytest.mark.parametrize("bits", [0, 3, 14])
 def test_the_files_are_those_of_prepare_however_many_buckets_there_are(
-    bits, preparation, prepared, tmp_path, monkeypatch
+    bits, preparation, prepared, tmp_path
 ):
-    monkeypatch.setattr(beam_split, "_BUCKET_BITS", bits)
     other = dataclasses.replace(preparation, output=str(tmp_path))
-    found = prepare_with_beam(other)
+    found = prepare_with_beam(other, bucket_bits=bits)
     assert files_of(tmp_path) == files_of(preparation.output)
     assert {split: dataset.manifest for split, dataset in found.items()} == {
         split: dataset.manifest for split, dataset in prepared.items()
