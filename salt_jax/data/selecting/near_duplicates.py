@@ -47,7 +47,12 @@ class NearDuplicates:
             )
 
     def find(
-        self, worth: np.ndarray, sketch: np.ndarray, dataset: PreparedDataset
+        self,
+        worth: np.ndarray,
+        sketch: np.ndarray,
+        dataset: PreparedDataset,
+        *,
+        most_rounds: int = MOST_ROUNDS,
     ) -> Duplicates:
         """Returns the sequences to drop, such that the best of near-duplicates stays.
 
@@ -58,6 +63,7 @@ class NearDuplicates:
           worth: Real numbers [N], by id.
           sketch: uint64 [N], by id.
           dataset: The dataset whose first N sequences these are.
+          most_rounds: The maximum number of rounds.
 
         Raises:
           ValueError: a shard of the dataset is damaged.
@@ -65,7 +71,7 @@ class NearDuplicates:
         ids, labels = _candidates(worth, sketch)
         is_left_M = np.ones(len(ids), bool)
         found = [(np.zeros(0, np.int64),) * 2 + (np.zeros(0, np.float32),)]
-        for _ in range(MOST_ROUNDS):
+        for _ in range(most_rounds):
             if not is_left_M.any():
                 break
             settled, better, worse = _next_pairs(is_left_M, labels)
@@ -78,7 +84,7 @@ class NearDuplicates:
             logging.warning(
                 "Stopped the search for near-duplicates after %d rounds: %d sequences "
                 "were not compared with all their candidates, and stay.",
-                MOST_ROUNDS,
+                most_rounds,
                 np.count_nonzero(is_left_M),
             )
         kept, dropped, similarity = (

@@ -134,11 +134,11 @@ def test_what_only_shares_a_band_is_read_and_stays(dataset, twins, worth):
     assert {tuple(pair) for pair in pairs} == {tuple(pair) for pair in twins}
 
 
-def test_a_search_cut_short_says_so(dataset, worth, monkeypatch, caplog):
-    monkeypatch.setattr(near_duplicates, "MOST_ROUNDS", 3)
+def test_a_search_cut_short_says_so(dataset, worth, caplog):
     with caplog.at_level(logging.WARNING):
-        FIND.find(worth, np.zeros(len(dataset), np.uint64), dataset)
-    assert "After 3 rounds" in caplog.records[0].message
+        sketch = np.zeros(len(dataset), np.uint64)
+        FIND.find(worth, sketch, dataset, most_rounds=3)
+    assert "after 3 rounds" in caplog.records[0].message
 
 
 @pytest.mark.parametrize("seed", range(20))
