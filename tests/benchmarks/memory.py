@@ -18,14 +18,13 @@ import numpy as np
 
 from salt_jax.data import embedded
 from salt_jax.data.prepared.dataset import PreparedDataset
-from salt_jax.data.preparing import prepare_split
 from salt_jax.data.preparing.prepare import Preparation, prepare
+from salt_jax.data.preparing.prepare_split import MemoryLimits
 
 TIMES = (1, 4, 16)
 SEQ_LEN = 512
 VOCABULARY = "embedded:tokenizer/spm_4k.model"
-RUN_TOKENS = 1 << 18
-BUCKET_TOKENS = 1 << 18
+MEMORY = MemoryLimits(run_tokens=1 << 18, bucket_tokens=1 << 18)
 
 
 def write_corpus(folder: pathlib.Path, times: int) -> None:
@@ -38,8 +37,6 @@ def write_corpus(folder: pathlib.Path, times: int) -> None:
 
 def run_prepare(folder: str) -> None:
     """Prepares the corpus in `folder`, holding little in memory at a time."""
-    prepare_split.RUN_TOKENS = RUN_TOKENS
-    prepare_split.BUCKET_TOKENS = BUCKET_TOKENS
     preparation = Preparation(
         corpus=f"{folder}/corpus",
         vocabulary=VOCABULARY,
@@ -49,7 +46,7 @@ def run_prepare(folder: str) -> None:
         sequences_per_shard=2_048,
         num_threads=2,
     )
-    prepare(preparation, progress=lambda line: None)
+    prepare(preparation, progress=lambda line: None, memory=MEMORY)
 
 
 def run_loader(folder: str) -> None:

@@ -1,20 +1,18 @@
 """Whatever text goes in comes out, byte for byte, however it is prepared."""
 
 import collections
-import contextlib
+import dataclasses
 import gzip
 import json
 import pathlib
 import tempfile
-from unittest import mock
 
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from salt_jax.data.corpora import jsonl
-from salt_jax.data.preparing import prepare_split
 from salt_jax.data.preparing.prepare import Preparation, prepare
+from salt_jax.data.preparing.prepare_split import MemoryLimits
 from salt_jax.data.preparing.verify import verify
 from salt_jax.data.vocabulary import Vocabulary
 from tests.data.conftest import VOCABULARY
@@ -48,14 +46,15 @@ def write_file(path, documents, ensure_ascii):
     path.write_bytes(COMPRESS[path.name.rpartition(".")[2]](contents))
 
 
-@contextlib.contextmanager
-def sizes(read_bytes, run_tokens, bucket_tokens):
-    with (
-        mock.patch.object(jsonl, "_READ_BYTES", read_bytes),
-        mock.patch.object(prepare_split, "RUN_TOKENS", run_tokens),
-        mock.patch.object(prepare_split, "BUCKET_TOKENS", bucket_tokens),
-    ):
-        yield
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InBlocks(Preparation):
+    """A preparation that reads so many bytes of a file at a time."""
+
+    block_bytes: int
+
+    def parts(self, split):
+        parts = super().parts(split)
+        return [dataclasses.replace(x, block_bytes=self.block_bytes) for x in parts]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -65,21 +64,23 @@ def sizes(read_bytes, run_tokens, bucket_tokens):
     seq_len=st.integers(2, 60),
     sequences_per_shard=st.integers(1, 50),
     seed=st.integers(-1, 3),
-    memory=st.tuples(
-        st.sampled_from([1, 50, 1 << 17]),
-        st.sampled_from([1, 100, 1 << 26]),
-        st.sampled_from([50, 1 << 23]),
+    block_bytes=st.sampled_from([1, 50, 1 << 17]),
+    memory=st.builds(
+        MemoryLimits,
+        run_tokens=st.sampled_from([1, 100, 1 << 26]),
+        bucket_tokens=st.sampled_from([50, 1 << 23]),
     ),
 )
 def test_any_corpus_comes_back_from_its_sequences_however_it_is_prepared(
-    files, ensure_ascii, seq_len, sequences_per_shard, seed, memory
+    files, ensure_ascii, seq_len, sequences_per_shard, seed, block_bytes, memory
 ):
-    with tempfile.TemporaryDirectory() as folder, sizes(*memory):
+    with tempfile.TemporaryDirectory() as folder:
         corpus = pathlib.Path(folder) / "corpus"
         (corpus / "train").mkdir(parents=True)
         for name, documents in files.items():
             write_file(corpus / "train" / name, documents, ensure_ascii)
-        preparation = Preparation(
+        preparation = InBlocks(
+            block_bytes=block_bytes,
             corpus=str(corpus),
             vocabulary=VOCABULARY,
             output=str(pathlib.Path(folder) / "prepared"),
@@ -88,7 +89,7 @@ def test_any_corpus_comes_back_from_its_sequences_however_it_is_prepared(
             splits=("train",),
             sequences_per_shard=max(sequences_per_shard, 400 // seq_len),
         )
-        dataset = prepare(preparation)["train"]
+        dataset = prepare(preparation, memory=memory)["train"]
         expected = collections.Counter(x for docs in files.values() for x in docs)
         assert decoded_texts(dataset, Vocabulary.open(VOCABULARY)) == expected
         assert not verify(preparation)

@@ -15,12 +15,13 @@ from etils import epath
 from salt_jax.data.corpora.document import Document, Fields, FilePart
 
 SUFFIXES = (".jsonl", ".jsonl.zst", ".jsonl.gz")
-_READ_BYTES = 1 << 17
 
 
 @dataclasses.dataclass(frozen=True)
 class JsonLines(FilePart):
     """A file of JSON lines."""
+
+    block_bytes: int = 1 << 17  # How much is read at a time.
 
     def blocks(self) -> Iterator[Lines]:
         """Yields the lines in blocks.
@@ -28,7 +29,7 @@ class JsonLines(FilePart):
         Raises:
           ValueError: the file is compressed, and damaged or truncated.
         """
-        for number, lines in read_lines(self.path, block_bytes=_READ_BYTES):
+        for number, lines in read_lines(self.path, block_bytes=self.block_bytes):
             yield Lines(number, lines, self.fields)
 
 

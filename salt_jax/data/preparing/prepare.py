@@ -23,7 +23,7 @@ from salt_jax.data.corpora import corpus
 from salt_jax.data.corpora.corpus import Fields, Part
 from salt_jax.data.prepared.dataset import PreparedDataset
 from salt_jax.data.prepared.manifest import Settings
-from salt_jax.data.preparing.prepare_split import SplitWork
+from salt_jax.data.preparing.prepare_split import MemoryLimits, SplitWork
 from salt_jax.data.preparing.workers import WorkerPool
 from salt_jax.data.vocabulary import Vocabulary
 
@@ -106,13 +106,17 @@ class Preparation:
 
 
 def prepare(
-    preparation: Preparation, progress: Callable[[str], None] = logging.info
+    preparation: Preparation,
+    progress: Callable[[str], None] = logging.info,
+    *,
+    memory: MemoryLimits = MemoryLimits(),
 ) -> dict[str, PreparedDataset]:
     """Prepares every split that is not prepared yet.
 
     Args:
       preparation: The corpus, the vocabulary, the output and the settings.
       progress: Called with lines that describe the progress.
+      memory: The tokens in memory at a time.
 
     Returns:
       The splits, by name.
@@ -140,6 +144,7 @@ def prepare(
             max_bad_share=preparation.max_bad_share,
             workers=workers,
             progress=progress,
+            memory=memory,
         )
         for split in parts
     ]

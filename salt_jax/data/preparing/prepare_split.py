@@ -33,10 +33,16 @@ from salt_jax.data.preparing.tokenization import Tokenizer
 from salt_jax.data.preparing.workers import Pace, WorkerPool
 from salt_jax.data.vocabulary import Vocabulary
 
-# Tokens in memory at a time, in the first and in the second pass. Fewer, larger runs
-# make the second pass faster, because it reads every run for every shard.
-RUN_TOKENS = 1 << 26
-BUCKET_TOKENS = 1 << 23
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MemoryLimits:
+    """The tokens in memory at a time. Neither changes the bytes of the split.
+
+    Fewer, larger runs make the second pass faster: it reads every run for every shard.
+    """
+
+    run_tokens: int = 1 << 26  # In the first pass.
+    bucket_tokens: int = 1 << 23  # In the second pass.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,6 +57,7 @@ class SplitWork:
     max_bad_share: float
     workers: WorkerPool
     progress: Callable[[str], None]
+    memory: MemoryLimits = MemoryLimits()
 
     @property
     def partial(self) -> epath.Path:
@@ -137,7 +144,7 @@ class SplitWork:
                 domains=None if domains is None else frozenset(domains),
                 num_threads=self.workers.num_threads,
             ),
-            run_tokens=RUN_TOKENS,
+            run_tokens=self.memory.run_tokens,
             keys=self._keys(),
         )
         done = {index: spill.done(index) for index in range(len(self.parts))}
@@ -169,7 +176,7 @@ class SplitWork:
         domains = sorted(counts.documents)
         write = _WriteShard(
             folder=self.partial,
-            order=MergePlan.of(parts, domains, bucket_tokens=BUCKET_TOKENS),
+            order=MergePlan.of(parts, domains, bucket_tokens=self.memory.bucket_tokens),
             layout=layout,
             num_domains=len(domains),
         )

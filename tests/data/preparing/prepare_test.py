@@ -18,6 +18,7 @@ from salt_jax.data.corpora.document import Fields
 from salt_jax.data.prepared.dataset import PreparedDataset
 from salt_jax.data.preparing import prepare_split
 from salt_jax.data.preparing.prepare import Preparation, prepare
+from salt_jax.data.preparing.prepare_split import MemoryLimits
 from salt_jax.data.vocabulary import Vocabulary
 from tests.data.conftest import SEQ_LEN
 
@@ -158,25 +159,14 @@ def runs_of(preparation, split):
     return list(folder.glob("*.keys.npy"))
 
 
-@pytest.fixture
-def small_memory(monkeypatch):
-    """Lets little be in memory at a time: a document, and then some."""
-
-    def set_sizes(run_tokens=1, bucket_tokens=200):
-        monkeypatch.setattr(prepare_split, "RUN_TOKENS", run_tokens)
-        monkeypatch.setattr(prepare_split, "BUCKET_TOKENS", bucket_tokens)
-
-    return set_sizes
-
-
 @pytest.mark.parametrize(
     ("run_tokens", "bucket_tokens"),
     [(1, 200), (700, 1_000), (1, 1 << 23), (1 << 26, 200)],
 )
 def test_the_bytes_do_not_depend_on_what_is_in_memory(
-    run_tokens, bucket_tokens, preparation, prepared, tmp_path, small_memory
+    run_tokens, bucket_tokens, preparation, prepared, tmp_path
 ):
-    small_memory(run_tokens, bucket_tokens)
+    memory = MemoryLimits(run_tokens=run_tokens, bucket_tokens=bucket_tokens)
     own = dataclasses.replace(preparation, output=str(tmp_path))
     num_runs = {}
 
@@ -184,7 +174,7 @@ def test_the_bytes_do_not_depend_on_what_is_in_memory(
         if line.startswith("Writing 'train'"):
             num_runs["train"] = len(runs_of(own, "train"))
 
-    prepare(own, count)
+    prepare(own, count, memory=memory)
     assert files_of(tmp_path) == files_of(preparation.output)
     at_least, at_most = {1: (60, 60), 700: (4, 59), 1 << 26: (2, 2)}[run_tokens]
     assert at_least <= num_runs["train"] <= at_most
@@ -197,7 +187,7 @@ from salt_jax.data.preparing import sorted_runs
 from salt_jax.data.prepared import sequences
 from salt_jax.data.preparing.prepare import Preparation, prepare
 
-prepare_split.RUN_TOKENS, prepare_split.BUCKET_TOKENS = 1, 300
+memory = prepare_split.MemoryLimits(run_tokens=1, bucket_tokens=300)
 calls = 0
 
 def dies(function):
@@ -210,7 +200,7 @@ def dies(function):
     return call
 
 {target} = dies({target})
-prepare(Preparation(**{fields!r}))
+prepare(Preparation(**{fields!r}), memory=memory)
 """
 
 
@@ -271,15 +261,15 @@ def test_a_shard_that_is_not_as_its_report_says_is_written_again(
 
 
 def test_what_is_half_done_with_another_seed_is_done_again(
-    own_preparation, preparation, prepared, small_memory
+    own_preparation, preparation, prepared
 ):
     def stop(line):
         if line.startswith("Writing"):
             raise KeyboardInterrupt
 
-    small_memory()
+    memory = MemoryLimits(run_tokens=1, bucket_tokens=200)
     with pytest.raises(KeyboardInterrupt):
-        prepare(dataclasses.replace(own_preparation, seed=3), stop)
+        prepare(dataclasses.replace(own_preparation, seed=3), stop, memory=memory)
     assert len(runs_of(own_preparation, "train")) > 10
     lines = []
     prepare(own_preparation, lines.append)
