@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -12,7 +12,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from salt_jax.few_shot.likelihoods import LikelihoodReader
+from salt_jax.few_shot.likelihoods import Likelihood, LikelihoodReader
 from salt_jax.few_shot.shared_prefixes import LikelihoodRequest
 from salt_jax.generation.generator import Generator
 from salt_jax.generation.sampling import Sampling
@@ -31,9 +31,20 @@ class SaltLM(TemplateLM):
     """
 
     def __init__(
-        self, loaded: LoadedModel, *, batch_size: int, name: str | None = None
+        self,
+        loaded: LoadedModel,
+        *,
+        batch_size: int,
+        name: str | None = None,
+        read: Callable[[Sequence[LikelihoodRequest]], list[Likelihood]] | None = None,
     ):
         """Takes a model and the number of rows of full length in a batch.
+
+        Args:
+          loaded: The model.
+          batch_size: The number of rows of full length in a batch.
+          name: The name of the model in messages; default: that of its export.
+          read: Answers requests; default: a `LikelihoodReader` of the model.
 
         Raises:
           ValueError: `batch_size` is not positive.
@@ -41,7 +52,7 @@ class SaltLM(TemplateLM):
         super().__init__()
         self.name = name or loaded.name
         self._loaded = loaded
-        self._read = LikelihoodReader(loaded, batch_size, self.name)
+        self._read = read or LikelihoodReader(loaded, batch_size, self.name)
         self._generate = Generator(
             loaded.model, loaded.vocabulary, loaded.max_length, batch_size=batch_size
         )

@@ -42,6 +42,7 @@ class LoadedModel:
         mesh: MeshShape = MeshShape(),
         rules: AxisRules = AxisRules(),
         devices: Sequence[jax.Device] | None = None,
+        available: int | None = None,
     ) -> LoadedModel:
         """Loads the export at `path` onto a mesh.
 
@@ -56,6 +57,7 @@ class LoadedModel:
           mesh: The shape of the mesh.
           rules: The sharding rules.
           devices: The devices of the mesh; default: all.
+          available: The memory per device, in bytes; default: all that it has.
 
         Raises:
           FileNotFoundError: there is no export.
@@ -70,11 +72,12 @@ class LoadedModel:
         partitioning = Partitioning(mesh=mesh.build(devices), rules=rules)
         model = Transformer(shape, partitioning)
         like = abstract_params(model, dtype or export.dtype)
-        device = partitioning.mesh.local_devices[0]
+        if available is None:
+            available = available_per_device(partitioning.mesh.local_devices[0])
         parts = {"parameters": bytes_per_device(like)}
         if writes and shape.scan_layers:
             parts["the same layer by layer"] = parts["parameters"]
-        check_fits(parts, available_per_device(device))
+        check_fits(parts, available)
         vocabulary = Vocabulary.open(export.vocabulary_path)
         vocabulary.check_model(shape.vocab_size)
         logging.info("Loading %s.", export.path)

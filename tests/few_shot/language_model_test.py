@@ -6,6 +6,8 @@ import pytest
 from lm_eval.api.instance import Instance
 
 from salt_jax.few_shot.language_model import SaltLM
+from salt_jax.few_shot.likelihoods import LikelihoodReader
+from salt_jax.few_shot.shared_prefixes import LikelihoodRequest
 from salt_jax.storage.loaded import LoadedModel
 from tests import examples, runs
 
@@ -35,22 +37,26 @@ def requests(kind, *arguments):
 
 
 @pytest.fixture
-def asked(lm, monkeypatch):
-    """What the model is asked, as tokens."""
-    found = []
-    read = lm._read
-
-    def watched(questions):
-        found.extend((list(q.context), list(q.continuation)) for q in questions)
-        return read(questions)
-
-    monkeypatch.setattr(lm, "_read", watched)
-    return found
+def asked():
+    """What `watched` is asked, as tokens."""
+    return []
 
 
-def test_a_context_is_read_from_the_begin_token_on(lm, asked, loaded):
+@pytest.fixture
+def watched(loaded, asked):
+    """The model, which notes what it is asked."""
+    reader = LikelihoodReader(loaded, 2, "watched")
+
+    def read(questions):
+        asked.extend((list(q.context), list(q.continuation)) for q in questions)
+        return reader(questions)
+
+    return SaltLM(loaded, batch_size=2, read=read)
+
+
+def test_a_context_is_read_from_the_begin_token_on(watched, asked, loaded):
     encode = loaded.vocabulary.encode
-    lm.loglikelihood(
+    watched.loglikelihood(
         requests("loglikelihood", ("The capital is", " Rome"), ("", "A b"))
     )
     begin = loaded.vocabulary.begin_id
@@ -60,9 +66,9 @@ def test_a_context_is_read_from_the_begin_token_on(lm, asked, loaded):
     ]
 
 
-def test_spaces_that_end_a_context_belong_to_what_follows(lm, asked, loaded):
+def test_spaces_that_end_a_context_belong_to_what_follows(watched, asked, loaded):
     pairs = ("The capital is  ", "Rome"), ("The capital is", "  Rome")
-    spaced, plain = lm.loglikelihood(requests("loglikelihood", *pairs))
+    spaced, plain = watched.loglikelihood(requests("loglikelihood", *pairs))
     assert asked[0] == asked[1] and spaced == plain
     assert "".join(map(loaded.vocabulary.decode, asked[0])).endswith("is  Rome")
 
@@ -77,25 +83,20 @@ def test_a_text_is_as_likely_as_its_parts_together(lm):
     assert lm.loglikelihood_rolling(requests("", (text,))) == pytest.approx([whole[0]])
 
 
-def test_each_token_of_a_long_text_is_predicted_once(lm, asked, loaded):
+def test_each_token_of_a_long_text_is_predicted_once(watched, asked, loaded):
     text = "first the small model helps a large one, and then it leaves. " * 6
     tokens = loaded.vocabulary.encode(text)
-    (nats,) = lm.loglikelihood_rolling(requests("loglikelihood_rolling", (text,)))
+    (nats,) = watched.loglikelihood_rolling(requests("loglikelihood_rolling", (text,)))
     assert len(tokens) > 2 * MAX_LENGTH
     assert [x for _, continuation in asked for x in continuation] == tokens
     assert asked[0][0] == [loaded.vocabulary.begin_id]
     # Of the later windows all that there is room for stands before.
     assert all(len(a) + len(b) == MAX_LENGTH + 1 for a, b in asked[1:])
-    assert nats == pytest.approx(sum(x.log_likelihood for x in _answers(lm, asked)))
+    assert nats == pytest.approx(sum(x.log_likelihood for x in _answers(loaded, asked)))
 
 
-def _answers(lm, pairs):
-    from salt_jax.few_shot.likelihoods import LikelihoodReader
-    from salt_jax.few_shot.shared_prefixes import LikelihoodRequest
-
-    return LikelihoodReader(lm._loaded, 1, "alone")(
-        [LikelihoodRequest(*x) for x in pairs]
-    )
+def _answers(loaded, pairs):
+    return LikelihoodReader(loaded, 1, "alone")([LikelihoodRequest(*x) for x in pairs])
 
 
 def test_likelihoods_of_several_texts_are_not_mixed(lm):
