@@ -107,7 +107,9 @@ def test_at_weight_zero_a_teacher_changes_nothing():
     batch = packed_batch(rows=8)
     taught = two_steps(*stage(kd_weight=Constant(value=0.0)), batch)[0]
     alone = two_steps(*stage(with_teacher=False), batch)[0]
-    assert_close(taught, alone, atol=2e-5)
+    # AdamW divides a gradient near zero by its own size, and so scales its rounding up.
+    # A teacher that counts moves parameters by 1e-3: see the next test.
+    assert_close(taught, alone, atol=1e-4)
 
 
 def test_a_teacher_changes_the_update():
