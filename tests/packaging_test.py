@@ -9,7 +9,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 FROM_ELSEWHERE = """
 import sys
 from salt_jax import gin_config
-assert gin_config.own_folder().is_relative_to(sys.argv[1]), gin_config.own_folder()
+from salt_jax.gin_reading import files
+assert files.own_folder().is_relative_to(sys.argv[1]), files.own_folder()
 assert gin_config.load(["salt_2p8b.gin"]) == gin_config.load(["gin/salt_2p8b.gin"])
 """
 
