@@ -165,6 +165,7 @@ NO_TENSORFLOW = "assert 'tensorflow' not in sys.modules, 'TensorFlow was importe
 NO_TASKS = "import seqio; assert not seqio.TaskRegistry.names(), 'a task is there'"
 
 
+@pytest.mark.slow
 def test_importing_everything_prints_nothing_starts_nothing_and_spares_tensorflow():
     # Apache Beam is an extra, and says on import what else could be installed.
     others = TENSORFLOW | ONLY_IN["apache_beam"]

@@ -67,6 +67,7 @@ def test_a_killed_run_ends_bit_for_bit_where_an_unbroken_one_does(
     assert steps == list(range(1, TOTAL_STEPS + 1))
 
 
+@pytest.mark.slow
 def test_every_metric_of_a_run_has_a_row_in_the_page_of_metrics(unbroken):
     names = set().union(*read_metrics(unbroken[0]))
     assert names >= {"kl", "val_loss", "goodput"}

@@ -29,6 +29,7 @@ def test_an_export_is_of_the_step_that_was_asked_for(step, trained, tmp_path):
     assert (provenance["step"], provenance["stage"]) == (expected, "standard")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_goes_to_hugging_face_and_is_the_same_when_it_comes_back(
     trained, tmp_path, refused
 ):

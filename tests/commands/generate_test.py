@@ -65,6 +65,7 @@ def test_lines_typed_on_a_terminal_are_gone_on_with_one_after_another(run):
     assert (printed.out, code) == (f"{WRITTEN}\n Paris\n", 0)
 
 
+@pytest.mark.slow
 def test_sampling_follows_its_options(run):
     # Every token has the same chance at so high a temperature.
     hot = ["--prompt=The", "--temperature=1e6", "--stop=\n"]

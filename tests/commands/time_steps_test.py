@@ -1,6 +1,8 @@
 import json
 import shlex
 
+import pytest
+
 from salt_jax.commands import parser
 from salt_jax.commands.options import command_line
 from salt_jax.main import main
@@ -21,6 +23,7 @@ def test_a_command_line_gives_the_options_it_was_made_of():
         assert parser.parse(again)[1] == options
 
 
+@pytest.mark.slow
 def test_an_experiment_is_timed_beside_another(tmp_path, capsys):
     beside = tmp_path / "small.gin"
     beside.write_text("include 'gin/tiny_slm.gin'\nBATCH_SIZE = 8\nSEQ_LEN = 64\n")

@@ -93,6 +93,7 @@ class Ramp:
 """
 
 
+@pytest.mark.slow
 def test_a_users_schedules_warm_up_the_teachers_weight_and_the_learning_rate(
     files, tmp_path, monkeypatch
 ):

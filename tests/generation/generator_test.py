@@ -80,6 +80,7 @@ def test_what_is_written_are_the_likeliest_tokens_one_by_one(scan_layers):
     assert len({token for tokens in written for token in tokens}) > 15
 
 
+@pytest.mark.slow
 def test_a_mesh_writes_what_one_device_writes(write):
     model, params = model_of(partitioning(8, model=2))
     generator = Generator(model, VOCABULARY, MAX_LENGTH)
@@ -99,6 +100,7 @@ def test_rules_that_split_the_length_or_all_of_the_batch_change_nothing(write):
         assert drawn == write(sampling=HOT)
 
 
+@pytest.mark.slow
 def test_what_is_drawn_for_a_prompt_does_not_depend_on_the_others(write):
     together = write(sampling=HOT)
     assert write(sampling=HOT, batch_size=2) == together

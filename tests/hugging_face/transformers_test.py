@@ -107,6 +107,7 @@ def test_a_shape_as_gin_text_is_the_shape_of_the_import(folders):
     assert not bound.differences(Export.open(folders / "ours").model)
 
 
+@pytest.mark.slow
 def test_an_import_lies_on_any_mesh(tmp_path):
     theirs = models.write_model(tmp_path / "theirs", "llama")
     import_from_hugging_face(theirs, tmp_path / "ours")

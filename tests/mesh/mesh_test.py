@@ -169,6 +169,7 @@ def check(case, on_one_device):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_mesh_updates_as_one_device(case, on_one_device):
     check(case, on_one_device)

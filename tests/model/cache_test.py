@@ -76,6 +76,7 @@ def of_texts(logits_BLV, *, is_left):
 WINDOW = {"sliding_window": 4, "global_every": 2, "local_rope_theta": 100.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "parts, prefix, sizes",
     [

@@ -161,6 +161,7 @@ def test_a_softcap_in_bfloat16_has_the_gradient_of_float32():
         assert np.abs(found - exact).mean() < 0.02 * np.abs(exact).mean() + 1e-4
 
 
+@pytest.mark.slow
 def test_a_model_of_all_parts_is_read_as_int8_but_for_norms_and_biases():
     model, params = lively_model(**ALL_PARTS)
     batch = packed_batch()

@@ -111,6 +111,7 @@ def test_a_large_number_costs_its_own_channel_only_and_zeros_stay_zeros():
     assert (scale > 0.0).all()
 
 
+@pytest.mark.slow
 def test_a_model_reads_int8_as_the_numbers_they_stand_for():
     model, params, as_int8 = held(scan_layers=False)
     found = logits(model, as_int8)
@@ -150,6 +151,7 @@ def test_int8_on_a_mesh_of_eight_is_that_of_one_bit_for_bit(model_axis):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rules", [{}, {"batch": ("replica", "data", "model")}])
 def test_a_matrix_moves_between_devices_as_int8_and_is_opened_a_layer_at_a_time(rules):
     mesh = dataclasses.replace(partitioning(8, model=2), rules=AxisRules(**rules))

@@ -241,6 +241,7 @@ def test_recomputation_changes_no_number(remat, scan_layers):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_axis", [1, 2, 4])
 def test_a_mesh_of_eight_gives_the_numbers_of_a_mesh_of_one(model_axis):
     model, params = small_model()
@@ -259,6 +260,7 @@ def test_a_mesh_of_eight_gives_the_numbers_of_a_mesh_of_one(model_axis):
     )
 
 
+@pytest.mark.slow
 def test_a_bfloat16_model_keeps_float32_parameters_and_gradients():
     model, params = small_model(dtype="bfloat16")
     batch = packed_batch()

@@ -29,6 +29,7 @@ def timed():
     return time_steps(experiments, rounds=3, steps_per_block=2)
 
 
+@pytest.mark.slow
 def test_each_distinct_update_is_timed_once_and_the_plain_one_first(timed):
     assert [x.name for x in timed] == ["salt/standard", "salt/distill", "slm/standard"]
     assert all(len(x.seconds) == 3 and min(x.seconds) > 0 for x in timed)
@@ -50,6 +51,7 @@ def test_without_a_plain_stage_its_update_is_timed_all_the_same():
     assert names == ["rkd/distill_plain", "rkd/distill"]
 
 
+@pytest.mark.slow
 def test_steps_of_any_stage_go_on_from_one_state_and_stay_finite():
     distillation = dataclasses.replace(DISTILL.distillation, teacher_dtype="int8")
     taught = dataclasses.replace(DISTILL, distillation=distillation)

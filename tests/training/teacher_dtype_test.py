@@ -38,6 +38,7 @@ def with_teacher(files, dtype, **changes):
     return dataclasses.replace(experiment, stages=(stage,), **changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_export_is_loaded_as_int8_on_its_shards_and_not_kept_beside(dtype, tmp_path):
     mesh = partitioning(8, model=2)

@@ -94,6 +94,7 @@ def test_microbatches_add_up_on_a_mesh():
     assert_close(split, whole, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_the_schedule_counts_steps_not_microbatches():
     schedule = Step(value=0.5, end_step=1)
     arguments = stage(kd_weight=schedule, num_microbatches=4)
@@ -139,6 +140,7 @@ def test_updates_lower_the_loss():
     assert losses[-1] < losses[0] - 0.5
 
 
+@pytest.mark.slow
 def test_the_gradient_norm_is_of_the_mean_loss():
     update, state, teacher_params = stage()
     batch = packed_batch(rows=8)

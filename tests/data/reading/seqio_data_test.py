@@ -123,6 +123,7 @@ def test_lengths_trim_what_is_longer():
         assert weights.sum() <= 20 and len(targets) <= 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [TEXT, PAIR, MIX], ids=lambda data: data.task)
 def test_rows_are_decided_by_the_task_and_the_seed(data):
     numbers = np.arange(200)  # Several epochs.
