@@ -43,6 +43,15 @@ def prepare_again(files, **changes):
     prepare(dataclasses.replace(preparation, **changes))
 
 
+def test_a_field_that_changed_is_refused_until_it_is_accepted(tmp_path):
+    before = {"experiment": config.as_json(runs.experiment(tmp_path))}
+    now = runs.experiment(tmp_path, seed=5)
+    with pytest.raises(ValueError, match=r"seed.*--accept_change=seed"):
+        resumption.check_experiment(now, before, ["batch_size"])
+    resumption.check_experiment(now, before, ["seed"])
+    resumption.check_experiment(now, {}, [])
+
+
 @pytest.mark.slow
 def test_the_same_data_prepared_again_is_the_same_data(begun):
     files, workdir = begun
