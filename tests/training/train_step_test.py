@@ -121,6 +121,15 @@ def test_a_teacher_changes_the_update():
     assert max(jax.tree.leaves(difference)) > 1e-3
 
 
+def test_the_temperature_reaches_the_soft_labels_and_nothing_else():
+    batch = packed_batch(rows=8)
+    one, two = (two_steps(*stage(temperature=x), batch)[1] for x in (1.0, 4.0))
+    means = [{k: float(x[k].mean()) for k in ("ce", "kl", "kd")} for x in (one, two)]
+    assert means[0]["ce"] == pytest.approx(means[1]["ce"], rel=1e-6)
+    assert means[0]["kl"] == pytest.approx(means[1]["kl"], rel=1e-6)
+    assert abs(means[0]["kd"] - means[1]["kd"]) > 1e-3
+
+
 def test_the_loss_that_is_minimised_is_the_blend():
     _, first, _ = two_steps(
         *stage(kd_weight=Constant(value=0.25)), packed_batch(rows=8)
