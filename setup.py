@@ -34,6 +34,7 @@ setuptools.setup(
         "gin-config>=0.5,<0.6",
         "importlib_resources>=7.1,<8",  # tensorflow-datasets does not declare it.
         "jax>=0.10.2,<0.13",  # Requires Python 3.12 from 0.11 on.
+        "msgspec>=0.23,<0.24",
         "numpy>=2.4,<3",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",

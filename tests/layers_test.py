@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "salt_jax"
 LAYERS = [
-    {"batch", "gin_reading", "mesh", "optim"},
+    {"batch", "files", "gin_reading", "mesh", "optim"},
     {"data", "model"},
     {"config", "loss", "storage"},
     {"gin_config", "telemetry"},
@@ -44,6 +44,7 @@ ONLY_IN = {
         "report.svg",
         "report.write",
     },
+    "msgspec": {"files.records"},
     "orbax": {"storage.array_files", "storage.checkpoint", "storage.export"},
     "pyarrow": {"data.corpora.parquet"},
     "rouge_score": {"evaluation.answer_scores"},

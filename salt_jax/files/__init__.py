@@ -1,0 +1,1 @@
+"""Files that survive a crash, and that say when they are damaged."""

@@ -1,0 +1,95 @@
+"""JSON that salt_jax owns: decoded into typed values, with a checksum that is compared.
+
+A record is a JSON object whose last field, "checksum", digests the others. What the
+file holds is checked against a type: a dataclass or a `msgspec.Struct`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, TypeVar
+
+import msgspec
+from etils import epath
+
+from salt_jax.files.writing import write_file
+
+Value = TypeVar("Value")
+
+CHECKSUM = "checksum"
+
+
+class DamagedFileError(ValueError):
+    """A file does not hold what was written: a checksum differs, or it is cut off."""
+
+
+def decode(text: str | bytes, kind: type[Value], *, where: str, remedy: str) -> Value:
+    """Returns the JSON in `text` as a value of the type `kind`.
+
+    Args:
+      text: JSON.
+      kind: The type to decode into, such as a dataclass or `dict[str, Any]`.
+      where: The file, or the line of a file, for messages.
+      remedy: What a person can do about a damaged one, such as "export again".
+
+    Raises:
+      ValueError: `text` is not JSON, or not of this type.
+    """
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"{where} cannot be read ({said}): {remedy}.") from error
+
+
+def seal(fields: dict[str, Any]) -> dict[str, Any]:
+    """Returns JSON fields with the checksum of all of them added at the end."""
+    fields = {name: value for name, value in fields.items() if name != CHECKSUM}
+    return fields | {CHECKSUM: _checksum(fields)}
+
+
+def decode_record(
+    text: str | bytes, kind: type[Value], *, where: str, remedy: str
+) -> Value:
+    """Returns a sealed record as a value of the type `kind`; arguments as for `decode`.
+
+    Raises:
+      DamagedFileError: the checksum is missing or differs.
+      ValueError: `text` is not JSON, or not of this type.
+    """
+    fields = decode(text, dict[str, Any], where=where, remedy=remedy)
+    found = fields.pop(CHECKSUM, None)
+    if found != _checksum(fields):
+        raise DamagedFileError(
+            f"{where} is damaged: its checksum is {found}, not {_checksum(fields)} as "
+            f"its contents have it: {remedy}."
+        )
+    try:
+        return msgspec.convert(fields, kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{where} cannot be read ({error}): {remedy}.") from error
+
+
+def read_record(path: epath.PathLike, kind: type[Value], *, remedy: str) -> Value:
+    """Returns the sealed record in a file; arguments and errors as `decode_record`.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+    """
+    contents = epath.Path(path).read_bytes()
+    return decode_record(contents, kind, where=str(path), remedy=remedy)
+
+
+def write_record(path: epath.PathLike, fields: dict[str, Any]) -> None:
+    """Writes JSON fields as a sealed record, indented, replacing what is at `path`.
+
+    Raises:
+      OSError: the file cannot be written; what was there is still there.
+    """
+    write_file(path, json.dumps(seal(fields), indent=2) + "\n")
+
+
+def _checksum(fields: dict[str, Any]) -> str:
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,95 @@
+"""Writing files that survive a crash: whole and on disk, or as they were before.
+
+On a disk, a file or folder is written under a temporary name, flushed, renamed, and the
+folder that holds the name is flushed too. A bucket has neither renames nor flushes: an
+object appears whole once it is written, and a folder is the objects under its name. So
+there a folder is written in place, and the file that readers look for comes last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator
+
+from etils import epath
+
+
+def is_local(path: epath.PathLike) -> bool:
+    """Returns whether `path` is on a file system, rather than in a bucket."""
+    return "://" not in os.fspath(path)
+
+
+def write_file(path: epath.PathLike, contents: str | bytes) -> None:
+    """Writes a file, creating its folder: readers see all of it or what was before.
+
+    The temporary file has a unique name, so several processes may write at once.
+
+    Raises:
+      OSError: the contents cannot be written; what was at `path` is still there.
+    """
+    path = epath.Path(path)
+    data = contents.encode() if isinstance(contents, str) else contents
+    if not is_local(path):
+        path.write_bytes(data)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.parent / f"{path.name}.{uuid.uuid4().hex}.partial"
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    flush_folder(path.parent)
+
+
+@contextlib.contextmanager
+def new_folder(output: epath.PathLike) -> Iterator[epath.Path]:
+    """Yields the folder to write what `output` will hold; removes it on an error.
+
+    In a bucket it is `output` itself, so the block writes the file that readers look
+    for last. What an earlier attempt left behind is removed.
+
+    Raises:
+      OSError: the folder cannot be written.
+    """
+    output = epath.Path(output)
+    local = is_local(output)
+    folder = output.parent / f"{output.name}.unfinished" if local else output
+    folder.rmtree(missing_ok=True)
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+        if local:
+            flush_tree(folder)
+            folder.rename(output)
+            flush_folder(output.parent)
+    except BaseException:
+        folder.rmtree(missing_ok=True)
+        raise
+
+
+def flush_tree(folder: epath.PathLike) -> None:
+    """Flushes every file and folder under a local `folder` to disk."""
+    for root, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            _flush(os.path.join(root, name))
+        flush_folder(root)
+
+
+def flush_folder(folder: epath.PathLike) -> None:
+    """Flushes the names in a local folder to disk, those just renamed among them."""
+    _flush(os.fspath(folder))
+
+
+def _flush(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
