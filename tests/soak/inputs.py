@@ -1,0 +1,1 @@
+"""Damaged files of foreign formats: each reader reads them, or refuses as declared."""
