@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 
+from salt_jax.files.records import write_record
 from salt_jax.training.step_times import cost_of
 
 DOMAINS = ("Github", "KJV Bible")
@@ -112,8 +113,7 @@ def write_bill(path):
         | {"shard": shard, "accelerators": 1, "ended_at": 10.0 + 2.0 * shard}
         for shard, flops in enumerate((40.0, 60.0))
     ]
-    lines = "".join(json.dumps(record) + "\n" for record in records)
-    (path / "bill-here.jsonl").write_text(lines)
+    write_record(path / "bill-here.json", {"entries": records})
 
 
 def worse_salt(runs):

@@ -13,15 +13,12 @@ from typing import Any, TypeVar
 import msgspec
 from etils import epath
 
+from salt_jax.files.reading import DamagedFileError, read_file
 from salt_jax.files.writing import write_file
 
 Value = TypeVar("Value")
 
 CHECKSUM = "checksum"
-
-
-class DamagedFileError(ValueError):
-    """A file does not hold what was written: a checksum differs, or it is cut off."""
 
 
 def decode(text: str | bytes, kind: type[Value], *, where: str, remedy: str) -> Value:
@@ -44,9 +41,18 @@ def decode(text: str | bytes, kind: type[Value], *, where: str, remedy: str) -> 
 
 
 def seal(fields: dict[str, Any]) -> dict[str, Any]:
-    """Returns JSON fields with the checksum of all of them added at the end."""
-    fields = {name: value for name, value in fields.items() if name != CHECKSUM}
+    """Returns JSON fields with the checksum of all of them added at the end.
+
+    They are as they will be read: tuples are lists, keys are text, and a number that is
+    not finite is null.
+    """
+    fields = _as_read({name: fields[name] for name in fields if name != CHECKSUM})
     return fields | {CHECKSUM: _checksum(fields)}
+
+
+def record_line(fields: dict[str, Any]) -> str:
+    """Returns JSON fields as a sealed record on a line of its own."""
+    return json.dumps(seal(fields)) + "\n"
 
 
 def decode_record(
@@ -59,26 +65,39 @@ def decode_record(
       ValueError: `text` is not JSON, or not of this type.
     """
     fields = decode(text, dict[str, Any], where=where, remedy=remedy)
-    found = fields.pop(CHECKSUM, None)
+    if CHECKSUM not in fields:
+        raise DamagedFileError(
+            f"{where} has no checksum: it is damaged, or of an older version: {remedy}."
+        )
+    found = fields.pop(CHECKSUM)
     if found != _checksum(fields):
         raise DamagedFileError(
-            f"{where} is damaged: its checksum is {found}, not {_checksum(fields)} as "
-            f"its contents have it: {remedy}."
+            f"{where} is damaged: its checksum is {str(found)[:40]!r}, not "
+            f"{_checksum(fields)} as its contents have it: {remedy}."
         )
+    return typed(fields, kind, where=where, remedy=remedy)
+
+
+def typed(fields: Any, kind: type[Value], *, where: str, remedy: str) -> Value:
+    """Returns decoded JSON as a value of the type `kind`; arguments as for `decode`.
+
+    Raises:
+      ValueError: `fields` is not of this type.
+    """
     try:
         return msgspec.convert(fields, kind)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"{where} cannot be read ({error}): {remedy}.") from error
+    except (msgspec.ValidationError, RecursionError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"{where} cannot be read ({said}): {remedy}.") from error
 
 
 def read_record(path: epath.PathLike, kind: type[Value], *, remedy: str) -> Value:
     """Returns the sealed record in a file; arguments and errors as `decode_record`.
 
     Raises:
-      FileNotFoundError: there is no such file.
+      OSError: there is no such file, or it cannot be read.
     """
-    contents = epath.Path(path).read_bytes()
-    return decode_record(contents, kind, where=str(path), remedy=remedy)
+    return decode_record(read_file(path), kind, where=str(path), remedy=remedy)
 
 
 def write_record(path: epath.PathLike, fields: dict[str, Any]) -> None:
@@ -88,6 +107,13 @@ def write_record(path: epath.PathLike, fields: dict[str, Any]) -> None:
       OSError: the file cannot be written; what was there is still there.
     """
     write_file(path, json.dumps(seal(fields), indent=2) + "\n")
+
+
+def _as_read(fields: dict[str, Any]) -> dict[str, Any]:
+    """Returns fields as a file of theirs is read."""
+    # Half a surrogate pair, from a file name that is not UTF-8, is not JSON: "?".
+    text = json.dumps(fields, ensure_ascii=False).encode(errors="replace")
+    return json.loads(text, parse_constant=lambda _: None)
 
 
 def _checksum(fields: dict[str, Any]) -> str:

@@ -9,11 +9,17 @@ there a folder is written in place, and the file that readers look for comes las
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import uuid
 from collections.abc import Iterator
 
 from etils import epath
+
+from salt_jax.files.reading import named_errors
+
+# A file system that cannot flush a folder says so with one of these.
+_NO_FOLDER_FLUSH = (errno.EINVAL, errno.ENOTSUP)
 
 
 def is_local(path: epath.PathLike) -> bool:
@@ -32,12 +38,13 @@ def write_file(path: epath.PathLike, contents: str | bytes) -> None:
     path = epath.Path(path)
     data = contents.encode() if isinstance(contents, str) else contents
     if not is_local(path):
-        path.write_bytes(data)
+        with named_errors(path):
+            path.write_bytes(data)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.parent / f"{path.name}.{uuid.uuid4().hex}.partial"
     try:
-        with open(partial, "wb") as file:
+        with named_errors(path), open(partial, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -46,6 +53,34 @@ def write_file(path: epath.PathLike, contents: str | bytes) -> None:
         partial.unlink(missing_ok=True)
         raise
     flush_folder(path.parent)
+
+
+def name_file(written: epath.PathLike, path: epath.PathLike) -> None:
+    """Gives a file that a library has written its name, `path`, once it is on disk.
+
+    Raises:
+      OSError: the file cannot be flushed or renamed.
+    """
+    written, path = epath.Path(written), epath.Path(path)
+    if is_local(path):
+        flush_file(written)
+    written.replace(path)
+    if is_local(path):
+        flush_folder(path.parent)
+
+
+def name_folder(written: epath.PathLike, output: epath.PathLike) -> None:
+    """Gives a folder its name, `output`, once all of it is on disk.
+
+    Raises:
+      OSError: a file cannot be flushed, or the folder cannot be renamed.
+    """
+    written, output = epath.Path(written), epath.Path(output)
+    if is_local(output):
+        flush_tree(written)
+    written.rename(output)
+    if is_local(output):
+        flush_folder(output.parent)
 
 
 @contextlib.contextmanager
@@ -66,9 +101,7 @@ def new_folder(output: epath.PathLike) -> Iterator[epath.Path]:
         folder.mkdir(parents=True)
         yield folder
         if local:
-            flush_tree(folder)
-            folder.rename(output)
-            flush_folder(output.parent)
+            name_folder(folder, output)
     except BaseException:
         folder.rmtree(missing_ok=True)
         raise
@@ -78,18 +111,28 @@ def flush_tree(folder: epath.PathLike) -> None:
     """Flushes every file and folder under a local `folder` to disk."""
     for root, _, names in os.walk(folder, topdown=False):
         for name in names:
-            _flush(os.path.join(root, name))
+            flush_file(os.path.join(root, name))
         flush_folder(root)
 
 
 def flush_folder(folder: epath.PathLike) -> None:
     """Flushes the names in a local folder to disk, those just renamed among them."""
-    _flush(os.fspath(folder))
-
-
-def _flush(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        flush_file(folder)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_FLUSH:
+            raise
+
+
+def flush_file(path: epath.PathLike) -> None:
+    """Flushes a local file to disk.
+
+    Raises:
+      OSError: the file is missing, or the disk fails; the message names it.
+    """
+    with named_errors(path):
+        descriptor = os.open(os.fspath(path), os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,25 +1,41 @@
 """The cost of scoring, in FLOPs and time, summed over all processes.
 
-Each process writes a file of its own beside the scores, `bill-HOST-....jsonl`, with one
-record per shard: its number, the sequences and tokens that were read, their FLOPs, the
-wall-clock seconds since the previous record (the first includes compilation), the
-accelerators of the process, and the time of the record. A shard that two processes
+Each process writes a file of its own beside the scores, `bill-HOST-....json`, with an
+entry per shard: its number, the sequences and tokens that were read, their FLOPs, the
+wall-clock seconds since the previous entry (the first includes compilation), the
+accelerators of the process, and the time of the entry. A shard that two processes
 scored counts twice.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import socket
 import time
 import uuid
+from collections.abc import Sequence
 
 from etils import epath
 
-from salt_jax.data.json_files import write_whole
+from salt_jax.files.records import read_record, write_record
 
-_FILES = "bill-*.jsonl"
+_FILES = "bill-*.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Entry:
+    shard: int | None  # None: the rest of one that another process wrote first.
+    sequences: int
+    tokens: int
+    flops: float
+    seconds: float
+    accelerators: int
+    ended_at: float  # Unix time, which is comparable across hosts.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Entries:
+    entries: Sequence[_Entry]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,12 +60,12 @@ class BillWriter:
         flops_per_token: int,
         num_accelerators: int,
     ):
-        name = f"bill-{socket.gethostname()}-{uuid.uuid4().hex}.jsonl"
+        name = f"bill-{socket.gethostname()}-{uuid.uuid4().hex}.json"
         self._path = epath.Path(path) / name
         self._seq_len, self._flops = seq_len, flops_per_token
         self._num_accelerators = num_accelerators
-        self._lines: list[str] = []
-        self._sequences = 0  # Read since the last record.
+        self._entries: list[_Entry] = []
+        self._sequences = 0  # Read since the last entry.
         self._billed_at = time.monotonic()
 
     def __enter__(self) -> BillWriter:
@@ -67,19 +83,19 @@ class BillWriter:
         """Records the sequences and the time since the previous call."""
         now = time.monotonic()
         tokens = self._sequences * self._seq_len
-        record = {
-            "shard": shard,
-            "sequences": self._sequences,
-            "tokens": tokens,
-            "flops": float(tokens * self._flops),
-            "seconds": now - self._billed_at,
-            "accelerators": self._num_accelerators,
-            "ended_at": time.time(),  # Unix time, which is comparable across hosts.
-        }
+        entry = _Entry(
+            shard=shard,
+            sequences=self._sequences,
+            tokens=tokens,
+            flops=float(tokens * self._flops),
+            seconds=now - self._billed_at,
+            accelerators=self._num_accelerators,
+            ended_at=time.time(),
+        )
         self._sequences, self._billed_at = 0, now
-        self._lines.append(json.dumps(record) + "\n")
+        self._entries.append(entry)
         # Rewrites the whole file, because objects in a bucket cannot be appended to.
-        write_whole(self._path, "".join(self._lines))
+        write_record(self._path, dataclasses.asdict(_Entries(entries=self._entries)))
 
 
 def read_bill(path: epath.PathLike) -> Bill:
@@ -89,22 +105,18 @@ def read_bill(path: epath.PathLike) -> Bill:
       FileNotFoundError: there is no bill.
       ValueError: a bill is damaged.
     """
-    records = []
+    entries: list[_Entry] = []
     for file in sorted(epath.Path(path).glob(_FILES)):
-        try:
-            records += [json.loads(line) for line in file.read_text().splitlines()]
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{file} is damaged: remove it.") from error
-    if not records:
+        entries += read_record(file, _Entries, remedy="remove it").entries
+    if not entries:
         raise FileNotFoundError(f"No {_FILES} at {path}: was it ever scored?")
-    summed = {
-        name: sum(x[name] for x in records) for name in ("sequences", "tokens", "flops")
-    }
-    spans = [(x["ended_at"] - x["seconds"], x["ended_at"]) for x in records]
+    spans = [(x.ended_at - x.seconds, x.ended_at) for x in entries]
     return Bill(
-        **summed,
+        sequences=sum(x.sequences for x in entries),
+        tokens=sum(x.tokens for x in entries),
+        flops=sum(x.flops for x in entries),
         seconds=_covered(spans),
-        accelerator_seconds=sum(x["seconds"] * x["accelerators"] for x in records),
+        accelerator_seconds=sum(x.seconds * x.accelerators for x in entries),
     )
 
 

@@ -3,7 +3,7 @@
 The first `count` sequences are scored, with ids 0 to count - 1. Documents were shuffled
 when they were prepared, so these are a random sample of the split. The folder holds
 `manifest.json` and shards `scores-IIIII-of-NNNNN.npy`, which are structured arrays with
-the `record_dtype` of `score_columns`.
+the `record_dtype` of `score_columns`, and end with a digest: see `score_shards`.
 
 Any number of processes may write to one folder; see `shared_shards`.
 """
@@ -17,6 +17,7 @@ import numpy as np
 from etils import epath
 
 from salt_jax.data.prepared.dataset import PreparedDataset
+from salt_jax.data.scoring import score_shards
 from salt_jax.data.scoring.score_columns import column_definitions
 from salt_jax.data.scoring.scores_manifest import NAME, ScoresManifest
 from salt_jax.data.scoring.shared_shards import SharedShards
@@ -106,7 +107,7 @@ class ScoresWriter:
                     f"{np.shape(values)}."
                 )
             rows[name] = values
-        self.shards.write(shard, rows)
+        self.shards.write(shard, score_shards.to_bytes(rows, self.manifest, shard))
 
     def finish(self) -> Scores:
         """Completes the manifest and returns the scores. Any process may call it.
@@ -202,29 +203,13 @@ class Scores:
         """Yields the ids and the rows of each shard, after checking its numbers."""
         for shard in range(self.manifest.num_shards):
             ids = self.manifest.shard_ids(shard)
-            path = self.path / self.manifest.shard_name(shard)
-            rows = _read_rows(path)
-            expected = (ids.shape, self.manifest.dtype)
-            if rows is None or (rows.shape, rows.dtype) != expected:
-                found = "no scores" if rows is None else f"{len(rows)} scores"
-                raise ValueError(
-                    f"{path} is missing or damaged: it has {found}, and should have "
-                    f"{len(ids)}. Delete it and run score again."
-                )
+            rows = score_shards.read(self.path, self.manifest, shard)
             for name in self.manifest.columns:
                 is_bad = ~np.isfinite(rows[name]).reshape(len(ids), -1).all(axis=1)
                 if is_bad.any():
+                    path = self.path / self.manifest.shard_name(shard)
                     raise ValueError(
                         f"{path} holds {rows[name][is_bad][0]} as {name!r} of sequence "
                         f"{ids[is_bad][0]}: delete it and run score again."
                     )
             yield ids, rows
-
-
-def _read_rows(path: epath.Path) -> np.ndarray | None:
-    """Returns the array in a file, or None if it is missing or damaged."""
-    try:
-        with path.open("rb") as file:
-            return np.load(file)
-    except (OSError, ValueError, EOFError):
-        return None

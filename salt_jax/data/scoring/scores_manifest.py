@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from salt_jax.data.json_files import write_json
 from salt_jax.data.scoring.score_columns import record_dtype
+from salt_jax.files.records import read_record, typed, write_record
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 NAME = "manifest.json"
 
 
@@ -59,7 +58,7 @@ class ScoresManifest:
     def write(self, path: epath.Path) -> None:
         """Writes the manifest at `path`, replacing an older one."""
         # Other processes may write the same manifest now.
-        write_json(path / NAME, dataclasses.asdict(self))
+        write_record(path / NAME, dataclasses.asdict(self))
 
     @classmethod
     def read(cls, path: epath.Path) -> ScoresManifest:
@@ -74,20 +73,14 @@ class ScoresManifest:
             raise FileNotFoundError(
                 f"No scores at {path}: {NAME} is missing. Run score first."
             )
-        try:
-            record = json.loads(file.read_text())
-            version = record["format_version"]
-            manifest = cls._from_record(record) if version == FORMAT_VERSION else None
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(
-                f"{file} is damaged: delete {path}, score again."
-            ) from error
-        if manifest is None:
+        remedy = f"delete {path} and score again"
+        fields = read_record(file, dict[str, Any], remedy=remedy)
+        if (version := fields.get("format_version")) != FORMAT_VERSION:
             raise ValueError(
                 f"The scores {path} are in format {version}, and this version reads "
                 f"format {FORMAT_VERSION}: delete them and score again."
             )
-        return manifest
+        return typed(fields, cls, where=str(file), remedy=remedy)
 
     def check_same(self, path: epath.Path) -> None:
         """Checks that the scores at `path` have this manifest, complete or not.
@@ -109,8 +102,3 @@ class ScoresManifest:
                 f"{path} has scores with {'; '.join(other)}. Give another path, or "
                 "delete them first."
             )
-
-    @classmethod
-    def _from_record(cls, record: dict[str, Any]) -> ScoresManifest:
-        lists = {name: tuple(record[name]) for name in ("ks", "domains")}
-        return cls(**(record | lists))

@@ -12,8 +12,9 @@ import collections
 import uuid
 from collections.abc import Sequence
 
-import numpy as np
 from etils import epath
+
+from salt_jax.files.writing import write_file
 
 _PARTIAL = ".partial"
 
@@ -60,21 +61,16 @@ class SharedShards:
         """Returns whether any process has written a shard."""
         return (self._path / self._names[shard]).exists()
 
-    def write(self, shard: int, rows: np.ndarray) -> None:
-        """Writes a shard atomically, unless another process already has."""
-        partial = self._partial(shard)
-        if self.is_written(shard):
-            partial.unlink(missing_ok=True)
-            return
-        with partial.open("wb") as file:
-            np.save(file, rows)
+    def write(self, shard: int, contents: bytes) -> None:
+        """Writes the file of a shard, unless another process already has."""
         try:
-            partial.replace(self._path / self._names[shard])
-        except (
-            FileNotFoundError
-        ):  # Another process wrote the last shard and cleaned up.
+            if not self.is_written(shard):
+                write_file(self._path / self._names[shard], contents)
+        except FileNotFoundError:
+            # Another process wrote the last shard and removed our temporary file.
             if not self.is_written(shard):
                 raise
+        self._partial(shard).unlink(missing_ok=True)
 
     def clean(self) -> None:
         """Removes partial files, once all shards are written."""

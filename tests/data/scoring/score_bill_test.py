@@ -4,6 +4,7 @@ import time
 import pytest
 
 from salt_jax.data.scoring.score_bill import BillWriter, read_bill
+from salt_jax.files.records import write_record
 
 PER_TOKEN, SEQ_LEN = 1000, 16
 
@@ -20,14 +21,11 @@ def open_bill(path, accelerators=4):
 def write_records(path, name, spans, accelerators=1):
     """Writes a bill of a sequence for each span of time, (begin, end)."""
     about = {"shard": 0, "sequences": 1, "tokens": 16, "flops": 1.0}
-    lines = [
-        json.dumps(
-            about
-            | {"seconds": end - begin, "ended_at": end, "accelerators": accelerators}
-        )
+    entries = [
+        about | {"seconds": end - begin, "ended_at": end, "accelerators": accelerators}
         for begin, end in spans
     ]
-    (path / f"bill-{name}.jsonl").write_text("\n".join(lines))
+    write_record(path / f"bill-{name}.json", {"entries": entries})
 
 
 def test_what_was_read_is_billed_by_the_formula(tmp_path):
@@ -72,7 +70,7 @@ def test_seconds_are_those_since_the_record_before(tmp_path):
             bill.read(1)
             bill.write(shard)
     (file,) = tmp_path.iterdir()
-    records = [json.loads(line) for line in file.read_text().splitlines()]
+    records = json.loads(file.read_text())["entries"]
     assert all(record["seconds"] >= 0.01 for record in records)
     summed = sum(record["seconds"] for record in records)
     assert read_bill(tmp_path).accelerator_seconds == pytest.approx(3 * summed)
@@ -88,6 +86,6 @@ def test_seconds_in_which_several_processes_score_pass_once_on_the_wall(tmp_path
 
 
 def test_a_damaged_bill_is_refused_by_name(tmp_path):
-    (tmp_path / "bill-here.jsonl").write_text('{"shard": 0,')
-    with pytest.raises(ValueError, match=r"bill-here\.jsonl is damaged"):
+    (tmp_path / "bill-here.json").write_text('{"entries": [')
+    with pytest.raises(ValueError, match=r"bill-here\.json cannot be read.*remove it"):
         read_bill(tmp_path)

@@ -1,3 +1,5 @@
+import dataclasses
+import errno
 import json
 import os
 import subprocess
@@ -7,7 +9,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from salt_jax.data.scoring import score_shards
 from salt_jax.data.scoring.scores import Scores, ScoresWriter
+from salt_jax.files.records import write_record
 from tests.made_scores import rows_of, write_scores
 
 KS = (1, 10)
@@ -58,9 +62,8 @@ def written(open_writer):
 def change_a_shard(written, change):
     """Changes the rows of the shard in the middle, on disk."""
     path = written.path / written.manifest.shard_name(1)
-    rows = np.load(path)
-    rows = change(rows)
-    np.save(path, rows)
+    rows = change(np.load(path))
+    path.write_bytes(score_shards.to_bytes(rows, written.manifest, 1))
 
 
 def test_what_was_written_is_read_by_id(written, train):
@@ -84,7 +87,7 @@ def test_the_manifest_says_of_what_by_whom_and_what_is_in_it(written, train):
     manifest = json.loads((written.path / "manifest.json").read_text())
     assert manifest["dataset_fingerprint"] == train.fingerprint
     assert (manifest["split"], manifest["scorer_fingerprint"]) == ("train", "abc")
-    assert (manifest["count"], manifest["format_version"]) == (COUNT, 2)
+    assert (manifest["count"], manifest["format_version"]) == (COUNT, 3)
     assert "top 10" in manifest["columns"]["median_k10_zeros"]
     assert manifest["domains"] == list(train.manifest.domains)
     assert manifest["ks"] == list(KS)
@@ -182,7 +185,7 @@ def test_scores_of_more_sequences_than_there_are_are_refused(written, train):
     path = written.path / "manifest.json"
     more = len(train) + 1
     record = json.loads(path.read_text()) | {"count": more}
-    path.write_text(json.dumps(record))
+    write_record(path, record)
     with pytest.raises(ValueError, match=f"of {more} sequences, .* has {len(train)}:"):
         Scores.open(written.path, train)
 
@@ -219,7 +222,7 @@ def test_scores_that_others_began_in_the_meantime_are_not_finished(
     other = open_writer()
     path = written.path / "manifest.json"
     record = json.loads(path.read_text()) | {"scorer_fingerprint": "xyz"}
-    path.write_text(json.dumps(record))
+    write_record(path, record)
     with pytest.raises(ValueError, match="scorer_fingerprint='xyz', not 'abc'"):
         other.finish()
 
@@ -276,7 +279,7 @@ def test_a_score_that_is_no_number_is_refused_by_shard_and_sequence(
 
 def test_a_shard_shorter_than_it_should_be_is_refused(written, train):
     change_a_shard(written, lambda rows: rows[:-1])
-    message = r"scores-00001-of-00003\.npy .* has 19 scores, and should have 20\."
+    message = r"scores-00001-of-00003\.npy has \(19,\) scores, .* have \(20,\)"
     with pytest.raises(ValueError, match=message):
         Scores.open(written.path, train).column("mean_loss")
 
@@ -285,13 +288,53 @@ def test_a_shard_shorter_than_it_should_be_is_refused(written, train):
 def test_a_damaged_shard_is_refused_by_name(keep, written, train):
     path = written.path / written.manifest.shard_name(1)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=r"scores-00001-of-00003\.npy is missing or"):
+    with pytest.raises(ValueError, match=r"scores-00001-of-00003\.npy is damaged"):
         Scores.open(written.path, train).column("mean_loss")
+
+
+def test_every_flipped_bit_of_a_shard_is_refused_by_name(written, train):
+    path = written.path / written.manifest.shard_name(1)
+    whole = path.read_bytes()
+    for bit in range(0, 8 * len(whole), 37):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with pytest.raises(ValueError, match=r"scores-00001-of-00003\.npy is damaged"):
+            Scores.open(written.path, train).column("mean_loss")
+
+
+def test_a_shard_in_the_place_of_another_is_refused_by_name(written, train):
+    first, second = (written.path / written.manifest.shard_name(i) for i in (0, 1))
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(ValueError, match=r"00001-of-00003\.npy .* not this shard"):
+        Scores.open(written.path, train).column("mean_loss")
+
+
+def test_a_shard_of_another_scorer_is_refused_by_name(written, train, tmp_path):
+    columns = {"mean_loss": np.arange(float(COUNT))}
+    other = write_scores(tmp_path / "other", train, columns, ks=KS, shard_size=20)
+    name = written.manifest.shard_name(2)
+    manifest = dataclasses.replace(other.manifest, scorer_fingerprint="xyz")
+    rows = score_shards.read(other.path, other.manifest, 2)
+    (written.path / name).write_bytes(score_shards.to_bytes(rows, manifest, 2))
+    with pytest.raises(ValueError, match=f"{name} .* not this shard of these scores"):
+        Scores.open(written.path, train).column("mean_loss")
+
+
+def test_a_disk_that_fails_is_not_called_damage(written, train, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.EIO, "Input/output error")
+
+    name = written.manifest.shard_name(0)
+    scores = Scores.open(written.path, train)
+    monkeypatch.setattr(type(written.path), "open", fail)
+    with pytest.raises(OSError, match=f"Input/output error: .*{name}"):
+        scores.column("mean_loss")
 
 
 def test_a_lost_shard_can_be_written_again(written, open_writer, train):
     (written.path / written.manifest.shard_name(1)).unlink()
-    with pytest.raises(ValueError, match="missing or damaged"):
+    with pytest.raises(ValueError, match=r"00001-of-00003\.npy is missing"):
         Scores.open(written.path, train).column("mean_loss")
     again = open_writer()
     assert again.missing_shards() == [1]
@@ -301,14 +344,14 @@ def test_a_lost_shard_can_be_written_again(written, open_writer, train):
 @pytest.mark.parametrize("text", ["", "[]", '{"format_version": 2}'])
 def test_a_damaged_manifest_is_refused_by_name(text, written, train):
     (written.path / "manifest.json").write_text(text)
-    with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
+    with pytest.raises(ValueError, match=r"manifest\.json .*score again"):
         Scores.open(written.path, train)
 
 
 def test_the_first_format_is_refused_with_what_to_do(written, train):
     path = written.path / "manifest.json"
-    path.write_text(json.dumps({"format_version": 1}))
-    with pytest.raises(ValueError, match="in format 1, .* format 2: delete them and"):
+    write_record(path, {"format_version": 1})
+    with pytest.raises(ValueError, match="in format 1, .* format 3: delete them and"):
         Scores.open(written.path, train)
 
 

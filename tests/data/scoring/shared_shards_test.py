@@ -1,7 +1,7 @@
 import itertools
+import os
 import threading
 
-import numpy as np
 import pytest
 
 from salt_jax.data.scoring.shared_shards import SharedShards
@@ -16,7 +16,7 @@ def open_shards(tmp_path):
 
 
 def rows(shard):
-    return np.full(4, shard)
+    return bytes([shard] * 4)
 
 
 def take_all(shards, *process):
@@ -33,7 +33,7 @@ def test_a_process_alone_takes_every_shard_once_in_order(open_shards, tmp_path):
     assert take_all(shards) == list(range(10))
     assert shards.missing() == []
     for shard, name in enumerate(NAMES):
-        np.testing.assert_array_equal(np.load(tmp_path / name), rows(shard))
+        assert (tmp_path / name).read_bytes() == rows(shard)
 
 
 def test_a_process_takes_its_own_first_and_then_the_others_from_the_far_end(
@@ -85,7 +85,7 @@ def test_the_first_to_write_a_shard_wins(open_shards, tmp_path):
     second.write(0, rows(7))
     assert first.is_written(0)
     first.write(0, rows(8))
-    np.testing.assert_array_equal(np.load(tmp_path / NAMES[0]), rows(7))
+    assert (tmp_path / NAMES[0]).read_bytes() == rows(7)
 
 
 def test_nothing_but_shards_is_left(open_shards, tmp_path):
@@ -114,15 +114,14 @@ def test_who_finishes_late_finds_the_folder_cleaned_and_does_not_mind(
 def test_who_is_overtaken_while_it_writes_does_not_mind(
     open_shards, tmp_path, monkeypatch
 ):
-    late, others, save = open_shards(), open_shards(), np.save
+    late, others = open_shards(), open_shards()
 
-    def overtaken_save(file, values):
+    def overtaken(descriptor):
         monkeypatch.undo()
         take_all(others)
         others.clean()
-        save(file, values)
 
-    monkeypatch.setattr(np, "save", overtaken_save)
+    monkeypatch.setattr(os, "fsync", overtaken)
     late.write(late.take(), rows(0))
     assert {file.name for file in tmp_path.iterdir()} == set(NAMES)
 
@@ -137,4 +136,4 @@ def test_many_writers_at_once_leave_every_shard_whole(open_shards, tmp_path):
     for thread in threads:
         thread.join()
     for shard, name in enumerate(NAMES):
-        np.testing.assert_array_equal(np.load(tmp_path / name), rows(shard))
+        assert (tmp_path / name).read_bytes() == rows(shard)

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from salt_jax.data.reading.loader import Loader
+from salt_jax.data.scoring import score_shards
 from salt_jax.data.selecting.ranking import HighestScores, PerplexityBand, Random
 from salt_jax.data.selecting.selection import Selection, stage_warnings
+from salt_jax.files.records import write_record
 from salt_jax.mesh.partitioning import MeshShape, Partitioning
 from tests.examples import batch_ids
 from tests.made_scores import write_scores
@@ -217,16 +219,17 @@ def test_missing_scores_are_not_keep_everything(ranking, train, tmp_path):
 
 
 def test_a_score_that_is_no_number_is_refused_by_shard_and_sequence(train, tmp_path):
-    write_scores(tmp_path, train, {"median_k10_zeros": np.ones(30)}, shard_size=20)
+    ones = {"median_k10_zeros": np.ones(30)}
+    scores = write_scores(tmp_path, train, ones, shard_size=20)
     path = tmp_path / "scores-00001-of-00002.npy"
     rows = np.load(path)
     rows["median_k10_zeros"][3] = np.nan
-    np.save(path, rows)
+    path.write_bytes(score_shards.to_bytes(rows, scores.manifest, 1))
     selection = Selection(scores=str(tmp_path), ranking=HIGHEST, keep_fraction=0.5)
     with pytest.raises(ValueError, match=rf"{path} holds nan .* of sequence 23"):
         selection.select(train)
-    np.save(path, rows[:5])
-    with pytest.raises(ValueError, match=rf"{path} .*has 5 scores.* should have 10"):
+    path.write_bytes(score_shards.to_bytes(rows[:5], scores.manifest, 1))
+    with pytest.raises(ValueError, match=rf"{path} has \(5,\) scores.* \(10,\)"):
         selection.select(train)
 
 
@@ -234,9 +237,9 @@ def test_more_scores_than_the_manifest_of_the_scores_says_is_refused(train, tmp_
     write_scores(tmp_path, train, {"median_k10_zeros": np.ones(30)})
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     manifest["count"] = 25
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    write_record(tmp_path / "manifest.json", manifest)
     selection = Selection(scores=str(tmp_path), ranking=HIGHEST, keep_fraction=0.5)
-    with pytest.raises(ValueError, match="has 30 scores, and should have 25"):
+    with pytest.raises(ValueError, match=r"\(30,\) scores, and .* \(25,\)"):
         selection.select(train)
 
 
