@@ -8,11 +8,13 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from salt_jax.data.reading import batch_ranges
 from salt_jax.data.reading.answers import Answers
 from salt_jax.data.reading.prepared_text import PreparedText, StageData
 from salt_jax.mesh.partitioning import AxisRules, MeshShape
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.quantized import HELD_DTYPES
+from salt_jax.optim.guard import UpdateGuard
 from salt_jax.optim.optimizer import Adafactor, AdamW
 from salt_jax.optim.schedules import Schedule
 
@@ -73,10 +75,10 @@ class Validation:
             raise ValueError(f"answering needs data to be Answers, got a {kind}.")
 
 
-# Fields that may change when a run is resumed.
+# Fields that may change when a run is resumed; `skip_batches`, for later batches only.
 OPERATIONAL_FIELDS = (
     *("keep_steps", "log_every", "max_to_keep", "mesh"),
-    *("rules", "save_every", "validation"),
+    *("rules", "save_every", "skip_batches", "validation"),
 )
 # The same within models and distillations.
 _OPERATIONAL_WITHIN = ("attention", "teacher_rules")
@@ -102,6 +104,9 @@ class Experiment:
     max_to_keep: int = 2
     keep_steps: Sequence[int] = ()  # Saved and never deleted: an early scorer's.
     log_every: int = 100
+    guard: UpdateGuard | None = None  # Drops updates that are out of bounds.
+    # Batches whose steps make no update: ranges (FIRST, END) of indices, END exclusive.
+    skip_batches: Sequence[tuple[int, int]] = ()
 
     def timeline(self) -> Iterator[tuple[int, Stage]]:
         """Yields each stage with the step at which it begins."""
@@ -130,6 +135,7 @@ class Experiment:
         _check_positive(
             self, "save_every", "max_to_keep", "log_every", "loss_chunk_tokens"
         )
+        batch_ranges.check(self.skip_batches, self.total_steps)
         if self.batch_size % self.num_microbatches:
             raise ValueError(
                 f"num_microbatches={self.num_microbatches} does not divide "
@@ -152,9 +158,10 @@ class Experiment:
         first, last = (float(distillation.kd_weight(step)) for step in steps)
         if not (0.0 <= first <= 1.0 and 0.0 < last <= 1.0):
             raise ValueError(
-                f"Stage {stage.name!r}: kd_weight is {first} at step {steps[0]} and "
-                f"{last} at step {steps[1]}. It must be from 0 to 1, and above 0 at "
-                "the end: end the stage earlier, or set its distillation to None."
+                f"Stage {stage.name!r}: kd_weight is {first} at step {begin_step + 1} "
+                f"and {last} at step {stage.end_step}. It must be from 0 to 1, and "
+                "above 0 at the end: end the stage earlier, or set its distillation to "
+                "None."
             )
 
 
@@ -231,17 +238,3 @@ def without_operational(experiment: dict[str, Any]) -> dict[str, Any]:
         return [strip(item) for item in value] if isinstance(value, list) else value
 
     return {k: strip(v) for k, v in experiment.items() if k not in OPERATIONAL_FIELDS}
-
-
-def changed_fields(before: Any, after: Any, name: str = "") -> list[str]:
-    """Returns the dotted names at which two JSON values differ."""
-    if isinstance(before, list) and isinstance(after, list):
-        before = dict(enumerate(before))
-        after = dict(enumerate(after))
-    if not (isinstance(before, dict) and isinstance(after, dict)):
-        return [] if before == after else [name]
-    changed: list[str] = []
-    for key in {**before, **after}:
-        inner = f"{name}.{key}" if name else str(key)
-        changed += changed_fields(before.get(key), after.get(key), inner)
-    return changed

@@ -20,6 +20,7 @@ ROOTS = {Experiment: "stages", Scoring: "scorer", Preparation: "corpus"}
 # What an override may name beside what the files import.
 _IMPORTS = (
     "from salt_jax import config",
+    "from salt_jax.optim import guard",
     "from salt_jax.optim import optimizer",
     "from salt_jax.mesh import partitioning",
     "from salt_jax.optim import schedules",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 from absl import logging
@@ -74,13 +75,14 @@ def train(
         latest = saved.latest_step()
         meta = {} if latest is None else saved.read_meta(latest)
         resumption.check_experiment(experiment, meta, accepted_changes)
+        resumption.check_skipped(experiment, meta, latest or 0, accepted_changes)
         if traced is not None and latest is not None:
             traced = traced.still_ahead(latest, experiment.total_steps)
         _write_config(experiment, workdir, operative_gin)
         spent = meta.get("spent_seconds", {})
         times = TimeSheet(began, spent, recorded=recorded_seconds(workdir))
         with times.spending("restore"):
-            state = _first_state(program, saved)
+            state = _first_state(program, saved, meta)
             step = int(state.step)
         if step >= experiment.total_steps:
             logging.info("Complete at step %d: %s.", step, workdir)
@@ -92,7 +94,10 @@ def train(
         with times.spending("compile"):
             updates = _updates(program, step, compiled)
         speed = Speedometer.on(experiment, program.devices)
-        recorder = Recorder(speed, workdir, from_step=step, times=times)
+        dropped = 0 if state.guard is None else int(state.guard.dropped)
+        recorder = Recorder(
+            speed, workdir, from_step=step, times=times, dropped=dropped
+        )
         tracer = Tracer(traced, workdir / "profile", pausing=recorder.pausing)
         loop = Loop(
             program=program,
@@ -126,10 +131,12 @@ def _open_stages(program: Program, step: int) -> list[StageInputs]:
     return list(opened.values())
 
 
-def _first_state(program: Program, saved: Checkpointer) -> TrainState:
+def _first_state(
+    program: Program, saved: Checkpointer, meta: Mapping[str, Any]
+) -> TrainState:
     # A run starts from, in this order: its own latest checkpoint; the export named by
     # the experiment; fresh parameters.
-    state = saved.restore_latest(program.abstract_state)
+    state = resumption.restore_latest(program, saved, meta)
     return program.fresh_state() if state is None else state
 
 

@@ -22,6 +22,7 @@ from salt_jax.data.selecting.ranking import (
     Random,
 )
 from salt_jax.data.selecting.selection import Selection
+from salt_jax.files.changes import changed_fields
 from salt_jax.gin_reading import files
 from salt_jax.mesh.partitioning import AxisRules, MeshShape
 from salt_jax.model.transformer import Transformer, abstract_params
@@ -470,8 +471,8 @@ def test_a_later_override_wins():
         ("optimizer.AdamW.b1=0.5", "no effect: optimizer.AdamW.b1"),
         ("KEEP_FRACTION 0.5", "parse"),
         ("KD_WEIGHT=1.5", "kd_weight is 1.5"),
-        ("KD_WEIGHT=0.0", "0.0 at step 35999"),
-        ("schedules.Step.end_step=100", "0.0 at step 35999"),
+        ("KD_WEIGHT=0.0", "0.0 at step 36000"),
+        ("schedules.Step.end_step=100", "0.0 at step 36000"),
         ("N_KD=300_000", "increasing order"),
         ("TEMPERATURE=0", "temperature must be positive, got 0"),
         ("KEEP_FRACTION=0.0", "keep_fraction must be"),
@@ -596,6 +597,4 @@ def test_a_fingerprint_ignores_how_and_notices_what():
 
 def test_changed_fields_are_named_by_their_place():
     before, after = (config.as_json(load(f"KD_WEIGHT={w}")) for w in (0.5, 0.6))
-    assert config.changed_fields(before, after) == [
-        "stages.0.distillation.kd_weight.value"
-    ]
+    assert changed_fields(before, after) == ["stages.0.distillation.kd_weight.value"]

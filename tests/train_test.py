@@ -16,6 +16,7 @@ import pytest
 from salt_jax.data.reading.loader import open_batches
 from salt_jax.data.selecting.ranking import HighestScores
 from salt_jax.data.selecting.selection import Selection
+from salt_jax.files.changes import changed_fields
 from salt_jax.optim.schedules import Constant
 from salt_jax.telemetry.metric_writer import read_metrics
 from salt_jax.train import train
@@ -223,7 +224,7 @@ def test_stage_two_equals_a_run_that_never_had_a_teacher(files, unbroken, tmp_pa
 def _changed_names(before, after):
     from salt_jax import config
 
-    return config.changed_fields(config.as_json(before), config.as_json(after))
+    return changed_fields(config.as_json(before), config.as_json(after))
 
 
 def test_a_checkpoint_holds_no_teacher(unbroken):

@@ -76,7 +76,7 @@ def _experiment(of: Mapping[str, Any]) -> Iterator[str]:
         yield from _section(f"Stage {stage['name']}", _stage(stage))
     yield from _table(
         "Schedules (after so many steps)",
-        ("step", "stage", "learning rate", "kd_weight"),
+        ("after step", "stage", "learning rate", "kd_weight"),
         [
             (
                 f"{at['step']:,}",
@@ -132,6 +132,8 @@ def _run(of: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"{of['tokens_per_step']:,} tokens{split}",
         ),
         *_value("optimizer", of["optimizer"]),
+        *(_value("guard", of["guard"]) if of["guard"] else ()),
+        *(("left out", f"batches {a:,} to {b - 1:,}") for a, b in of["skip_batches"]),
         ("mesh", mesh_text(of["mesh"])),
         ("checkpoints", f"every {saved['save_every']:,} steps"),
         ("  kept", f"the latest {saved['max_to_keep']}{best}{steps}"),

@@ -109,7 +109,23 @@ class Adafactor:
 class DescentState(NamedTuple):
     """The state of the learning rate's schedule."""
 
-    step: jax.Array  # Updates made so far, int32.
+    step: jax.Array  # Steps made so far, int32.
+
+
+def advance_schedules(opt_state: Any) -> Any:
+    """Returns an optimizer's state after a step without an update.
+
+    The learning rate goes on with the steps; the moments, and Adam's count of them,
+    stay as they were.
+    """
+
+    def advance(node: Any) -> Any:
+        if isinstance(node, DescentState):
+            return DescentState(optax.safe_increment(node.step))
+        return node
+
+    is_leaf = lambda node: isinstance(node, DescentState)
+    return jax.tree.map(advance, opt_state, is_leaf=is_leaf)
 
 
 def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformation:

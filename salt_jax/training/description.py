@@ -89,6 +89,8 @@ def _experiment(experiment: Experiment) -> dict[str, Any]:
         "total": {"steps": experiment.total_steps} | total,
         "schedules": [_at(experiment, step) for step in schedule_steps(experiment)],
         "optimizer": as_json(experiment.optimizer),
+        "guard": as_json(experiment.guard),
+        "skip_batches": as_json(experiment.skip_batches),
         "mesh": describe_mesh(experiment.mesh),
         "checkpoints": {
             "save_every": experiment.save_every,

@@ -20,7 +20,7 @@ from salt_jax.training.preemption import PreemptedError, PreemptionGuard
 from salt_jax.training.program import CompiledUpdate, Program
 from salt_jax.training.recorder import Recorder
 from salt_jax.training.stage_inputs import StageInputs
-from salt_jax.training.train_step import TrainState
+from salt_jax.training.train_step import TrainState, leave_out
 
 OpenBatches = Callable[[Loader, int], Any]  # By the index of the first batch.
 # Returns held-out metrics by name, "val_loss" [nats per target] among them.
@@ -53,7 +53,7 @@ class Loop:
         logging.info(
             "Stage %r: steps %d to %d, %s.",
             stage.name,
-            begin_step,
+            begin_step + 1,
             stage.end_step,
             "with a teacher" if stage.distillation else "without a teacher",
         )
@@ -65,7 +65,11 @@ class Loop:
         ):
             for step in range(begin_step + 1, stage.end_step + 1):
                 with self.tracer.step(step):
-                    state, metrics = update(state, teacher, next(batches))
+                    metrics = None
+                    if inputs.loader.first_read(step - 1) == step - 1:
+                        state, metrics = update(state, teacher, next(batches))
+                    else:
+                        state = leave_out(state)
                     self.recorder.after(step, stage, metrics, batches.stall_seconds)
                 self._between_steps(step, stage, state)
         for leaf in jax.tree.leaves(teacher):

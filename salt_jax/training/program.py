@@ -160,6 +160,7 @@ class Program:
     def update(self, stage: Stage) -> Update:
         """Returns the update that `stage` applies at every step."""
         distillation = stage.distillation
+        begins = {end.end_step: step for step, end in self.experiment.timeline()}
         return Update(
             student=self.student,
             optimizer=self.optimizer,
@@ -168,6 +169,8 @@ class Program:
             temperature=distillation.temperature if distillation else 1.0,
             chunk_tokens=self.experiment.loss_chunk_tokens,
             num_microbatches=self.experiment.num_microbatches,
+            guard=self.experiment.guard,
+            begin_step=begins[stage.end_step],
         )
 
     def compile(self, stage: Stage) -> CompiledUpdate:
@@ -219,7 +222,9 @@ class Program:
     def _init_state(self, key: jax.Array) -> TrainState:
         params = init_params(self.student, key)
         step = jnp.zeros((), jnp.int32)
-        return TrainState(step, params, self.optimizer.init(params))
+        guard = self.experiment.guard
+        remembered = None if guard is None else guard.init()
+        return TrainState(step, params, self.optimizer.init(params), remembered)
 
 
 def abstract_batch(

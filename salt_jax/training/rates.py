@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import jax
 
 from salt_jax.config import Experiment, Stage
+from salt_jax.data.reading import batch_ranges
 from salt_jax.mesh.chips import Chip, chip_of
 from salt_jax.model.flops import step_flops
 
@@ -37,11 +38,18 @@ class Speedometer:
         return cls(experiment=experiment, num_devices=len(devices), chip=chip)
 
     def position(self, step: int) -> dict[str, float]:
-        """Returns the tokens and the model FLOPs of the first `step` steps."""
+        """Returns the tokens and the model FLOPs of the first `step` steps.
+
+        Batches in `skip_batches` have neither.
+        """
         return {
-            "tokens": step * self._tokens_per_step,
+            "tokens": self._batches(0, step) * self._tokens_per_step,
             "flops": float(self._flops(step)),
         }
+
+    def left_out(self, step: int) -> int:
+        """Returns how many of the first `step` steps have their batch left out."""
+        return step - self._batches(0, step)
 
     def rates(self, then: Clocks, now: Clocks) -> dict[str, float]:
         """Returns the mean rates over the steps from `then` to `now`.
@@ -53,10 +61,11 @@ class Speedometer:
         # Each stage opens its own input, and its stall starts at 0.
         stall = now.stall - (then.stall if now.stage is then.stage else 0.0)
         flops = self._flops(now.step) - self._flops(then.step)
+        tokens = self._batches(then.step, now.step) * self._tokens_per_step
         per_device = flops / elapsed / self.num_devices
         rates = {
             "step_seconds": elapsed / steps,
-            "tokens_per_second": steps * self._tokens_per_step / elapsed,
+            "tokens_per_second": tokens / elapsed,
             "tflops_per_second_per_device": per_device / 1e12,
             "input_stall": stall / elapsed,
         }
@@ -71,9 +80,16 @@ class Speedometer:
     def _flops(self, step: int) -> int:
         """Returns the model FLOPs of the first `step` steps."""
         return sum(
-            max(min(step, stage.end_step) - begin_step, 0) * self._step_flops(stage)
+            self._batches(begin_step, min(step, stage.end_step))
+            * self._step_flops(stage)
             for begin_step, stage in self.experiment.timeline()
+            if step > begin_step
         )
+
+    def _batches(self, begin: int, end: int) -> int:
+        """Returns how many batches are read in steps `begin` + 1 to `end`."""
+        left_out = batch_ranges.count(self.experiment.skip_batches, begin, end)
+        return end - begin - left_out
 
     def _step_flops(self, stage: Stage) -> int:
         distillation = stage.distillation

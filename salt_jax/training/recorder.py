@@ -1,4 +1,4 @@
-"""Records metrics and progress, and stops a run whose loss is not finite."""
+"""Records metrics and progress, and stops a run whose numbers are not finite."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 
 import jax
+from absl import logging
 from etils import epath
 
 from salt_jax.config import Stage
@@ -15,6 +16,7 @@ from salt_jax.loss.weighted_mean import WeightedMean
 from salt_jax.telemetry.metric_writer import METRICS_FILE, MetricWriter, read_metrics
 from salt_jax.telemetry.progress import Progress
 from salt_jax.telemetry.time_sheet import OTHER, STEPS, TimeSheet
+from salt_jax.training.bad_steps import check_step
 from salt_jax.training.rates import Clocks, Speedometer
 from salt_jax.training.train_step import Metrics
 
@@ -23,7 +25,7 @@ from salt_jax.training.train_step import Metrics
 class _Pending:
     step: int
     stage: Stage
-    metrics: Metrics
+    metrics: Metrics | None  # None if the batch is left out by name.
     stall: float
 
 
@@ -41,6 +43,7 @@ class Recorder:
         *,
         from_step: int,
         times: TimeSheet,
+        dropped: int = 0,
     ):
         """Opens the records of a run, and drops those of steps after `from_step`.
 
@@ -49,10 +52,11 @@ class Recorder:
           workdir: The run directory.
           from_step: The updates of the checkpoint that is resumed; 0 without one.
           times: The time sheet of the run.
+          dropped: The updates that the guard dropped in these steps.
         """
         self._experiment, self._speed = speed.experiment, speed
         self._writer = MetricWriter(workdir, from_step=from_step)
-        self._from_step = from_step
+        self._from_step, self._dropped = from_step, dropped
         self.times = times
         self._progress: Progress | None = None
         self._pending: _Pending | None = None
@@ -80,13 +84,16 @@ class Recorder:
         with self.times.spending(part):
             yield
 
-    def after(self, step: int, stage: Stage, metrics: Metrics, stall: float) -> None:
+    def after(
+        self, step: int, stage: Stage, metrics: Metrics | None, stall: float
+    ) -> None:
         """Notes that a step was dispatched, and settles the step before it.
 
         Args:
           step: The number of updates, including this one.
           stage: The stage of the step.
-          metrics: The metrics that the update returned, perhaps still being computed.
+          metrics: The metrics that the update returned, perhaps still being computed;
+            None if the batch of the step is left out.
           stall: Seconds the loop has waited for the stage's input so far.
         """
         previous = self._pending
@@ -97,7 +104,7 @@ class Recorder:
         """Waits for the last step, and records it if a record is due.
 
         Raises:
-          FloatingPointError: its loss is not finite.
+          FloatingPointError: as `check_step` raises it.
         """
         previous, self._pending = self._pending, None
         self._settle(previous)
@@ -126,26 +133,27 @@ class Recorder:
     def _settle(self, pending: _Pending | None) -> None:
         if pending is None:
             return
-        # On every process, before process 0 alone writes them.
-        metrics = jax.device_get(pending.metrics)
-        loss = float(metrics["loss"].mean())
-        grad_norm, update_norm = (
-            float(metrics[name]) for name in ("grad_norm", "update_norm")
-        )
-        if not all(map(math.isfinite, (loss, grad_norm, update_norm))):
-            raise FloatingPointError(
-                f"Not finite at step {pending.step - 1}, in stage "
-                f"{pending.stage.name!r}, on batch {pending.step - 1}: loss={loss}, "
-                f"grad_norm={grad_norm}, update_norm={update_norm}. Nothing since the "
-                "last checkpoint was saved."
+        self._facts |= {"stage": pending.stage.name}
+        if pending.metrics is None:
+            logging.info(
+                "Step %d: batch %d is left out.", pending.step, pending.step - 1
             )
-        self._facts |= {"stage": pending.stage.name, "loss": loss}
-        self._add(pending.stage, metrics)
+        else:
+            # On every process, before process 0 alone writes them.
+            self._judge(pending, jax.device_get(pending.metrics))
         every, total = self._experiment.log_every, self._experiment.total_steps
         if pending.step % every == 0 or pending.step == total:
             self._record(pending)
         if self._progress is not None:
             self._progress.update(pending.step, **self._facts)
+
+    def _judge(self, pending: _Pending, metrics: Metrics) -> None:
+        """Adds the metrics of a step that kept its update."""
+        self._dropped = int(metrics.pop("skipped_updates", 0))
+        if check_step(self._experiment, pending.step, pending.stage, metrics):
+            metrics.pop("skipped_in_a_row", None)
+            self._facts |= {"loss": float(metrics["loss"].mean())}
+            self._add(pending.stage, metrics)
 
     def _add(self, stage: Stage, metrics: Metrics) -> None:
         """Adds `metrics` to the sums since the last record of `stage`."""
@@ -170,7 +178,8 @@ class Recorder:
         values = {
             "stage": pending.stage.name,
             **self._speed.position(now.step),
-            **self._sums,
+            **(self._sums if self._summed is pending.stage else {}),
+            **self._skipped(now.step),
             "learning_rate": float(learning_rate),
             **rates,
             **times,
@@ -182,6 +191,12 @@ class Recorder:
             "tokens/s": f"{rates['tokens_per_second']:,.0f}",
             "stall": f"{rates['input_stall']:.1%}",
         }
+
+    def _skipped(self, step: int) -> dict[str, int]:
+        """Returns the steps without an update, if this experiment can have them."""
+        if self._experiment.guard is None and not self._experiment.skip_batches:
+            return {}
+        return {"skipped_updates": self._dropped + self._speed.left_out(step)}
 
 
 def recorded_seconds(workdir: epath.Path) -> float:

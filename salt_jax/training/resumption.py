@@ -1,12 +1,19 @@
-"""Checks that a resumed run matches the run it resumes."""
+"""Checks that a resumed run matches the run it resumes, and restores its state."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from salt_jax import config
 from salt_jax.config import Experiment
+from salt_jax.data.reading import batch_ranges
+from salt_jax.files.changes import changed_fields
+from salt_jax.optim.guard import UpdateGuard
+from salt_jax.storage.checkpoint import Checkpointer
+from salt_jax.training.program import Program
+from salt_jax.training.train_step import TrainState
 
 
 def check_experiment(
@@ -24,7 +31,7 @@ def check_experiment(
     """
     if not meta:
         return
-    changed = config.changed_fields(
+    changed = changed_fields(
         config.without_operational(meta["experiment"]),
         config.without_operational(config.as_json(experiment)),
     )
@@ -34,6 +41,63 @@ def check_experiment(
             f"The run was started with other values of {', '.join(refused)}: use "
             f"another --workdir, or accept each with --accept_change={refused[0]}."
         )
+
+
+def check_skipped(
+    experiment: Experiment,
+    meta: Mapping[str, Any],
+    step: int,
+    accepted: Sequence[str],
+) -> None:
+    """Checks that no batch of the first `step` steps is left out or put back.
+
+    Args:
+      experiment: The experiment to resume.
+      meta: The checkpoint's `meta`; empty if there is no checkpoint.
+      step: The step of the checkpoint.
+      accepted: Names of fields that may differ; "skip_batches" accepts everything.
+
+    Raises:
+      ValueError: these steps were made with other `skip_batches`.
+    """
+    if "skip_batches" in accepted:
+        return
+    then = batch_ranges.before(meta.get("experiment", {}).get("skip_batches", ()), step)
+    now = batch_ranges.before(experiment.skip_batches, step)
+    if then != now:
+        raise ValueError(
+            f"The run left out the batches {then or '()'} of the first {step} and "
+            f"skip_batches now has {now or '()'} there: it may change from batch "
+            f"{step} on, where the run resumes. Restore the earlier ranges, resume "
+            "from an earlier step, or accept with --accept_change=skip_batches."
+        )
+
+
+def restore_latest(
+    program: Program, saved: Checkpointer, meta: Mapping[str, Any]
+) -> TrainState | None:
+    """Returns the state of the latest checkpoint, or None without one.
+
+    A guard that the run did not have, or one with another window, begins anew.
+
+    Args:
+      program: The program of the experiment.
+      saved: The checkpoints of the run.
+      meta: The latest one's `meta`; empty if there is none.
+
+    Raises:
+      ValueError: the checkpoint is damaged, or of another model or optimizer.
+    """
+    like, was = program.abstract_state, meta.get("experiment", {}).get("guard")
+    guard = None
+    if was is not None:
+        guard = program.partitioning.abstract(UpdateGuard(window=was["window"]).init)
+    state = saved.restore_latest(dataclasses.replace(like, guard=guard))
+    now = program.experiment.guard
+    if state is None or (now and now.window) == (was and was["window"]):
+        return state
+    fresh = None if now is None else program.partitioning.materialize(now.init)
+    return dataclasses.replace(state, guard=fresh)
 
 
 def check_inputs(

@@ -22,6 +22,7 @@ import salt_jax
 from salt_jax import config
 from salt_jax.config import Stage
 from salt_jax.data.json_files import write_json
+from salt_jax.files.changes import changed_fields
 from salt_jax.telemetry import versions
 from salt_jax.training.program import CompiledUpdate, Program
 
@@ -99,7 +100,7 @@ def _check(
 ) -> None:
     expected = json.loads(json.dumps(facts(program)))
     before = {name: found.get(name) for name in expected}
-    changed = config.changed_fields(before, expected)
+    changed = changed_fields(before, expected)
     if changed:
         raise ValueError(
             f"The compiled steps in {directory} do not match this run: "

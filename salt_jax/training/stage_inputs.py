@@ -46,6 +46,7 @@ class StageInputs:
             seq_len=experiment.seq_len,
             seed=experiment.seed,
             partitioning=program.partitioning,
+            skip_batches=experiment.skip_batches,
         )
         return cls(stage=stage, loader=loader, teacher=teacher)
 

@@ -17,6 +17,8 @@ import optax
 from salt_jax.batch import Batch
 from salt_jax.loss.losses import chunked_salt_loss
 from salt_jax.model.transformer import Params, Transformer
+from salt_jax.optim.guard import GuardState, UpdateGuard
+from salt_jax.optim.optimizer import advance_schedules
 from salt_jax.optim.schedules import Constant, Schedule
 
 Metrics = dict[str, Any]  # By name: a `WeightedMean`, or a scalar of the whole step.
@@ -28,9 +30,22 @@ REPLICA = "replica"  # The mesh axis across slices.
 class TrainState:
     """The state that an update replaces and a checkpoint holds."""
 
-    step: jax.Array  # Updates made so far.
+    step: jax.Array  # Steps made so far, those without an update among them.
     params: Params
     opt_state: optax.OptState
+    guard: GuardState | None = None  # None without a guard.
+
+    def without_update(self) -> TrainState:
+        """Returns the state after a step that makes no update; schedules go on."""
+        opt_state = advance_schedules(self.opt_state)
+        return dataclasses.replace(self, step=self.step + 1, opt_state=opt_state)
+
+
+def leave_out(state: TrainState) -> TrainState:
+    """Returns the state after a step without an update, in the memory of `state`."""
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    step = jax.jit(TrainState.without_update, donate_argnums=0, out_shardings=shardings)
+    return step(state)
 
 
 class _Shared(NamedTuple):
@@ -52,6 +67,8 @@ class Update:
     temperature: float = 1.0
     chunk_tokens: int
     num_microbatches: int = 1
+    guard: UpdateGuard | None = None
+    begin_step: int = 0  # Of the stage; what the guard compares with begins there.
 
     def __call__(
         self, state: TrainState, teacher_params: Params | None, batch: Batch
@@ -74,7 +91,34 @@ class Update:
         }
         if self.teacher is not None:
             metrics |= {"kd_weight": shared.kd_weight}
-        return TrainState(state.step + 1, params, opt_state), metrics
+        updated = TrainState(state.step + 1, params, opt_state, state.guard)
+        if self.guard is None:
+            return updated, metrics
+        return self._guarded(self.guard, state, updated, metrics)
+
+    def _guarded(
+        self, guard: UpdateGuard, state: TrainState, updated: TrainState, found: Metrics
+    ) -> tuple[TrainState, Metrics]:
+        """Returns `updated` if the guard keeps the update, and metrics that say so."""
+        assert state.guard is not None
+        with jax.named_scope("guard"):
+            keep, remembered = guard.judge(
+                state.guard,
+                found["loss"].mean(),
+                found["grad_norm"],
+                begin_step=self.begin_step,
+            )
+            chosen = jax.tree.map(
+                lambda new, old: jnp.where(keep, new, old),
+                updated,
+                state.without_update(),
+            )
+        metrics = found | {
+            "update_norm": jnp.where(keep, found["update_norm"], 0.0),
+            "skipped_updates": remembered.dropped,
+            "skipped_in_a_row": remembered.dropped_in_a_row,
+        }
+        return dataclasses.replace(chosen, guard=remembered), metrics
 
     def _sums_over_replicas(self, shared: _Shared, batch: Batch) -> Sums:
         """Adds up the sums of the replicas, each over rows of its own.

@@ -9,6 +9,7 @@ from salt_jax import config, gin_config
 from salt_jax.compiling import search as module
 from salt_jax.compiling.search import Choice, Found, search, table
 from salt_jax.compiling.topology import Topology
+from salt_jax.files.changes import changed_fields
 from tests import command_files, runs
 
 CHOICE = Choice(remat="save_dots", num_microbatches=2, loss_chunk_tokens=256, model=4)
@@ -49,7 +50,7 @@ def test_overrides_make_the_choice_when_they_are_pasted(tmp_path):
     for name in ("model", "mesh", "num_microbatches", "loss_chunk_tokens"):
         assert getattr(pasted, name) == getattr(chosen, name) != getattr(before, name)
     # A teacher has no backward pass, whatever its own policy says.
-    changed = config.changed_fields(config.as_json(chosen), config.as_json(pasted))
+    changed = changed_fields(config.as_json(chosen), config.as_json(pasted))
     assert changed == ["stages.0.distillation.teacher.remat"]
 
 

@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 from salt_jax.loss.weighted_mean import WeightedMean
 from salt_jax.mesh.chips import CHIPS
 from salt_jax.model.flops import forward_flops
+from salt_jax.optim.guard import UpdateGuard
 from salt_jax.telemetry.metric_writer import read_metrics
 from salt_jax.telemetry.time_sheet import PARTS, TimeSheet
 from salt_jax.training.rates import Speedometer
@@ -45,10 +47,10 @@ def stage_of(step):
     return RUN.stages[0 if step <= N_KD else 1]
 
 
-def open_recorder(workdir, *, run=RUN, from_step=0, spent=None, chip=None):
+def open_recorder(workdir, *, run=RUN, from_step=0, spent=None, chip=None, dropped=0):
     times = TimeSheet(Clock.now, spent or {}, clock=lambda: Clock.now)
     speed = Speedometer(experiment=run, num_devices=DEVICES, chip=chip)
-    return Recorder(speed, workdir, from_step=from_step, times=times)
+    return Recorder(speed, workdir, from_step=from_step, times=times, dropped=dropped)
 
 
 def record(workdir, *, from_step=0, stall=lambda step: 0.0, **options):
@@ -208,7 +210,9 @@ def test_a_number_that_is_not_finite_stops_with_where_it_was(bad, tmp_path):
     with pytest.raises(FloatingPointError) as stop:
         recorder.settle()
     recorder.close()
-    assert "at step 5, in stage 'standard', on batch 5" in str(stop.value)
+    said = str(stop.value)
+    assert re.search(r"step 6 .*'standard' \(batch 5\)", said)
+    assert 'skip_batches="((5, 6),)"' in said
     assert [r["step"] for r in read_metrics(tmp_path)] == [5]
 
 
@@ -227,7 +231,7 @@ def test_a_record_has_the_means_since_the_one_before(tmp_path):
 def test_a_step_is_looked_at_when_the_next_is_dispatched_and_not_before(tmp_path):
     recorder = open_recorder(tmp_path)
     recorder.after(1, RUN.stages[0], metrics(loss=jnp.nan), 0.0)
-    with pytest.raises(FloatingPointError, match="at step 0, in stage 'distill'"):
+    with pytest.raises(FloatingPointError, match=r"step 1 .*'distill' \(batch 0\)"):
         recorder.after(2, RUN.stages[0], metrics(), 0.0)
     recorder.close()
 
@@ -247,3 +251,68 @@ def test_a_held_out_loss_that_is_not_finite_stops_the_run(tmp_path):
     with pytest.raises(FloatingPointError, match=r"after step 3: .*val_loss.*nan"):
         recorder.validated(3, {"val_loss": float("nan")})
     recorder.close()
+
+
+def after(recorder, *steps):
+    """Records steps by their metrics; None: the batch is left out."""
+    for step, found in enumerate(steps, start=1):
+        recorder.after(step, stage_of(step), found, 0.0)
+    recorder.settle()
+    recorder.close()
+
+
+def dropped(count, in_a_row):
+    counts = {"skipped_updates": count, "skipped_in_a_row": in_a_row}
+    return {name: jnp.int32(value) for name, value in counts.items()}
+
+
+GUARDED = dataclasses.replace(RUN, guard=UpdateGuard(max_in_a_row=2))
+
+
+def test_a_dropped_update_is_counted_logged_and_in_no_mean(tmp_path, caplog):
+    bad = metrics(loss=jnp.nan, norm=jnp.inf, update=0.0) | dropped(5, 1)
+    good = metrics(loss=3.0) | dropped(5, 0)
+    run = dataclasses.replace(GUARDED, log_every=2)
+    after(open_recorder(tmp_path, run=run, dropped=4), bad, good, bad | dropped(6, 1))
+    (record,) = read_metrics(tmp_path)
+    assert (record["loss"], record["skipped_updates"]) == (3.0, 5)
+    assert "skipped_in_a_row" not in record
+    said = [x.getMessage() for x in caplog.records if x.levelname == "WARNING"]
+    assert [re.search(r"step (\d) .*batch (\d)", x).groups() for x in said] == [
+        ("1", "0"),
+        ("3", "2"),
+    ]
+
+
+def test_too_many_dropped_updates_in_a_row_end_the_run(tmp_path):
+    bad = metrics(loss=jnp.nan, update=0.0)
+    recorder = open_recorder(tmp_path, run=GUARDED)
+    with pytest.raises(FloatingPointError, match=r"2 updates.*step 2 .*\(batch 1\)"):
+        after(recorder, bad | dropped(1, 1), bad | dropped(2, 2))
+    recorder.close()
+
+
+def test_a_batch_that_is_left_out_has_a_step_and_no_tokens(tmp_path):
+    run = dataclasses.replace(RUN, skip_batches=((1, 3), (4, 5)))
+    after(open_recorder(tmp_path, run=run), metrics(), None, None, metrics(), None)
+    records = read_metrics(tmp_path)
+    assert [r["step"] for r in records] == [1, 2, 3, 4, 5]
+    assert [r["skipped_updates"] for r in records] == [0, 1, 2, 2, 3]
+    assert [r["tokens"] // TOKENS for r in records] == [1, 1, 1, 2, 2]
+    assert ["loss" in r for r in records] == [True, False, False, True, False]
+    assert records[-1]["flops"] == flops_at(2)
+
+
+def test_a_bad_number_of_the_teacher_is_said_to_be_the_teachers(tmp_path):
+    nan = WeightedMean(jnp.float32(jnp.nan), jnp.float32(4.0))
+    ours = metrics()["loss"]
+    of_teacher = metrics(loss=jnp.nan) | {"ce": ours, "teacher_ce": nan}
+    of_student = metrics(loss=jnp.nan) | {"ce": nan, "teacher_ce": ours}
+    said = []
+    for i, found in enumerate((of_teacher, of_student)):
+        recorder = open_recorder(tmp_path / str(i))
+        with pytest.raises(FloatingPointError) as stop:
+            after(recorder, found)
+        recorder.close()
+        said.append(re.findall(r"teacher.*?ce=2", str(stop.value)))
+    assert [len(found) for found in said] == [1, 0]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from salt_jax.model.transformer import Transformer, init_params, parameter_facts
+from salt_jax.optim.guard import UpdateGuard
 from salt_jax.optim.optimizer import Adafactor, AdamW
 from salt_jax.optim.schedules import Constant, Step
 from salt_jax.training.train_step import TrainState, Update
@@ -35,7 +36,9 @@ def stage(mesh=None, *, optimizer="adamw", with_teacher=True, **changes):
 
     def init(key):
         params = init_params(student, key)
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+        remembered = None if update.guard is None else update.guard.init()
+        step = jnp.zeros((), jnp.int32)
+        return TrainState(step, params, optimizer.init(params), remembered)
 
     state = mesh.materialize(init, jax.random.key(0))
     return update, state, teacher_params
@@ -184,3 +187,39 @@ def test_the_state_keeps_its_shardings(optimizer):
     assert jax.tree.map(lambda x: x.sharding, after) == shardings
     embedding = after.params["params"]["embedding_VD"].sharding
     assert embedding.spec == jax.sharding.PartitionSpec(("model", "data"), None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("num_devices", [1, 8])
+def test_one_bad_row_of_a_microbatch_of_a_replica_drops_the_update(
+    num_devices, optimizer
+):
+    mesh = partitioning(8, model=2, replica=2) if num_devices == 8 else None
+    update, state, teacher_params = stage(
+        mesh, optimizer=optimizer, num_microbatches=2, guard=UpdateGuard()
+    )
+    batch = packed_batch(rows=8)
+    bad = batch.replace(weights_BL=batch.weights_BL.at[3].set(jnp.inf))
+    good, bad = (on_mesh(x, update.student.partitioning) for x in (batch, bad))
+    step = jax.jit(update)
+    first, found = step(state, teacher_params, bad)
+    assert int(found["skipped_updates"]) == int(found["skipped_in_a_row"]) == 1
+    assert float(found["update_norm"]) == 0.0
+    jax.tree.map(np.testing.assert_array_equal, first, leave_out_by_hand(state, first))
+    _, found = step(first, teacher_params, good)
+    assert (int(found["skipped_updates"]), int(found["skipped_in_a_row"])) == (1, 0)
+    assert float(found["update_norm"]) > 0.0
+
+
+def leave_out_by_hand(state, after):
+    """The state with the counts that go on: of steps, and of the guard's own."""
+    *moments, descent = state.opt_state
+    descent = descent._replace(step=descent.step + 1)
+    return TrainState(state.step + 1, state.params, (*moments, descent), after.guard)
+
+
+def test_without_a_guard_the_program_has_no_trace_of_one():
+    update, state, teacher_params = stage()
+    lowered = jax.jit(update).lower(state, teacher_params, packed_batch(rows=8))
+    assert "is_finite" not in lowered.as_text()

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from salt_jax.batch import Batch
+from salt_jax.data.reading import batch_ranges
 from salt_jax.data.reading.prepared_text import StageData
 from salt_jax.data.reading.rows import Rows
 from salt_jax.mesh.partitioning import Partitioning
@@ -37,8 +38,9 @@ class Loader:
         seq_len: int,
         seed: int,
         partitioning: Partitioning,
+        skip_batches: batch_ranges.Ranges = (),
     ):
-        """Opens the data.
+        """Opens the data; batches in `skip_batches` are not read.
 
         Raises:
           FileNotFoundError: the data, its vocabulary or its scores are missing.
@@ -54,8 +56,13 @@ class Loader:
         self.rows: Rows = data.open_rows(seq_len=seq_len, seed=seed)
         self._fields = _FIELDS + ("prefix_BL",) * data.has_prefix
         self._batch_size = batch_size
+        self._skipped = skip_batches
         self._shape = (batch_size, seq_len)
         self._sharding = partitioning.sharding("batch", "length")
+
+    def first_read(self, index: int) -> int:
+        """Returns the first batch from `index` on that is not left out by name."""
+        return batch_ranges.first_outside(self._skipped, index)
 
     def row_numbers(self, index: int) -> np.ndarray:
         """Returns the numbers of the rows of batch `index`, int64 [B]."""
@@ -89,7 +96,8 @@ class Loader:
 class Batches(Iterator[Batch]):
     """An iterator over consecutive batches on the mesh, with read-ahead in threads.
 
-    A context manager: leaving it ends the threads.
+    Batches that are left out by name are passed over, and their rows are not read. A
+    context manager: leaving it ends the threads.
     """
 
     def __init__(
@@ -103,13 +111,10 @@ class Batches(Iterator[Batch]):
         self._clock = clock
         self.stall_seconds = 0.0  # Total time that `next` has waited.
         self._loader = loader
-        self._index = begin_index  # Of the next batch.
+        self._next_index = begin_index
         self._is_closed = False
         self._threads = concurrent.futures.ThreadPoolExecutor(read_ahead, "read-ahead")
-        self._ahead = collections.deque(
-            self._threads.submit(loader.device_batch, begin_index + i)
-            for i in range(read_ahead)
-        )
+        self._ahead = collections.deque(self._begin() for _ in range(read_ahead))
 
     def __next__(self) -> Batch:
         """Returns the next batch.
@@ -121,16 +126,21 @@ class Batches(Iterator[Batch]):
         if self._is_closed:
             raise ValueError("These batches are closed.")
         begin = self._clock()
+        index, future = self._ahead.popleft()
         try:
-            batch = self._ahead.popleft().result()
+            batch = future.result()
         except Exception as error:
             self.close()
-            raise _at(self._index, error) from error
+            raise _at(index, error) from error
         self.stall_seconds += self._clock() - begin
-        self._index += 1
-        last = self._index + len(self._ahead)
-        self._ahead.append(self._threads.submit(self._loader.device_batch, last))
+        self._ahead.append(self._begin())
         return batch
+
+    def _begin(self) -> tuple[int, concurrent.futures.Future[Batch]]:
+        """Begins to read the next batch; returns its index too."""
+        index = self._loader.first_read(self._next_index)
+        self._next_index = index + 1
+        return index, self._threads.submit(self._loader.device_batch, index)
 
     def close(self) -> None:
         """Ends the threads once they have finished their current batches."""
