@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +15,8 @@ from salt_jax import config
 from salt_jax.config import Experiment
 from salt_jax.data.reading.loader import open_batches
 from salt_jax.evaluation.held_out_kinds import held_out_of
+from salt_jax.files.records import write_record
+from salt_jax.files.writing import write_file
 from salt_jax.storage.checkpoint import Checkpointer
 from salt_jax.telemetry.profiling import TracedSteps, Tracer
 from salt_jax.telemetry.time_sheet import TimeSheet
@@ -161,7 +162,5 @@ def _open_checkpoints(experiment: Experiment, workdir: epath.Path) -> Checkpoint
 def _write_config(experiment: Experiment, workdir: epath.Path, gin_text: str) -> None:
     if jax.process_index() != 0:
         return
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.gin").write_text(gin_text)
-    resolved = json.dumps(config.as_json(experiment), indent=2)
-    (workdir / "experiment.json").write_text(resolved + "\n")
+    write_file(workdir / "config.gin", gin_text)
+    write_record(workdir / "experiment.json", config.as_json(experiment))

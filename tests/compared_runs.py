@@ -7,6 +7,7 @@ import numpy as np
 
 from salt_jax.files.records import write_record
 from salt_jax.training.step_times import cost_of
+from tests.sealed import write_lines
 
 DOMAINS = ("Github", "KJV Bible")
 # FLOPs of the whole runs: BASELINE 1000, SALT 1200, SLM 300, scoring 100.
@@ -48,18 +49,19 @@ def write_run(workdir, losses, flops_a_step, domains=DOMAINS):
     files = {
         "evaluation.json": {"params": "latest", "step": 100, "splits": evaluation},
         "experiment.json": experiment(workdir.name),
-        "samples.json": [
-            {
-                "domain": "Github",
-                "prompt": "def f(x):",
-                "continuation": f"\n    <i>{workdir.name}",
-            }
-        ],
+        "samples.json": {
+            "samples": [
+                {
+                    "domain": "Github",
+                    "prompt": "def f(x):",
+                    "continuation": f"\n    <i>{workdir.name}",
+                }
+            ]
+        },
     }
     for name, content in files.items():
-        (workdir / name).write_text(json.dumps(content))
-    lines = "".join(json.dumps(record) + "\n" for record in records)
-    (workdir / "metrics.jsonl").write_text(lines)
+        write_record(workdir / name, content)
+    write_lines(workdir / "metrics.jsonl", records)
 
 
 def experiment(name):
@@ -102,7 +104,7 @@ def write_step_times(path, *names):
             }
         )
     kept = [x for x in updates if not names or x["name"] in names]
-    path.write_text(json.dumps({"steps_per_block": 4, "updates": kept}))
+    write_record(path, {"steps_per_block": 4, "updates": kept})
     return path
 
 
@@ -117,10 +119,9 @@ def write_bill(path):
 
 
 def worse_salt(runs):
-    records = (runs["salt"] / "metrics.jsonl").read_text()
-    (runs["salt"] / "metrics.jsonl").write_text(
-        records.replace('"val_loss": 3.5', '"val_loss": 4.25')
-    )
+    path = runs["salt"] / "metrics.jsonl"
+    lines = path.read_text().replace('"val_loss": 3.5', '"val_loss": 4.25')
+    write_lines(path, map(json.loads, lines.splitlines()))
     return runs
 
 

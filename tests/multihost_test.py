@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from salt_jax.data.scoring.score_bill import read_bill
+from salt_jax.files.records import read_record
 from salt_jax.main import main
 from salt_jax.score import score
 from salt_jax.storage.checkpoint import Checkpointer
@@ -124,6 +125,7 @@ def test_one_process_goes_on_from_what_two_hosts_saved(
 
 COMMANDS = """
 import sys
+from salt_jax.files.records import read_record
 from salt_jax.main import main
 
 folder, out, *distributed = sys.argv[1:]
@@ -171,7 +173,8 @@ def test_each_command_gives_on_two_hosts_what_it_gives_on_one(
 
 
 def evaluation(out):
-    return json.loads((out / "slm" / "evaluation.json").read_text())
+    path = out / "slm" / "evaluation.json"
+    return read_record(path, dict, remedy="evaluate again")
 
 
 def assert_same_numbers(first, second):
@@ -197,8 +200,8 @@ def score_on_two_hosts(files, output, hosts, *, knowing=True, exit_codes=(0, 0))
 
 def bills(output):
     found = []
-    for file in output.glob("bill-*.jsonl"):
-        records = [json.loads(line) for line in file.read_text().splitlines()]
+    for file in output.glob("bill-*.json"):
+        records = json.loads(file.read_text())["entries"]
         shards = {x["shard"] for x in records} - {None}
         found.append((shards, sum(x["sequences"] for x in records)))
     return sorted(found, key=lambda bill: bill[1])

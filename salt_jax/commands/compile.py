@@ -132,6 +132,7 @@ def run(options: Options) -> int:
     from salt_jax.compiling.compile import FIT_CHECK_LEVEL, compile_run
     from salt_jax.compiling.topology import open_topology, prepare_process
     from salt_jax.config import Experiment, Scoring
+    from salt_jax.files.records import seal
     from salt_jax.training.saved_steps import save_compiled
 
     default = "train" if options.save else FIT_CHECK_LEVEL
@@ -148,7 +149,7 @@ def run(options: Options) -> int:
         job, topology, only, optimization_level=None if level == "train" else level
     )
     if options.json:
-        print(json.dumps(table.as_json(report), indent=2))
+        print(json.dumps(seal(table.as_json(report)), indent=2))
     else:
         print(table.render(report))
     if options.save and report.program is not None:

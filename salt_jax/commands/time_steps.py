@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -84,6 +83,7 @@ def run(options: Options) -> int:
     from etils import epath
 
     from salt_jax.config import Experiment
+    from salt_jax.files.records import write_record
     from salt_jax.training.step_times import time_steps
 
     experiments = {_stem(options.gin_file[-1:]): options.load("time_steps", Experiment)}
@@ -102,8 +102,7 @@ def run(options: Options) -> int:
     }
     if jax.process_index() == 0:
         output = epath.Path(options.output)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(described, indent=2) + "\n")
+        write_record(output, described)
         print(_table(described["updates"]))
         print(f"All numbers are in {output}.")
     return 0

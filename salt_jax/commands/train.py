@@ -33,8 +33,19 @@ class Options(RunOptions):
 
     accept_change: Sequence[str] = ()
     compiled: str | None = None
+    trust_pickles: bool = False
     profile: str | None = None
     distributed: str | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.compiled is not None and not self.trust_pickles:
+            raise ValueError(
+                f"--compiled={self.compiled} holds pickles, which can run any program "
+                "when they are read: add --trust_pickles if you trust who wrote them."
+            )
+        if self.trust_pickles and self.compiled is None:
+            raise ValueError("--trust_pickles is for --compiled, which is missing.")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +62,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--compiled",
         metavar="DIR",
-        help="steps that compile --save wrote (default: compile them now)",
+        help="steps that compile --save wrote (default: compile them now); needs "
+        "--trust_pickles",
+    )
+    group.add_argument(
+        "--trust_pickles",
+        action="store_true",
+        help="unpickle the steps of --compiled: whoever wrote those files can run any "
+        "program as you",
     )
     group.add_argument(
         "--profile", metavar="START:N", help="trace N steps after step START"

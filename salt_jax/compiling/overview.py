@@ -5,12 +5,12 @@ python -m salt_jax.compiling.overview NAME.json ...
 
 from __future__ import annotations
 
-import json
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from salt_jax.files.records import read_record
 from salt_jax.mesh.memory import GIB
 
 COLUMNS = (
@@ -66,4 +66,6 @@ def _ms(seconds: float | None) -> str:
 
 if __name__ == "__main__":
     paths = [pathlib.Path(name) for name in sys.argv[1:]]
-    print(overview({path.stem: json.loads(path.read_text()) for path in paths}))
+    remedy = "compile it again"
+    read = {x.stem: read_record(x, dict[str, Any], remedy=remedy) for x in paths}
+    print(overview(read))

@@ -19,7 +19,7 @@ from salt_jax.compiling.programs import Planned, of_stage
 from salt_jax.compiling.roofline import training_bill
 from salt_jax.compiling.topology import Topology
 from salt_jax.config import Experiment
-from salt_jax.data.json_files import write_json
+from salt_jax.files.records import read_record, write_record
 from salt_jax.mesh.memory import GIB
 from salt_jax.model.config import REMAT_POLICIES
 from salt_jax.training.program import Program
@@ -235,15 +235,16 @@ class _Kept:
 
     def __init__(self, path: epath.Path):
         self._path = path
-        self._found: dict[str, Any] = {}
+        self._found: dict[str, Found] = {}
         if path.is_file():
-            self._found = json.loads(path.read_text())
+            remedy = "remove it, and search again"
+            self._found = read_record(path, dict[str, Found], remedy=remedy)
 
     def get(self, key: str, choice: Choice) -> Found | None:
         found = self._found.get(key)
-        return None if found is None else Found(**{**found, "choice": choice})
+        return None if found is None else dataclasses.replace(found, choice=choice)
 
     def put(self, key: str, found: Found) -> None:
-        self._found[key] = dataclasses.asdict(found)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self._path, self._found)
+        self._found[key] = found
+        kept = {key: dataclasses.asdict(one) for key, one in self._found.items()}
+        write_record(self._path, kept)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from etils import epath
 
-from salt_jax.data.json_files import write_json
+from salt_jax.files.records import write_record
 from salt_jax.model.transformer import Params
 from salt_jax.training.loop import Measure
 
@@ -33,8 +33,8 @@ class Evaluation:
         """
         workdir.mkdir(parents=True, exist_ok=True)
         record = {"step": step, "params": params, "splits": self.splits}
-        write_json(workdir / "evaluation.json", record)
-        write_json(workdir / "samples.json", self.samples)
+        write_record(workdir / "evaluation.json", record)
+        write_record(workdir / "samples.json", {"samples": list(self.samples)})
 
 
 class HeldOut(Protocol):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +15,8 @@ from lm_eval.loggers import EvaluationTracker
 
 from salt_jax.few_shot.language_model import SaltLM
 from salt_jax.few_shot.tasks import SEED, Tasks, seed_globals
+from salt_jax.files.reading import read_file
+from salt_jax.files.writing import write_file
 
 
 def ask(
@@ -124,6 +125,4 @@ def _copy(source: epath.Path, target: epath.Path, names: Sequence[str]) -> None:
         raise OSError(f"lm-eval could not write {missing}.")
     target.mkdir(parents=True, exist_ok=True)
     for name in names:
-        # Not `epath.copy`: the two paths may be on different file systems.
-        with (source / name).open("rb") as read, (target / name).open("wb") as written:
-            shutil.copyfileobj(read, written)
+        write_file(target / name, read_file(source / name))

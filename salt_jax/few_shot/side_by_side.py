@@ -11,10 +11,10 @@ import jax
 from absl import logging
 from etils import epath
 
-from salt_jax.data.json_files import write_json
 from salt_jax.few_shot.metrics import Metric, task_metrics
 from salt_jax.few_shot.slices import Samples, can_be_sliced, slice_rows, thirds
 from salt_jax.few_shot.table import Row, rows
+from salt_jax.files.records import write_record
 from salt_jax.storage.export import Export
 from salt_jax.storage.loaded import LoadedModel
 
@@ -180,4 +180,4 @@ def _label_of(path: str, labeled: Mapping[str, str]) -> str:
 
 def _write(tables: Mapping[str, Sequence[Row]], output: epath.Path) -> None:
     found = {name: [row.as_json() for row in rows] for name, rows in tables.items()}
-    write_json(output / "few_shot.json", found)
+    write_record(output / "few_shot.json", found)

@@ -100,6 +100,35 @@ def read_record(path: epath.PathLike, kind: type[Value], *, remedy: str) -> Valu
     return decode_record(read_file(path), kind, where=str(path), remedy=remedy)
 
 
+def read_lines(path: epath.PathLike, kind: type[Value], *, remedy: str) -> list[Value]:
+    """Returns the records that `record_line` wrote, one a line.
+
+    Without its newline the last line is what a killed process left: it is dropped,
+    unless it is whole. Arguments as for `decode_record`.
+
+    Raises:
+      DamagedFileError: a checksum is missing or differs.
+      ValueError: a line is not JSON, or not of this type.
+      OSError: there is no such file, or it cannot be read.
+    """
+    *lines, rest = read_file(path).split(b"\n")
+    found = []
+    for number, line in enumerate(lines, start=1):
+        where = f"{path}:{number}"
+        found.append(decode_record(line, kind, where=where, remedy=remedy))
+    for line in (rest, rest[:-1]):
+        where = f"{path}:{len(lines) + 1}"
+        try:
+            last = decode_record(line, kind, where=where, remedy=remedy)
+        except ValueError:
+            continue
+        if line is not rest:
+            raise DamagedFileError(f"{where} ends in {rest[-1:]!r}: {remedy}.")
+        found.append(last)
+        break
+    return found
+
+
 def write_record(path: epath.PathLike, fields: dict[str, Any]) -> None:
     """Writes JSON fields as a sealed record, indented, replacing what is at `path`.
 

@@ -11,7 +11,16 @@ from typing import Any
 
 from etils import epath
 
+from salt_jax.files.reading import read_file
+from salt_jax.files.records import decode
 from salt_jax.report import page
+from salt_jax.report.file_types import (
+    EvaluationFile,
+    ExperimentFile,
+    FewShotFile,
+    ModelConfigFile,
+    SamplesFile,
+)
 from salt_jax.report.runs import read_json
 from salt_jax.storage.export import Export
 
@@ -33,7 +42,9 @@ def few_shot(folder: epath.PathLike) -> str:
     Raises:
       FileNotFoundError: there are none.
     """
-    tables = read_json(epath.Path(folder) / "few_shot.json", "evaluate --tasks")
+    tables = read_json(
+        epath.Path(folder) / "few_shot.json", "evaluate --tasks", FewShotFile
+    )
     parts = [
         page.note(
             "Evaluated with lm-evaluation-harness. SE is the standard error over "
@@ -82,10 +93,11 @@ def fine_tuned(workdirs: Sequence[epath.PathLike]) -> str:
     by_set: dict[str, dict[str, Mapping[str, Any]]] = {}
     samples: dict[str, list[str]] = {}
     for workdir in map(epath.Path, workdirs):
-        experiment = read_json(workdir / "experiment.json", "train")
+        experiment = read_json(workdir / "experiment.json", "train", ExperimentFile)
         name = epath.Path(experiment["stages"][-1]["data"]["source"]).name
         start = epath.Path(experiment["initial_export"] or "fresh parameters").name
-        splits = read_json(workdir / "evaluation.json", "evaluate")["splits"]
+        evaluated = read_json(workdir / "evaluation.json", "evaluate", EvaluationFile)
+        splits = evaluated["splits"]
         starts = by_set.setdefault(name, {})
         if start in starts:
             raise ValueError(
@@ -98,11 +110,11 @@ def fine_tuned(workdirs: Sequence[epath.PathLike]) -> str:
                 "runs: evaluate all of them again."
             )
         starts[start] = splits
-        written = read_json(workdir / "samples.json", "evaluate")
+        written = read_json(workdir / "samples.json", "evaluate", SamplesFile)
         samples[f"{name}, from {start}"] = [
             f"Question: {sample['question']}\nAnswer:   {sample['answer']}\n"
             f"Wanted:   {sample['wanted']}"
-            for sample in written
+            for sample in written["samples"]
         ]
     parts = [
         page.note(
@@ -184,7 +196,12 @@ def exports(folders: Sequence[epath.PathLike]) -> str:
 
 def _about(folder: epath.Path) -> list[str]:
     if (folder / "config.json").exists():
-        config = read_json(folder / "config.json", "export --format=hf")
+        config = decode(
+            read_file(folder / "config.json"),
+            ModelConfigFile,
+            where=str(folder / "config.json"),
+            remedy="export it again with --format=hf",
+        )
         kind = f"Hugging Face, {config['architectures'][0]}"
         return ["", f"{config['num_hidden_layers']}", kind]
     export = Export.open(folder)

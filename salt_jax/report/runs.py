@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
-from salt_jax.telemetry.metric_writer import read_metrics
-
-WRITTEN_BY = {
-    "evaluation.json": "evaluate",
-    "samples.json": "evaluate",
-    "experiment.json": "train",
-}
+from salt_jax.files.records import read_record, typed
+from salt_jax.report.file_types import EvaluationFile, ExperimentFile, SamplesFile
+from salt_jax.telemetry.metric_writer import METRICS_FILE, read_metrics
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,18 +29,31 @@ class Run:
 
         Raises:
           FileNotFoundError: it was not trained, or not evaluated.
+          ValueError: a file is damaged, or lacks what a complete run has.
         """
-        files = {
-            name: read_json(epath.Path(workdir) / name, command)
-            for name, command in WRITTEN_BY.items()
-        }
-        return cls(
+        folder = epath.Path(workdir)
+        evaluation = read_json(folder / "evaluation.json", "evaluate", EvaluationFile)
+        samples = read_json(folder / "samples.json", "evaluate", SamplesFile)
+        run = cls(
             workdir=str(workdir),
             records=read_metrics(workdir),
-            evaluation=files["evaluation.json"],
-            experiment=files["experiment.json"],
-            samples=files["samples.json"],
+            evaluation=evaluation,
+            experiment=read_json(folder / "experiment.json", "train", ExperimentFile),
+            samples=samples["samples"],
         )
+        run._check_records()
+        return run
+
+    def _check_records(self) -> None:
+        """Refuses a complete run whose metrics were cut off."""
+        *_, last = self.experiment["stages"]
+        evaluated, found = self.evaluation["step"], self.steps if self.records else 0
+        if evaluated == last["end_step"] and found < evaluated:
+            raise ValueError(
+                f"{epath.Path(self.workdir) / METRICS_FILE} ends at step {found}, and "
+                f"the run was evaluated after step {evaluated}: it was cut off. "
+                "Restore it, or train again."
+            )
 
     def spent(self, what: str) -> float:
         """Returns the total "flops", or the "seconds" in steps by the run's clock."""
@@ -77,15 +85,24 @@ class Run:
         return self.evaluation["splits"][split]["total"]
 
 
-def read_json(path: epath.Path, command: str) -> Any:
-    """Returns the JSON value in a file that a command wrote.
+def read_json(path: epath.Path, command: str, kind: Any) -> Any:
+    """Returns the record in a file that a command wrote.
+
+    Args:
+      path: The file.
+      command: The command, for messages.
+      kind: The type to check: a TypedDict of the fields that are read.
 
     Raises:
       FileNotFoundError: the file is missing.
+      ValueError: it is damaged, or has other fields.
     """
     if not path.exists():
         raise FileNotFoundError(
             f"No {path.name} in {path.parent}: the command {command!r} writes it. Run "
             "it first."
         )
-    return json.loads(path.read_text())
+    remedy = f"the command {command!r} writes it; run it again"
+    fields = read_record(path, dict[str, Any], remedy=remedy)
+    typed(fields, kind, where=str(path), remedy=remedy)
+    return fields  # With all fields, which `kind` lacks.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 from etils import epath
@@ -10,6 +9,8 @@ from etils import epath
 from salt_jax.config import Experiment
 from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.selecting.selection import Selection
+from salt_jax.files.records import write_record
+from salt_jax.files.writing import write_file
 from salt_jax.report.selection_numbers import Selected
 from salt_jax.report.selection_page import selection_page
 
@@ -35,10 +36,8 @@ def report_selections(experiment: Experiment, output: epath.PathLike) -> list[st
         raise ValueError(f"No stage selects its data: none of {names} has a Selection.")
     described = [one.describe() for one in selected]
     output = epath.Path(output)
-    output.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"stages": described}, indent=2) + "\n"
-    (output / "selection.json").write_text(text)
-    (output / "selection.html").write_text(selection_page(described))
+    write_record(output / "selection.json", {"stages": described})
+    write_file(output / "selection.html", selection_page(described))
     return [
         f"Stage {one['stage']!r}: {line}"
         for one in described

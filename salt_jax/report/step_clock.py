@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from etils import epath
 
+from salt_jax.files.records import read_record, typed
+from salt_jax.report.file_types import StepTimesFile
 from salt_jax.report.runs import Run
 from salt_jax.training.step_times import cost_of
 
@@ -30,6 +31,7 @@ class StepClock:
 
         Raises:
           FileNotFoundError: the file is missing.
+          ValueError: it is damaged, or has other fields.
         """
         path = epath.Path(path)
         if not path.exists():
@@ -37,7 +39,10 @@ class StepClock:
                 f"No {path}: the command time_steps writes it. Run it first, or leave "
                 "out --step_times."
             )
-        return cls(described=json.loads(path.read_text()))
+        remedy = "run time_steps again"
+        described = read_record(path, dict[str, Any], remedy=remedy)
+        typed(described, StepTimesFile, where=str(path), remedy=remedy)
+        return cls(described=described)
 
     @property
     def updates(self) -> list[Mapping[str, Any]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 from matplotlib.figure import Figure
 
+from salt_jax.files.records import write_record
+from salt_jax.files.writing import write_file
 from salt_jax.report import after_training, figures, page, sections, summary
 from salt_jax.report.comparison import Comparison
 from salt_jax.report.svg import svg
@@ -64,17 +65,16 @@ def write_report(
         baseline=baseline, salt=salt, slm=slm, scores=scores, step_times=step_times
     )
     output = epath.Path(output)
-    output.mkdir(parents=True, exist_ok=True)
     shown = {}
     for name, picture in _pictures(comparison):
         content = svg(picture.figure)
-        (output / f"{name}.svg").write_bytes(content)
-        _write_json(output / f"{name}.json", picture.numbers)
+        write_file(output / f"{name}.svg", content)
+        write_record(output / f"{name}.json", dict(picture.numbers))
         shown[name] = page.picture(
             content, says=picture.says, caption=picture.caption, numbers=f"{name}.json"
         )
     if comparison.clock is not None:
-        _write_json(output / "step_times.json", comparison.clock.described)
+        write_record(output / "step_times.json", dict(comparison.clock.described))
     after = []
     if few_shot is not None:
         after.append(after_training.few_shot(few_shot))
@@ -97,7 +97,7 @@ def write_report(
             command,
         ),
     )
-    (output / "report.html").write_text(html)
+    write_file(output / "report.html", html)
     return output / "report.html"
 
 
@@ -229,7 +229,3 @@ def _commands(
         page.note("As recorded in each directory. One click selects all."),
         page.copyable("\n".join(line for line in (*lines, command) if line)),
     )
-
-
-def _write_json(path: epath.Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")

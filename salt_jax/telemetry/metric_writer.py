@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,10 +10,12 @@ import jax
 from etils import epath
 from tensorboardX import SummaryWriter
 
-from salt_jax.data.json_files import write_whole
+from salt_jax.files.records import read_lines, record_line
+from salt_jax.files.writing import write_file
 from salt_jax.loss.weighted_mean import WeightedMean
 
 METRICS_FILE = "metrics.jsonl"
+_Record = dict[str, float | int | str | bool | None]
 
 
 class MetricWriter:
@@ -30,7 +32,7 @@ class MetricWriter:
             return
         if self._jsonl.exists():
             kept = [r for r in read_metrics(workdir) if r["step"] <= from_step]
-            write_whole(self._jsonl, "".join(map(_as_line, kept)))
+            write_file(self._jsonl, "".join(map(record_line, kept)))
         self._events = SummaryWriter(
             str(epath.Path(workdir) / "events"), purge_step=from_step + 1
         )
@@ -43,7 +45,7 @@ class MetricWriter:
             name: _plain(value) for name, value in values.items()
         }
         with self._jsonl.open("a") as file:
-            file.write(_as_line(record))
+            file.write(record_line(record))
         for name, value in record.items():
             if isinstance(value, float):
                 self._events.add_scalar(name, value, step)
@@ -57,28 +59,24 @@ class MetricWriter:
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
     """Returns the records that a `MetricWriter` wrote in `workdir`, in order.
 
-    An incomplete last line, left by a killed process, is dropped.
+    An incomplete last line, left by a killed process, is dropped. A number that was not
+    finite is NaN.
 
     Raises:
       FileNotFoundError: there is no metrics file.
-      ValueError: a line before the last is not JSON.
+      ValueError: a line is damaged.
     """
     path = epath.Path(workdir) / METRICS_FILE
     if not path.exists():
         raise FileNotFoundError(f"No metrics at {path}: was the run ever started?")
-    lines = path.read_text().splitlines()
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number < len(lines):
-                raise ValueError(f"{path}:{number} is not JSON; remove it.") from error
-    return records
-
-
-def _as_line(record: Mapping[str, Any]) -> str:
-    return json.dumps(record) + "\n"
+    records = read_lines(path, _Record, remedy="remove this line")
+    for number, record in enumerate(records, start=1):
+        if type(record.get("step")) is not int:
+            raise ValueError(f"{path}:{number} has no step: remove this line.")
+    return [
+        {name: math.nan if value is None else value for name, value in each.items()}
+        for each in records
+    ]
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """Compiled steps in files, so that a run starts without compiling.
 
 The files are pickles, and reading a pickle can run code: read only directories that you
-trust.
+trust. Each file's SHA-256 is compared before it is read; this finds damage, not malice.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import pathlib
 import pickle
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 from absl import logging
@@ -21,12 +21,19 @@ from jax.experimental import serialize_executable
 import salt_jax
 from salt_jax import config
 from salt_jax.config import Stage
-from salt_jax.data.json_files import write_json
+from salt_jax.files import records
 from salt_jax.files.changes import changed_fields
+from salt_jax.files.reading import differs, read_file, sha256_of
+from salt_jax.files.writing import write_file
 from salt_jax.telemetry import versions
 from salt_jax.training.program import CompiledUpdate, Program
 
 _ABOUT = "compiled.json"
+_REMEDY = "compile again, or remove --compiled"
+
+
+class _About(TypedDict):
+    stages: dict[str, str]  # The SHA-256 of the step of each stage, by name.
 
 
 def save_compiled(
@@ -36,12 +43,12 @@ def save_compiled(
 ) -> None:
     """Writes the compiled step of each stage; `compiled` maps stage names to steps."""
     directory = epath.Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    digests = {}
     for name, step in compiled.items():
-        contents = serialize_executable.serialize(step)
-        _file(directory, name).write_bytes(pickle.dumps(contents))
-    about = facts(program) | {"stages": list(compiled)}
-    write_json(directory / _ABOUT, about)
+        contents = pickle.dumps(serialize_executable.serialize(step))
+        write_file(_file(directory, name), contents)
+        digests[name] = sha256_of(contents)
+    records.write_record(directory / _ABOUT, facts(program) | {"stages": digests})
 
 
 def load_compiled(
@@ -51,19 +58,34 @@ def load_compiled(
 
     Raises:
       FileNotFoundError: the step of a stage is missing.
-      ValueError: the steps were compiled from another experiment, code or version, or
-        for other devices.
+      ValueError: a file is damaged; or the steps were compiled from another experiment,
+        code or version, or for other devices.
     """
     directory = epath.Path(directory)
-    if not (directory / _ABOUT).is_file():
+    about = directory / _ABOUT
+    if not about.is_file():
         raise FileNotFoundError(f"No compiled steps in {directory}: no {_ABOUT}.")
-    _check(directory, json.loads((directory / _ABOUT).read_text()), program, stages)
+    found = records.read_record(about, dict[str, Any], remedy=_REMEDY)
+    _check(directory, found, program)
+    digests = records.typed(found, _About, where=str(about), remedy=_REMEDY)["stages"]
+    missing = [s.name for s in stages if s.name not in digests]
+    if missing:
+        raise FileNotFoundError(
+            f"No compiled step of {', '.join(missing)} in {directory}; it has steps of "
+            f"{', '.join(digests)}: {_REMEDY}."
+        )
     logging.info("Loading the compiled steps from %s.", directory)
-    return [_load(_file(directory, s.name), program.devices) for s in stages]
+    files = {_file(directory, s.name): digests[s.name] for s in stages}
+    return [_load(path, digest, program.devices) for path, digest in files.items()]
 
 
-def _load(path: epath.Path, devices: Sequence[jax.Device]) -> CompiledUpdate:
-    payload, in_tree, out_tree = pickle.loads(path.read_bytes())
+def _load(
+    path: epath.Path, digest: str, devices: Sequence[jax.Device]
+) -> CompiledUpdate:
+    contents = read_file(path)
+    if (found := sha256_of(contents)) != digest:
+        raise differs(path, found, digest, remedy=_REMEDY)
+    payload, in_tree, out_tree = pickle.loads(contents)
     return serialize_executable.deserialize_and_load(
         payload,
         in_tree,
@@ -92,27 +114,14 @@ def facts(program: Program) -> dict[str, Any]:
     }
 
 
-def _check(
-    directory: epath.Path,
-    found: Mapping[str, Any],
-    program: Program,
-    stages: Sequence[Stage],
-) -> None:
+def _check(directory: epath.Path, found: Mapping[str, Any], program: Program) -> None:
     expected = json.loads(json.dumps(facts(program)))
     before = {name: found.get(name) for name in expected}
     changed = changed_fields(before, expected)
     if changed:
         raise ValueError(
             f"The compiled steps in {directory} do not match this run: "
-            f"{_described(changed, found, expected)}. Compile again, or remove "
-            "--compiled."
-        )
-    missing = [s.name for s in stages if s.name not in found.get("stages", ())]
-    if missing:
-        raise FileNotFoundError(
-            f"No compiled step of {', '.join(missing)} in {directory}; it has steps of "
-            f"{', '.join(found.get('stages', ()))}. Compile again, or remove "
-            "--compiled."
+            f"{_described(changed, found, expected)}: {_REMEDY}."
         )
 
 
@@ -128,7 +137,7 @@ def _described(
 def _at(tree: Any, name: str) -> Any:
     for key in name.split("."):
         if isinstance(tree, list):
-            tree = dict(enumerate(tree)).get(int(key))
+            tree = dict(enumerate(tree)).get(int(key)) if key.isdigit() else None
         else:
             tree = tree.get(key) if isinstance(tree, Mapping) else None
     return tree

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import logging
+import pickle
 import re
 
 import gin
@@ -13,6 +14,7 @@ from salt_jax.compiling import compile as compile_module
 from salt_jax.compiling.compile import compiling
 from salt_jax.compiling.inspected import Inspected, exhausted_bytes
 from salt_jax.compiling.topology import open_topology, prepare_process
+from salt_jax.files.records import write_record
 from salt_jax.main import main
 from salt_jax.mesh.partitioning import MeshShape
 from salt_jax.training.program import Program
@@ -204,8 +206,9 @@ def test_saved_steps_train_to_the_same_numbers_in_another_process(tmp_path):
     named = [f"--gin_file={tmp_path}/baseline.gin"]
     keep = f"--save={tmp_path}/compiled"
     assert main(["compile", *named, "--topology=here", keep]) == 0
-    with_them = f"--compiled={tmp_path}/compiled"
-    done = command_files.run("train", *named, f"--workdir={tmp_path}/loaded", with_them)
+    with_them = [f"--compiled={tmp_path}/compiled", "--trust_pickles"]
+    with_them.append(f"--workdir={tmp_path}/loaded")
+    done = command_files.run("train", *named, *with_them)
     assert done.returncode == 0, done.stderr
     assert "Loading the compiled steps" in done.stderr
     assert "Compiling" not in done.stderr
@@ -223,15 +226,44 @@ def test_compiled_steps_that_are_not_there_are_refused(tmp_path):
     program = Program.on(runs.experiment(tmp_path))
     with pytest.raises(FileNotFoundError, match="No compiled steps in "):
         load_compiled(tmp_path, program, program.stages_from(0))
-    about = facts(program) | {"stages": ["standard"]}
-    (tmp_path / "compiled.json").write_text(json.dumps(about))
+    about = facts(program) | {"stages": {"standard": ""}}
+    write_record(tmp_path / "compiled.json", about)
     with pytest.raises(FileNotFoundError, match="No compiled step of distill in "):
         load_compiled(tmp_path, program, program.stages_from(0))
 
 
+class _Planted:
+    """Unpickled, it fails the test."""
+
+    def __reduce__(self):
+        return pytest.fail, ("unpickled",)
+
+
+def test_a_damaged_step_is_refused_by_name_before_it_is_unpickled(tmp_path):
+    program = Program.on(runs.experiment(tmp_path))
+    stages = {stage.name: "0" * 64 for stage in program.stages_from(0)}
+    write_record(tmp_path / "compiled.json", facts(program) | {"stages": stages})
+    file = tmp_path / f"{next(iter(stages))}.executable"
+    file.write_bytes(pickle.dumps(_Planted()))
+    with pytest.raises(ValueError, match=f"{file} is damaged: .* compile again"):
+        load_compiled(tmp_path, program, program.stages_from(0))
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--compiled=here"], "--compiled=here .* add --trust_pickles"),
+        (["--trust_pickles"], "--compiled, which is missing"),
+    ],
+)
+def test_pickles_are_read_only_when_that_is_asked_for(flags, named, capsys):
+    assert main(["train", "--gin_file=gin/tiny.gin", *flags]) == 2
+    assert re.search(named, capsys.readouterr().err)
+
+
 def test_steps_of_another_experiment_or_mesh_are_refused_by_name(tmp_path):
-    about = facts(Program.on(runs.experiment("/here"))) | {"stages": []}
-    (tmp_path / "compiled.json").write_text(json.dumps(about))
+    about = facts(Program.on(runs.experiment("/here"))) | {"stages": {}}
+    write_record(tmp_path / "compiled.json", about)
     program = Program.on(runs.experiment("/there", mesh=MeshShape()))
     with pytest.raises(ValueError) as refused:
         load_compiled(tmp_path, program, program.stages_from(0))
@@ -247,7 +279,7 @@ def test_steps_of_other_code_versions_or_rules_are_refused_by_name(name, of, tmp
     program = Program.on(runs.experiment(tmp_path))
     about = facts(program)
     other = about[name] | {of.split(".")[1]: "no"} if "." in of else "no"
-    (tmp_path / "compiled.json").write_text(json.dumps(about | {name: other}))
+    write_record(tmp_path / "compiled.json", about | {name: other})
     with pytest.raises(ValueError, match=f"{of} is no there and .* here"):
         load_compiled(tmp_path, program, program.stages_from(0))
 

@@ -99,7 +99,7 @@ def test_evaluation_is_of_all_questions_and_of_each_value_of_a_column(folder, un
     val = [r for r in read_metrics(unbroken[0]) if "val_loss" in r][-1]
     found = evaluation["splits"]["val"]["total"]["loss"]
     assert found == pytest.approx(val["val_loss"], rel=1e-6)
-    samples = json.loads((unbroken[0] / "samples.json").read_text())
+    samples = json.loads((unbroken[0] / "samples.json").read_text())["samples"]
     assert len(samples) == 7 and {*samples[0]} == {"question", "answer", "wanted"}
     rows = [line.split() for line in shown.splitlines()]
     assert ["val", "kind:", "even"] in [row[:3] for row in rows]

@@ -1,5 +1,4 @@
 import dataclasses
-import json
 import math
 
 import jax
@@ -9,6 +8,7 @@ import pytest
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.evaluation.held_out import Evaluation
 from salt_jax.evaluation.held_out_text import DomainSums, evaluate_splits, table
+from salt_jax.files.records import read_record
 from salt_jax.mesh.partitioning import MeshShape
 from salt_jax.training.program import Program
 from tests import runs
@@ -150,10 +150,12 @@ def test_perplexity_is_exp_of_the_cross_entropy():
 def test_an_evaluation_is_written_with_its_step_and_size(results, tmp_path):
     evaluation = Evaluation(splits=results, samples=[{"prompt": "a"}], table="")
     evaluation.write(tmp_path / "run", step=7, params=9)
-    written = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    written, samples = (
+        read_record(tmp_path / "run" / name, dict, remedy="")
+        for name in ("evaluation.json", "samples.json")
+    )
     assert written == {"step": 7, "params": 9, "splits": results}
-    samples = json.loads((tmp_path / "run" / "samples.json").read_text())
-    assert samples == [{"prompt": "a"}]
+    assert samples == {"samples": [{"prompt": "a"}]}
 
 
 def test_the_table_has_a_row_for_each_domain_and_the_total_of_each_split(results):

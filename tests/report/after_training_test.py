@@ -3,8 +3,9 @@ import re
 
 import pytest
 
+from salt_jax.files.records import write_record
 from salt_jax.report import after_training
-from tests import runs
+from tests import runs, sealed
 
 
 def rows(html):
@@ -24,7 +25,7 @@ def few_shot_row(name, metric="acc", part="", **fields):
 @pytest.fixture
 def asked(tmp_path):
     def write(**tables):
-        (tmp_path / "few_shot.json").write_text(json.dumps(tables))
+        write_record(tmp_path / "few_shot.json", tables)
         return tmp_path
 
     return write
@@ -85,12 +86,23 @@ def fine_tuned_run(folder, start, exact):
     columns["field"] = {f"field {i}": means for i in range(5)}
     data = {"source": "embedded:sft/facts"}
     files = {
-        "experiment": {"stages": [{"data": data}], "initial_export": f"there/{start}"},
-        "evaluation": {"splits": {"test": {"total": means, "columns": columns}}},
-        "samples": [{"question": "Where?", "answer": f"<{start}>", "wanted": "Here"}],
+        "experiment": {
+            "seed": 0,
+            "stages": [{"name": "tune", "end_step": 5, "data": data}],
+            "initial_export": f"there/{start}",
+        },
+        "evaluation": {
+            "step": 5,
+            "splits": {"test": {"total": means, "columns": columns}},
+        },
+        "samples": {
+            "samples": [
+                {"question": "Where?", "answer": f"<{start}>", "wanted": "Here"}
+            ]
+        },
     }
     for name, content in files.items():
-        (folder / f"{name}.json").write_text(json.dumps(content))
+        write_record(folder / f"{name}.json", content)
     return folder
 
 
@@ -116,9 +128,7 @@ def test_runs_that_cannot_stand_side_by_side_are_refused(tmp_path):
     with pytest.raises(ValueError, match="b is a second run on facts that started"):
         after_training.fine_tuned([first, same])
     other = fine_tuned_run(tmp_path / "c", "salt", 0.2)
-    text = (other / "evaluation.json").read_text()
-    text = text.replace('"questions": 4', '"questions": 5')
-    (other / "evaluation.json").write_text(text)
+    sealed.replace(other / "evaluation.json", '"questions": 4', '"questions": 5')
     with pytest.raises(ValueError, match="c was evaluated on other questions of facts"):
         after_training.fine_tuned([first, other])
 

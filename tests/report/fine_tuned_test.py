@@ -1,10 +1,10 @@
-import json
-
 import numpy as np
 import pytest
 
+from salt_jax.files.records import write_record
 from salt_jax.report.fine_tuned import fine_tuned_table, is_fine_tuned
 from salt_jax.report.seeds import Pair
+from tests.sealed import write_lines
 
 
 def means(value, questions=10):
@@ -31,14 +31,15 @@ def write_run(folder, value, *, seed=0, source="embedded:sft/rivers", kinds=("a"
     }
     folder.mkdir(parents=True)
     data = {"type": "Answers", "source": source}
-    experiment = {"seed": seed, "validation": {"data": data}}
+    stage = {"name": "standard", "end_step": 5, "data": data}
+    experiment = {"seed": seed, "stages": [stage], "validation": {"data": data}}
     for name, content in (
         ("evaluation.json", {"step": 5, "params": 1, "splits": splits}),
         ("experiment.json", experiment),
-        ("samples.json", []),
+        ("samples.json", {"samples": []}),
     ):
-        (folder / name).write_text(json.dumps(content))
-    (folder / "metrics.jsonl").write_text(json.dumps({"step": 5}) + "\n")
+        write_record(folder / name, content)
+    write_lines(folder / "metrics.jsonl", [{"step": 5}])
 
 
 def pair_of(folder, baseline, salt, **of):
@@ -111,6 +112,6 @@ def test_a_run_that_was_evaluated_on_text_is_not_fine_tuned(pairs, tmp_path):
     folder = tmp_path / "text"
     write_run(folder, 0.1)
     evaluation = {"step": 5, "splits": {"val": {"domains": {}, "total": {}}}}
-    (folder / "evaluation.json").write_text(json.dumps(evaluation))
+    write_record(folder / "evaluation.json", evaluation)
     pair = Pair.read(folder, folder)
     assert not is_fine_tuned(pair.salt)

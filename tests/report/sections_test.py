@@ -2,6 +2,7 @@ import re
 
 from salt_jax.report import sections
 from salt_jax.report.comparison import Comparison
+from tests import sealed
 from tests.compared_runs import rows, write_step_times
 
 
@@ -64,7 +65,7 @@ def test_settings_are_flattened_and_named_things_go_by_their_names():
 
 def test_settings_that_differ_are_told_apart_from_those_shared(runs):
     path = runs["salt"] / "experiment.json"
-    path.write_text(path.read_text().replace('"end_step": 100', '"end_step": 90'))
+    sealed.replace(path, '"end_step": 100', '"end_step": 90')
     differ, shared = sections.settings_tables(Comparison.read(**runs)).split("<details")
     assert ["stages.standard.end_step", "100", "90", "100"] in rows(differ)
     assert ["model", "large", "large", "small"] in rows(differ)

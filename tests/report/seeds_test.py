@@ -1,9 +1,10 @@
-import json
 import math
 
 import pytest
 
+from salt_jax.files.records import write_record
 from salt_jax.report.seeds import Pair, mean_and_error, seeds_table
+from tests.sealed import write_lines
 
 STEPS = (50, 100)
 
@@ -14,19 +15,19 @@ def write_run(workdir, seed, losses, test_loss, *, last_step=100):
         {"step": step, "val_loss": loss, "flops": float(step), "seconds": float(step)}
         for step, loss in zip(STEPS, losses, strict=True)
     ]
-    lines = "".join(json.dumps(record) + "\n" for record in records)
-    (workdir / "metrics.jsonl").write_text(lines)
+    write_lines(workdir / "metrics.jsonl", records)
     total = lambda loss: {"total": {"loss": loss}, "domains": {}}
+    stage = {"name": "standard", "end_step": 100, "data": {}}
     files = {
         "evaluation.json": {
             "step": last_step,
             "splits": {"val": total(losses[-1]), "test": total(test_loss)},
         },
-        "experiment.json": {"seed": seed},
-        "samples.json": [],
+        "experiment.json": {"seed": seed, "stages": [stage]},
+        "samples.json": {"samples": []},
     }
     for name, content in files.items():
-        (workdir / name).write_text(json.dumps(content))
+        write_record(workdir / name, content)
     return workdir
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from salt_jax.files.records import record_line
 from salt_jax.loss.weighted_mean import WeightedMean
 from salt_jax.telemetry.metric_writer import METRICS_FILE, MetricWriter, read_metrics
 
@@ -63,7 +64,7 @@ def test_the_torn_last_line_of_a_killed_process_is_dropped(torn, tmp_path):
 def test_a_last_record_that_lacks_its_newline_is_one(tmp_path):
     written(tmp_path, 1)
     with (tmp_path / METRICS_FILE).open("a") as file:
-        file.write('{"step": 2}')
+        file.write(record_line({"step": 2}).rstrip())
     assert steps_in(tmp_path) == [1, 2]
     written(tmp_path, 3, from_step=2)
     assert steps_in(tmp_path) == [1, 2, 3]
@@ -72,16 +73,38 @@ def test_a_last_record_that_lacks_its_newline_is_one(tmp_path):
 def test_a_line_in_the_middle_that_is_no_record_is_named(tmp_path):
     written(tmp_path, 1)
     with (tmp_path / METRICS_FILE).open("a") as file:
-        file.write('junk\n{"step": 2}\n')
-    with pytest.raises(ValueError, match=r"metrics.jsonl:2 is not JSON; remove it"):
+        file.write("junk\n" + record_line({"step": 2}))
+    with pytest.raises(ValueError, match=r"metrics.jsonl:2 .*: remove this line"):
         read_metrics(tmp_path)
+
+
+def test_every_flipped_bit_is_refused_by_its_line(tmp_path):
+    written(tmp_path, 1, 2)
+    path = tmp_path / METRICS_FILE
+    whole, records = path.read_bytes(), read_metrics(tmp_path)
+    for bit in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:  # Such as E for e in an exponent.
+            assert read_metrics(tmp_path) == records
+        except ValueError as error:
+            assert f"{path}:" in str(error)
+
+
+def test_a_number_that_is_not_finite_comes_back_as_nan(tmp_path):
+    writer = MetricWriter(tmp_path, from_step=0)
+    writer.write(1, {"grad_norm": float("inf"), "loss": 1.0})
+    writer.close()
+    (record,) = read_metrics(tmp_path)
+    assert np.isnan(record["grad_norm"]) and record["loss"] == 1.0
 
 
 def test_each_line_can_be_read_while_the_run_goes_on(tmp_path):
     writer = MetricWriter(tmp_path, from_step=0)
     writer.write(1, {"loss": 2.0})
-    line = (tmp_path / METRICS_FILE).read_text()
-    assert json.loads(line) == {"step": 1, "loss": 2.0}
+    record = json.loads((tmp_path / METRICS_FILE).read_text())
+    assert record.pop("checksum") and record == {"step": 1, "loss": 2.0}
     writer.close()
 
 
