@@ -15,6 +15,7 @@ from salt_jax.mesh.partitioning import bytes_per_device
 from salt_jax.model.transformer import Params
 from salt_jax.storage.checkpoint import Checkpointer
 from salt_jax.storage.export import Export
+from salt_jax.storage.finite import check_finite
 from salt_jax.training.program import Program
 
 
@@ -51,6 +52,7 @@ def evaluate_run(
         with Checkpointer.reading(workdir / "checkpoints") as saved:
             at = saved.step_named(step)
             params = saved.restore_params(at, like)
+        check_finite(params, f"Step {at} of {workdir}")
     evaluation = held_out_of(program).evaluate(params)
     if jax.process_index() == 0:
         count = sum(x.size for x in jax.tree.leaves(params))

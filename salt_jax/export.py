@@ -14,6 +14,7 @@ from salt_jax.mesh.partitioning import MeshShape
 from salt_jax.storage.checkpoint import Checkpointer
 from salt_jax.storage.export import Export
 from salt_jax.storage.export_writing import write_export
+from salt_jax.storage.finite import check_finite
 from salt_jax.training.program import Program
 
 
@@ -36,7 +37,7 @@ def export_run(
 
     Raises:
       FileNotFoundError: there is no such checkpoint.
-      ValueError: `output` holds something else.
+      ValueError: `output` holds something else, or a number is not finite.
     """
     with Checkpointer.reading(workdir / "checkpoints") as saved:
         at = saved.step_named(step)
@@ -54,6 +55,7 @@ def export_run(
         anywhere = dataclasses.replace(experiment, mesh=MeshShape(), num_microbatches=1)
         like = Program.on(anywhere).abstract_state.params
         params = saved.restore_params(at, like)
+    check_finite(params, f"Step {at} of {workdir}")
     write_export(
         output,
         params,

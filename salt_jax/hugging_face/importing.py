@@ -28,6 +28,7 @@ from salt_jax.storage.array_files import absolute
 from salt_jax.storage.array_pieces import ArrayWriter
 from salt_jax.storage.export import Export
 from salt_jax.storage.export_writing import check_new, new_export
+from salt_jax.storage.finite import NotFiniteError
 from salt_jax.storage.unfinished import unfinished_folder
 
 # Tables in old files that the model computes instead.
@@ -68,7 +69,11 @@ def import_from_hugging_face(
         with ArrayWriter(path, shapes_of(model, dtype)) as writer:
             for tensor in tensors:
                 values = tensor.to_ours(found[tensor.name].read())
-                writer.write(tensor.parameter, values, tensor.layer)
+                try:
+                    writer.write(tensor.parameter, values, tensor.layer)
+                except NotFiniteError as error:
+                    where = f"{tensor.name} in {found[tensor.name].path}"
+                    raise ValueError(f"{where}: {error}") from error
                 del values  # Freed before the next tensor is read.
             return writer.finish()
 

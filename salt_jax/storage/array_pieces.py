@@ -29,6 +29,7 @@ from salt_jax.storage.array_files import (
     mixed_sums,
     one_line,
 )
+from salt_jax.storage.finite import check_finite_piece
 
 _METADATA = "_METADATA"  # Orbax's description of a tree.
 _WRITES_IN_FLIGHT = 2
@@ -71,6 +72,7 @@ class StoredArrays:
 
         Raises:
           CorruptArraysError: a piece cannot be read.
+          NotFiniteError: a number is not finite.
         """
         array = self._arrays[name]
         front = () if layer is None else (layer,)
@@ -84,6 +86,7 @@ class StoredArrays:
             piece = self._read(name, (*front, slice(begin, min(begin + step, rows))))
             at = (*front, begin)
             self._sums[name] += _sums_of_piece(piece, at, array.shape)
+            check_finite_piece(piece, name, str(self._path))
             yield begin, piece
 
     def fingerprint(self) -> str:
@@ -139,6 +142,9 @@ class ArrayWriter:
             reshapes to the array's without moving an element to another row. They are
             cast and made contiguous piece by piece, so only pieces are held twice.
           layer: The layer to write; None: the whole array.
+
+        Raises:
+          NotFiniteError: a number is not finite, once it is cast.
         """
         whole = self._shapes[name]
         front = () if layer is None else (layer,)
@@ -149,6 +155,7 @@ class ArrayWriter:
             piece = contiguous(values[begin * merged : (begin + step) * merged])
             # Always a copy: a view in flight would keep all of `values` in memory.
             piece = piece.astype(whole.dtype).reshape(-1, *rest)
+            check_finite_piece(piece, name, f"As {whole.dtype}, it")
             while len(self._in_flight) >= _WRITES_IN_FLIGHT:
                 self._in_flight.popleft().result()
             target = self._arrays[name][(*front, slice(begin, begin + len(piece)))]

@@ -31,6 +31,7 @@ from salt_jax.storage.array_files import (
     fingerprint,
     read_arrays,
 )
+from salt_jax.storage.finite import check_finite
 
 FORMAT_VERSION = 2
 HOW_TO_EXPORT = "make one with `python -m salt_jax.main export --gin_file=...`"
@@ -110,7 +111,8 @@ class Export:
             are cast on their devices.
 
         Raises:
-          ValueError: `like` has other shapes, or the arrays are damaged.
+          ValueError: `like` has other shapes, the arrays are damaged, or a number is
+            not finite.
         """
         try:
             params = read_arrays(self.path / "params", as_exported(like, self.dtype))
@@ -119,6 +121,7 @@ class Export:
                 f"The export at {self.path} is damaged: {error} Export again."
             ) from error
         self.check_fingerprint(fingerprint(params))
+        check_finite(params, f"The export at {self.path}")
         return hold(params, like)
 
     def max_length(self, asked: int | None) -> int:

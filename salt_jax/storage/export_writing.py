@@ -14,6 +14,7 @@ from salt_jax.data.json_files import write_json
 from salt_jax.model.config import DTYPES, TransformerConfig
 from salt_jax.storage.array_files import absolute, fingerprint, write_arrays
 from salt_jax.storage.export import FORMAT_VERSION, Export, sha256
+from salt_jax.storage.finite import check_finite
 
 
 def write_export(
@@ -41,13 +42,14 @@ def write_export(
 
     Raises:
       FileNotFoundError: there is no vocabulary file.
-      ValueError: `dtype` is another, or `path` exists.
+      ValueError: `dtype` is another, `path` exists, or a number is not finite.
     """
     vocabulary = epath.Path(vocabulary)
     check_new(path, dtype)
     if not vocabulary.exists():
         raise FileNotFoundError(f"No vocabulary at {vocabulary}.")
     params = jax.tree.map(lambda x: x.astype(dtype), params)
+    check_finite(params, f"What is to be exported to {path}, as {dtype},")
 
     def write_params(path: epath.Path) -> str:
         write_arrays(path, params)

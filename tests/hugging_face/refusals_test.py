@@ -435,3 +435,13 @@ def test_an_import_that_forgets_a_piece_is_not_finished(tmp_path):
     writer = ArrayWriter(tmp_path, shapes)
     with pytest.raises(AssertionError, match=str(math.prod(shapes["a"].shape))):
         writer.finish()
+
+
+def test_a_tensor_that_is_not_finite_is_refused_by_its_name(folder):
+    name = "model.layers.2.mlp.up_proj.weight"
+
+    def spoil(tensors):
+        tensors[name][3, 5] = np.nan
+
+    edit_tensors(folder, spoil)
+    refused(folder, rf"{name} in .*model\.safetensors.* not finite")
