@@ -13,7 +13,7 @@ from salt_jax.evaluation.held_out_kinds import held_out_of
 from salt_jax.mesh.memory import available_per_device, check_fits
 from salt_jax.mesh.partitioning import bytes_per_device
 from salt_jax.model.transformer import Params
-from salt_jax.storage.checkpoint import Checkpointer
+from salt_jax.storage.checkpoint_reading import SavedCheckpoints
 from salt_jax.storage.export import Export
 from salt_jax.storage.finite import check_finite
 from salt_jax.training.program import Program
@@ -49,9 +49,9 @@ def evaluate_run(
     if export is not None:
         at, params = _load_export(experiment, export, like)
     else:
-        with Checkpointer.reading(workdir / "checkpoints") as saved:
-            at = saved.step_named(step)
-            params = saved.restore_params(at, like)
+        saved = SavedCheckpoints.of(workdir / "checkpoints")
+        at = saved.step_named(step)
+        params = saved.restore_params(at, like)
         check_finite(params, f"Step {at} of {workdir}")
     evaluation = held_out_of(program).evaluate(params)
     if jax.process_index() == 0:

@@ -11,7 +11,7 @@ from etils import epath
 from salt_jax.config import Experiment
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.mesh.partitioning import MeshShape
-from salt_jax.storage.checkpoint import Checkpointer
+from salt_jax.storage.checkpoint_reading import SavedCheckpoints
 from salt_jax.storage.export import Export
 from salt_jax.storage.export_writing import write_export
 from salt_jax.storage.finite import check_finite
@@ -39,22 +39,22 @@ def export_run(
       FileNotFoundError: there is no such checkpoint.
       ValueError: `output` holds something else, or a number is not finite.
     """
-    with Checkpointer.reading(workdir / "checkpoints") as saved:
-        at = saved.step_named(step)
-        meta = saved.read_meta(at)
-        provenance = {
-            "workdir": str(workdir),
-            "step": at,
-            "experiment_fingerprint": meta["experiment_fingerprint"],
-            "stage": meta["stage"],
-        }
-        if _is_exported(output, provenance, dtype):
-            logging.info("Step %d of %s is exported to %s.", at, workdir, output)
-            return
-        # Nothing is computed, so any number of devices in a row will do.
-        anywhere = dataclasses.replace(experiment, mesh=MeshShape(), num_microbatches=1)
-        like = Program.on(anywhere).abstract_state.params
-        params = saved.restore_params(at, like)
+    saved = SavedCheckpoints.of(workdir / "checkpoints")
+    at = saved.step_named(step)
+    meta = saved.read_meta(at)
+    provenance = {
+        "workdir": str(workdir),
+        "step": at,
+        "experiment_fingerprint": meta["experiment_fingerprint"],
+        "stage": meta["stage"],
+    }
+    if _is_exported(output, provenance, dtype):
+        logging.info("Step %d of %s is exported to %s.", at, workdir, output)
+        return
+    # Nothing is computed, so any number of devices in a row will do.
+    anywhere = dataclasses.replace(experiment, mesh=MeshShape(), num_microbatches=1)
+    like = Program.on(anywhere).abstract_state.params
+    params = saved.restore_params(at, like)
     check_finite(params, f"Step {at} of {workdir}")
     write_export(
         output,

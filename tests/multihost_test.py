@@ -17,7 +17,7 @@ from salt_jax.data.scoring.score_bill import read_bill
 from salt_jax.files.records import read_record
 from salt_jax.main import main
 from salt_jax.score import score
-from salt_jax.storage.checkpoint import Checkpointer
+from salt_jax.storage.checkpoint_reading import SavedCheckpoints
 from salt_jax.storage.export import Export
 from salt_jax.telemetry.metric_writer import read_metrics
 from salt_jax.train import train
@@ -100,8 +100,8 @@ def test_all_hosts_stop_at_one_step_when_one_is_asked_to(stopped):
     workdir, printed = stopped
     (step,) = {re.search(r"at step (\d+), and saved", text)[1] for text in printed}
     assert 3 <= int(step) < TOTAL_STEPS
-    with Checkpointer.reading(workdir / "checkpoints") as saved:
-        assert saved.latest_step() == int(step)
+    saved = SavedCheckpoints.of(workdir / "checkpoints")
+    assert saved.latest_step() == int(step)
 
 
 def test_two_hosts_go_on_and_end_where_one_process_does(
@@ -109,8 +109,8 @@ def test_two_hosts_go_on_and_end_where_one_process_does(
 ):
     workdir = shutil.copytree(stopped[0], tmp_path / "run")
     train_on_two_hosts(files, workdir)
-    with Checkpointer.reading(workdir / "checkpoints") as saved:
-        state = saved.restore(TOTAL_STEPS, Program.on(experiment(files)).abstract_state)
+    saved = SavedCheckpoints.of(workdir / "checkpoints")
+    state = saved.restore(TOTAL_STEPS, Program.on(experiment(files)).abstract_state)
     assert_same_run(state, unbroken)
     steps = [record["step"] for record in read_metrics(workdir) if "loss" in record]
     assert steps == list(range(1, TOTAL_STEPS + 1))

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from salt_jax.files import failures
 from salt_jax.model.parameters import is_in_stack
+from salt_jax.storage.checksums import described, named_arrays
 
 # Arrays are stored in chunks of this size, so that a reader of one piece reads little
 # more than that piece, and a stack of layers can be read layer by layer.
@@ -31,6 +33,23 @@ def absolute(path: epath.PathLike) -> epath.Path:
     """Returns `path` as an absolute path; a bucket's URL is returned as it is."""
     path = epath.Path(path)
     return path if "://" in os.fspath(path) else path.resolve()
+
+
+def check_name(path: epath.PathLike) -> None:
+    """Checks that Orbax can write to `path`.
+
+    Orbax looks for files with patterns made from the path, so it would not find its own
+    under a name that is itself a pattern, and the arrays could never be read.
+
+    Raises:
+      ValueError: the path contains one of * ? [ or a backslash.
+    """
+    special = sorted(set(os.fspath(path)) & set("*?[\\"))
+    if special:
+        raise ValueError(
+            f"{path} contains {' '.join(special)}: arrays cannot be written to a path "
+            "with * ? [ or a backslash. Use another name."
+        )
 
 
 @contextlib.contextmanager
@@ -74,21 +93,30 @@ def read_arrays(path: epath.Path, like: Any, *, partial: bool = False) -> Any:
     Raises:
       ValueError: a name, shape or dtype differs between the directory and `like`.
       CorruptArraysError: an array cannot be read.
+      OSError: the storage failed, or another process.
     """
     with quiet_orbax(), no_stray_callbacks(), ocp.PyTreeCheckpointer() as reader:
-        stored = _describe(reader, path)
-        _check_same_arrays(path, stored, like, partial)
-        arguments = ocp.args.PyTreeRestore(
-            item=like,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(like),
-            partial_restore=partial,
-        )
-        try:
-            return reader.restore(path, args=arguments)
-        except Exception as error:
-            raise CorruptArraysError(
-                f"The arrays in {path} are corrupt ({one_line(error)})."
-            ) from error
+        description = _read(lambda: reader.metadata(path).item_metadata, path)
+        if description is None:  # Orbax logs the reason.
+            raise CorruptArraysError(f"The arrays in {path} are missing or corrupt.")
+        check_same_arrays(path, described_arrays(description.tree), like, partial)
+    return restore_arrays(path, like, partial=partial)
+
+
+def restore_arrays(path: epath.Path, like: Any, *, partial: bool = False) -> Any:
+    """Reads arrays as `read_arrays` does, trusting that they are those of `like`.
+
+    Raises:
+      CorruptArraysError: an array cannot be read.
+      OSError: the storage failed, or another process.
+    """
+    arguments = ocp.args.PyTreeRestore(
+        item=like,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(like),
+        partial_restore=partial,
+    )
+    with quiet_orbax(), no_stray_callbacks(), ocp.PyTreeCheckpointer() as reader:
+        return _read(lambda: reader.restore(path, args=arguments), path)
 
 
 def fingerprint(tree: Any) -> str:
@@ -105,8 +133,8 @@ def digest_of_sums(arrays: Mapping[str, Any], sums: Mapping[str, np.ndarray]) ->
     """Returns the `fingerprint` of `arrays`, given their `mixed_sums`, by name."""
     digest = hashlib.sha256()
     for name, (first, second) in sorted(sums.items()):
-        described = _describe_array(arrays[name])
-        digest.update(f"{name} {described} {first:08x}{second:08x}\n".encode())
+        recorded = f"{name} {described(arrays[name])} {first:08x}{second:08x}\n"
+        digest.update(recorded.encode())
     return digest.hexdigest()
 
 
@@ -139,17 +167,20 @@ def mixed_sums(
     return jnp.stack([mixed_sum(0x2545F491), mixed_sum(0x6C8E9CF5)])
 
 
-def _describe(reader: ocp.Checkpointer, path: epath.Path) -> Any:
-    """Returns the tree stored in `path`, as objects with a shape and a dtype."""
+def _read(function: Callable[[], Any], path: epath.Path) -> Any:
+    """Calls a reader of Orbax; alone, again after failures that may pass.
+
+    With several processes one may not call again what the others have called once.
+    """
+    delays = failures.DELAYS if jax.process_count() == 1 else ()
     try:
-        description = reader.metadata(path).item_metadata
+        return failures.retried(function, f"Reading {path}", delays=delays)
+    except failures.MachineError:
+        raise
     except Exception as error:
         raise CorruptArraysError(
-            f"The arrays in {path} cannot be read ({one_line(error)})."
+            f"The arrays in {path} are corrupt ({one_line(error)})."
         ) from error
-    if description is None:  # Orbax logs the reason.
-        raise CorruptArraysError(f"The arrays in {path} are missing or corrupt.")
-    return description.tree
 
 
 @contextlib.contextmanager
@@ -170,25 +201,30 @@ def no_stray_callbacks() -> Iterator[None]:
     sys.unraisablehook = previous
 
 
-def _check_same_arrays(path: epath.Path, stored: Any, like: Any, partial: bool) -> None:
-    """Raises ValueError at the first name, shape or dtype that differs."""
-    stored, wanted = (
-        {
-            name: _describe_array(x)
-            for name, x in ocp.tree.to_flat_dict(tree, sep=".").items()
-            if hasattr(x, "shape")
-        }
-        for tree in (stored, like)
-    )
-    names = sorted(wanted) if partial else sorted(wanted | stored)
-    for name in names:
+def described_arrays(tree: Any) -> dict[str, str]:
+    """Returns the dtype and shape of each array of a tree in words, by its name."""
+    return {name: described(x) for name, x in named_arrays(tree).items()}
+
+
+def check_same_arrays(
+    path: epath.Path, stored: Mapping[str, str], like: Any, partial: bool
+) -> None:
+    """Checks that the stored arrays are those of `like`.
+
+    Args:
+      path: The directory, for the message.
+      stored: The `described_arrays` in it.
+      like: The tree that is to be read.
+      partial: Whether more arrays may be stored.
+
+    Raises:
+      ValueError: a name, shape or dtype differs.
+    """
+    wanted = described_arrays(like)
+    for name in sorted(wanted if partial else {**wanted, **stored}):
         found, expected = stored.get(name, "nothing"), wanted.get(name, "nothing")
         if found != expected:
             raise ValueError(
                 f"{path} holds {found} as {name!r} where {expected} is expected. It "
                 "was written for another model or optimizer."
             )
-
-
-def _describe_array(x: Any) -> str:
-    return f"{np.dtype(x.dtype)}{list(x.shape)}"

@@ -21,6 +21,7 @@ import numpy as np
 import tensorstore
 from etils import epath
 
+from salt_jax.files.failures import MachineError, retried
 from salt_jax.model.parameters import is_in_stack
 from salt_jax.storage.array_files import (
     CHUNK_BYTES,
@@ -47,6 +48,7 @@ class StoredArrays:
 
         Raises:
           CorruptArraysError: an array cannot be opened.
+          OSError: the storage failed.
         """
         self._path = path
         self._arrays = {name: self._open(name) for name in _stored_names(path)}
@@ -73,6 +75,7 @@ class StoredArrays:
         Raises:
           CorruptArraysError: a piece cannot be read.
           NotFiniteError: a number is not finite.
+          OSError: the storage failed.
         """
         array = self._arrays[name]
         front = () if layer is None else (layer,)
@@ -94,17 +97,23 @@ class StoredArrays:
         return digest_of_sums(self.shapes, self._sums)
 
     def _open(self, name: str) -> tensorstore.TensorStore:
-        is_one_store = (self._path / "manifest.ocdbt").exists()
+        doing = f"Opening {name} in {self._path}"
+        one_store = is_one_store(self._path)
         try:
-            return _open_array(self._path, name, is_one_store)
+            return retried(lambda: open_array(self._path, name, one_store), doing)
+        except MachineError:
+            raise
         except Exception as error:
             raise CorruptArraysError(
                 f"{name} in {self._path} cannot be opened ({one_line(error)})."
             ) from error
 
     def _read(self, name: str, index: tuple[Any, ...]) -> np.ndarray:
+        part, doing = self._arrays[name][index], f"Reading {name} in {self._path}"
         try:
-            return np.asarray(self._arrays[name][index].read().result())
+            return retried(lambda: np.asarray(part.read().result()), doing)
+        except MachineError:
+            raise
         except Exception as error:
             raise CorruptArraysError(
                 f"{name} in {self._path} is corrupt ({one_line(error)})."
@@ -218,11 +227,15 @@ def _stored_names(path: epath.Path) -> list[str]:
         ) from error
 
 
-def _open_array(
-    path: epath.Path, name: str, is_one_store: bool
-) -> tensorstore.TensorStore:
+def is_one_store(path: epath.Path) -> bool:
+    """Returns whether the arrays in a directory share one key-value store."""
+    return (path / "manifest.ocdbt").exists()
+
+
+def open_array(path: epath.Path, name: str, one_store: bool) -> tensorstore.TensorStore:
+    """Opens one array of the directory `path`; its errors are TensorStore's."""
     store = _store(path, f"{name}/")
-    if is_one_store:
+    if one_store:
         store = {"driver": "ocdbt", "base": _store(path), "path": f"{name}/"}
     # By default a missing chunk is read as zeros.
     spec = {"driver": "zarr", "kvstore": store, "fill_missing_data_reads": False}

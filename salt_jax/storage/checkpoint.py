@@ -1,39 +1,47 @@
-"""Saving and restoring train states.
-
-A checkpoint is a directory named by its step. It holds `state`, the arrays of a tree,
-and `meta`, a small JSON object. It gets its name once everything is on disk, so a
-process killed while saving leaves the previous checkpoint as the latest.
-"""
+"""Saving train states in the background while training continues."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
+import jax
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
-from orbax.checkpoint import checkpoint_managers as keep
+from jax.experimental import multihost_utils
 
+from salt_jax.files.records import seal
+from salt_jax.files.writing import flush_folder, flush_tree, is_local
+from salt_jax.storage import free_space
 from salt_jax.storage.array_files import (
-    CorruptArraysError,
-    absolute,
+    check_name,
     no_stray_callbacks,
     one_line,
     quiet_orbax,
-    read_arrays,
 )
+from salt_jax.storage.checkpoint_folder import BEST_BY, Record
+from salt_jax.storage.checkpoint_reading import SavedCheckpoints
+from salt_jax.storage.checksums import checksums
+from salt_jax.storage.finishing import Finishing
+from salt_jax.storage.retention import Retention
 
-BEST_BY = "val_loss"  # The lowest is the best.
+
+class SaveError(OSError):
+    """A checkpoint could not be saved; the earlier ones are as they were."""
 
 
-class Checkpointer:
+class Checkpointer(SavedCheckpoints):
     """The checkpoints of one run, written in the background while training continues.
 
     It keeps the latest `max_to_keep`, the one with the lowest "val_loss" and those of
-    `keep_steps`. The next call that saves or waits raises the error of a failed save.
+    `keep_steps`. The others are deleted once a new checkpoint is on disk and its index
+    was read back. The next call that saves, polls or waits raises the error of a failed
+    save.
     """
 
     def __init__(
@@ -46,6 +54,8 @@ class Checkpointer:
     ):
         """Opens `directory`, created if missing, and removes unfinished checkpoints.
 
+        All processes must call it.
+
         Args:
           directory: The directory of the checkpoints.
           every: Steps between two checkpoints.
@@ -53,54 +63,24 @@ class Checkpointer:
           keep_steps: Steps that are saved too, and never deleted.
 
         Raises:
-          ValueError: a number is not positive, or the directory cannot be read.
+          ValueError: a number is not positive, or Orbax cannot write to `directory`.
+          OSError: the directory cannot be written.
         """
-        for name, value in (("every", every), ("max_to_keep", max_to_keep)):
-            if value < 1:
-                raise ValueError(f"Checkpointer.{name} must be positive, got {value}.")
-        if min(keep_steps, default=1) < 1:
-            raise ValueError(
-                f"Checkpointer.keep_steps must be positive, got {list(keep_steps)}."
-            )
-        self._every = every
-        self._keep_steps = frozenset(keep_steps)
-        self._open(
-            directory,
-            cleanup_tmp_directories=True,
-            preservation_policy=_preservation(max_to_keep, keep_steps),
+        super().__init__(directory)
+        check_name(self.directory)
+        self.retention = Retention(
+            every=every, max_to_keep=max_to_keep, keep_steps=tuple(keep_steps)
         )
-
-    @classmethod
-    def reading(cls, directory: epath.PathLike) -> Self:
-        """Opens checkpoints read-only; another process may be writing them.
-
-        Raises:
-          FileNotFoundError: there is no such directory.
-        """
-        if not epath.Path(directory).is_dir():
-            raise FileNotFoundError(
-                f"No checkpoints at {directory}: was the run ever started?"
-            )
-        self = cls.__new__(cls)
-        self._open(directory, read_only=True)
-        return self
-
-    def _open(self, directory: epath.PathLike, **options: Any) -> None:
-        self.directory = absolute(directory)
-        self._saving: int | None = None
+        self._finishing: Finishing | None = None
+        if jax.process_index() == 0:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self.remove_unfinished()
+        multihost_utils.sync_global_devices(f"opened {self.directory}")
         with contextlib.ExitStack() as stack:
             stack.enter_context(quiet_orbax())
             stack.enter_context(no_stray_callbacks())
-            options = ocp.CheckpointManagerOptions(
-                best_fn=_val_loss, best_mode="min", **options
-            )
-            try:
-                self._manager = ocp.CheckpointManager(self.directory, options=options)
-            except Exception as error:
-                raise ValueError(
-                    f"The checkpoints in {self.directory} cannot be opened "
-                    f"({one_line(error)})."
-                ) from error
+            self._writer = _writer(self.directory)
+            stack.callback(self._writer.close)
             self._on_close = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -114,41 +94,23 @@ class Checkpointer:
                 if kind is None:
                     raise
                 logging.error("%s", error)  # Do not hide the error that ended the run.
-            finally:
-                self._manager.close()
-
-    def latest_step(self) -> int | None:
-        """Returns the step of the latest checkpoint, or None."""
-        return self._manager.latest_step()
-
-    def best_step(self) -> int | None:
-        """Returns the step of the checkpoint with the lowest "val_loss", or None."""
-        return self._manager.best_step()
-
-    def step_named(self, wanted: str) -> int:
-        """Returns the step named by `wanted`: a number, "latest" or "best".
-
-        A number is returned without checking that it has a checkpoint.
-
-        Raises:
-          FileNotFoundError: there is no latest or no best checkpoint.
-          ValueError: `wanted` is neither a number nor "latest" nor "best".
-        """
-        steps = {"latest": self.latest_step(), "best": self.best_step()}
-        if wanted not in steps and not wanted.isdecimal():
-            raise ValueError(f"--step={wanted} is not a number, latest or best.")
-        step = steps[wanted] if wanted in steps else int(wanted)
-        if step is None:
-            raise FileNotFoundError(f"No {wanted} checkpoint in {self.directory}.")
-        return step
-
-    def all_steps(self) -> list[int]:
-        """Returns the steps with a checkpoint, in increasing order."""
-        return sorted(self._manager.all_steps())
 
     def is_due(self, step: int) -> bool:
         """Returns whether `save` saves at `step`."""
-        return step % self._every == 0 or step in self._keep_steps
+        return self.retention.is_due(step)
+
+    def check_space(self, state: Any, *, measured: bool) -> None:
+        """Checks that there is room for the checkpoints that will be kept at once.
+
+        Args:
+          state: The state, or its shapes and dtypes.
+          measured: Whether a best checkpoint is kept too.
+
+        Raises:
+          ValueError: there is not.
+        """
+        kept = self.retention.most_at_once(measured=measured) - len(self.all_steps())
+        free_space.check_room(self.directory, state, max(kept, 1))
 
     def save(
         self,
@@ -165,7 +127,7 @@ class Checkpointer:
         Raises:
           OSError: the previous save failed, or this one could not begin.
         """
-        return self.is_due(step) and self._begin(step, state, meta, metrics)
+        return self.is_due(step) and self.begin(step, state, meta, metrics)
 
     def save_now(
         self,
@@ -179,140 +141,109 @@ class Checkpointer:
         Raises:
           OSError: this save or the previous one failed.
         """
-        self._begin(step, state, meta, metrics)
+        self.begin(step, state, meta, metrics)
         self.wait()
 
+    def poll(self) -> None:
+        """Raises the OSError of the last save if it has failed; does not wait."""
+        if self._finishing is not None and not self._finishing.is_alive():
+            self.wait()
+
     def wait(self) -> None:
-        """Waits until the last save is on disk.
+        """Waits until the last save is on disk, and was read back.
 
         Raises:
           OSError: it failed; the message names its step and the last good one.
         """
-        with self._failure_named():
-            self._manager.wait_until_finished()
-        self._saving = None
+        finishing, self._finishing = self._finishing, None
+        if finishing is not None:
+            with self._failure_named(finishing.step):
+                finishing.result()
 
-    def restore_latest(self, like: Any) -> Any | None:
-        """Returns the state of the latest checkpoint, or None; see `restore`."""
-        step = self.latest_step()
-        return None if step is None else self.restore(step, like)
-
-    def restore(self, step: int, like: Any) -> Any:
-        """Returns the state of `step`, read onto the shardings of `like`.
-
-        Args:
-          step: One of `all_steps`.
-          like: The state as shapes, dtypes and shardings, of this mesh or another.
-
-        Raises:
-          FileNotFoundError: there is no checkpoint of `step`.
-          ValueError: the checkpoint is corrupt, or of another model or optimizer.
-        """
-        return self._read(step, like, partial=False)
-
-    def restore_params(self, step: int, like: Any) -> Any:
-        """Returns the parameters of the state of `step`, and reads nothing else.
-
-        Raises the errors of `restore`.
-        """
-        return self._read(step, {"params": like}, partial=True)["params"]
-
-    def read_meta(self, step: int) -> dict[str, Any]:
-        """Returns the JSON object saved beside the state of `step`.
-
-        Raises:
-          FileNotFoundError: there is no checkpoint of `step`.
-          ValueError: the checkpoint is corrupt.
-        """
-        self._check_saved(step)
-        arguments = ocp.args.Composite(meta=ocp.args.JsonRestore())
-        try:
-            return self._manager.restore(step, args=arguments).meta
-        except Exception as error:
-            raise self._corrupt(step, one_line(error)) from error
-
-    def _begin(
+    def begin(
         self,
         step: int,
         state: Any,
         meta: Mapping[str, Any],
-        metrics: Mapping[str, float] | None,
+        metrics: Mapping[str, float] | None = None,
     ) -> bool:
+        """Begins to save `state`, due or not, unless `step` is saved; as `save`."""
+        metrics = {} if metrics is None else dict(metrics)
+        if metrics and not math.isfinite(metrics.get(BEST_BY, math.nan)):
+            raise ValueError(
+                f"{BEST_BY} of step {step} is {metrics.get(BEST_BY)}: it must be a "
+                "finite number."
+            )
+        self.wait()
         latest = self.latest_step()
         if step == latest:
             return False
         if latest is not None and step < latest:
             raise ValueError(
                 f"Not saving step {step} in {self.directory}: it has a checkpoint of "
-                f"the later step {latest}. Remove it, or use another --workdir."
+                f"the later step {latest}. Resume it with --restore_step, or use "
+                "another --workdir."
             )
-        if metrics is not None and not math.isfinite(metrics.get(BEST_BY, math.nan)):
-            raise ValueError(
-                f"{BEST_BY} of step {step} is {metrics.get(BEST_BY)}: it must be a "
-                "finite number."
-            )
-        self.wait()
-        self._saving = step
-        arguments = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
+        record = Record(
+            step=step, metrics=metrics, arrays=checksums(state), meta=dict(meta)
         )
-        with self._failure_named():
-            return self._manager.save(
-                step, args=arguments, metrics=metrics and dict(metrics), force=True
-            )
+        fields = json.loads(json.dumps(dataclasses.asdict(record), allow_nan=False))
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(seal(fields))
+        )
+        with self._failure_named(step):
+            free_space.check_free(self.directory, state)
+            self._writer.save(self.path(step), args=arguments)
+        self._finishing = Finishing(step, self._finish)
+        self._finishing.start()
+        return True
+
+    def _finish(self, step: int) -> None:
+        """Waits until `step` is written, reads its index back, and deletes others."""
+        self._writer.wait_until_finished()
+        if jax.process_index() != 0:
+            return
+        if is_local(self.directory):
+            flush_tree(self.path(step))
+            flush_folder(self.directory)
+        try:
+            self.verify_index(step)
+        except ValueError:
+            self.delete(step)
+            raise
+        self._prune()
+
+    def _prune(self) -> None:
+        losses = {}
+        for step in self.all_steps():
+            with contextlib.suppress(ValueError):  # Damaged: not the best.
+                losses[step] = self.record(step).metrics.get(BEST_BY)
+        for step in self.retention.superfluous(self.all_steps(), losses):
+            self.delete(step)
 
     @contextlib.contextmanager
-    def _failure_named(self) -> Iterator[None]:
+    def _failure_named(self, step: int) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            step, self._saving = self._saving, None
-            self._manager.reload()
-            raise OSError(
+            if jax.process_count() == 1:  # Others may still be writing.
+                self.remove_unfinished()
+            raise SaveError(
                 f"Saving the checkpoint of step {step} in {self.directory} failed; "
                 f"the last good one is of step {self.latest_step()} "
                 f"({one_line(error)})."
             ) from error
 
-    def _read(self, step: int, like: Any, *, partial: bool) -> Any:
-        self._check_saved(step)
-        try:
-            return read_arrays(
-                self.directory / str(step) / "state", like, partial=partial
-            )
-        except CorruptArraysError as error:
-            raise self._corrupt(step, str(error)) from error
 
-    def _check_saved(self, step: int) -> None:
-        self.wait()
-        if step not in self.all_steps():
-            raise FileNotFoundError(
-                f"No checkpoint of step {step} in {self.directory}; there are "
-                f"{self.all_steps() or 'none'}."
-            )
-
-    def _corrupt(self, step: int, reason: str) -> ValueError:
-        earlier = [other for other in self.all_steps() if other < step]
-        advice = f"resume from step {earlier[-1]}" if earlier else "start over"
-        return ValueError(
-            f"Cannot restore step {step}: {reason} Remove "
-            f"{self.directory / str(step)} to {advice}."
-        )
-
-
-def _preservation(max_to_keep: int, keep_steps: Sequence[int]) -> Any:
-    return keep.AnyPreservationPolicy(
-        [
-            keep.LatestN(max_to_keep),
-            keep.BestN(
-                get_metric_fn=lambda metrics: -_val_loss(metrics),
-                n=1,
-                keep_checkpoints_without_metrics=False,
-            ),
-            keep.CustomSteps(keep_steps),
-        ]
+def _writer(directory: epath.Path) -> ocp.AsyncCheckpointer:
+    """Returns Orbax's writer: a rename completes a save, in buckets a last object."""
+    mode = ocp.options.AtomicityMode
+    options = ocp.options.AtomicityOptions(
+        mode=mode.ATOMIC_RENAME if is_local(directory) else mode.COMMIT_FILE
     )
-
-
-def _val_loss(metrics: Mapping[str, float]) -> float:
-    return metrics[BEST_BY]
+    return ocp.AsyncCheckpointer(
+        ocp.CompositeCheckpointHandler(
+            composite_options=ocp.CompositeOptions(atomicity_options=options)
+        ),
+        atomicity_options=options,
+    )

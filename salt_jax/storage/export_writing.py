@@ -12,7 +12,12 @@ from jax.experimental import multihost_utils
 
 from salt_jax.data.json_files import write_json
 from salt_jax.model.config import DTYPES, TransformerConfig
-from salt_jax.storage.array_files import absolute, fingerprint, write_arrays
+from salt_jax.storage.array_files import (
+    absolute,
+    check_name,
+    fingerprint,
+    write_arrays,
+)
 from salt_jax.storage.export import FORMAT_VERSION, Export, sha256
 from salt_jax.storage.finite import check_finite
 
@@ -127,10 +132,11 @@ def check_new(path: epath.PathLike, dtype: str) -> None:
     """Checks that an export in `dtype` can be written to `path`.
 
     Raises:
-      ValueError: `dtype` is not supported, or `path` exists.
+      ValueError: `dtype` is not supported, `path` exists, or Orbax cannot write to it.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}.")
+    check_name(absolute(path))
     if absolute(path).exists():
         raise ValueError(f"Not exporting to {path}: it exists. Remove it first.")
 
