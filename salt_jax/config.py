@@ -80,8 +80,8 @@ OPERATIONAL_FIELDS = (
     *("keep_steps", "log_every", "max_to_keep", "mesh"),
     *("rules", "save_every", "skip_batches", "validation"),
 )
-# The same within models and distillations.
-_OPERATIONAL_WITHIN = ("attention", "teacher_rules")
+# The same within models, distillations and data.
+_OPERATIONAL_WITHIN = ("attention", "limits", "teacher_rules")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -228,7 +228,7 @@ def without_operational(experiment: dict[str, Any]) -> dict[str, Any]:
     """Returns an experiment's JSON without the fields that change no result.
 
     They are `OPERATIONAL_FIELDS` and, inside models and teachers, the attention kernel
-    and the teacher's rules.
+    and the teacher's rules, and inside data the limits of its files.
     """
 
     def strip(value: Any) -> Any:

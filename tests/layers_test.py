@@ -46,7 +46,7 @@ ONLY_IN = {
     },
     "msgspec": {"files.records"},
     "orbax": {"storage.array_files", "storage.checkpoint", "storage.checksums"},
-    "pyarrow": {"data.corpora.parquet"},
+    "pyarrow": {"data.corpora.parquet", "data.corpora.parquet_pages"},
     "rouge_score": {"evaluation.answer_scores"},
     "seqio": TENSORFLOW,
     "tensorflow": TENSORFLOW,

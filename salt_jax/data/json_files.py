@@ -22,7 +22,7 @@ def parse_object(text: str | bytes, *, where: str, remedy: str) -> dict[str, Any
     """
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not JSON ({error}): {remedy}.") from error
     if not isinstance(value, dict):
         raise ValueError(f"{where} is not a JSON object: {remedy}.")

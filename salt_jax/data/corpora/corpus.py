@@ -17,9 +17,17 @@ from etils import epath
 
 from salt_jax.data import embedded
 from salt_jax.data.corpora import jsonl
-from salt_jax.data.corpora.document import Document, Fields, Part, RecordBlock
+from salt_jax.data.corpora.document import (
+    Fields,
+    Limits,
+    Part,
+    twice,
+)
 
-__all__ = ["Document", "Fields", "Part", "RecordBlock", "fingerprint", "split_parts"]
+__all__ = [
+    *("Document", "Fields", "Limits", "Part", "RecordBlock"),
+    *("fingerprint", "split_parts"),
+]
 
 _TFDS = "tfds:"
 _SEQIO = "seqio:"
@@ -30,6 +38,7 @@ def split_parts(
     split: str,
     fields: Fields = Fields(),
     *,
+    limits: Limits = Limits(),
     data_dir: str | None = None,
     module: str | None = None,
     vocabulary: str | None = None,
@@ -40,6 +49,7 @@ def split_parts(
       corpus: A folder, "tfds:..." or "seqio:...".
       split: The name of a split, such as "train".
       fields: The fields of a record that hold its text and its domain.
+      limits: Of the memory that a file may take.
       data_dir: The folder of TensorFlow Datasets; only for "tfds:...".
       module: A module to import first; only for "seqio:...".
       vocabulary: The vocabulary file that a "seqio:..." task may have tokenized with.
@@ -58,7 +68,7 @@ def split_parts(
                 "out."
             )
     if not kind:
-        return _folder_parts(embedded.resolve(corpus), split, fields)
+        return _folder_parts(embedded.resolve(corpus), split, fields, limits)
     name = corpus.removeprefix(kind)
     # Imported here, because TensorFlow is slow to import and rarely needed.
     if kind == _TFDS:
@@ -82,19 +92,18 @@ def fingerprint(fingerprints: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def _folder_parts(root: epath.Path, split: str, fields: Fields) -> list[Part]:
+def _folder_parts(
+    root: epath.Path, split: str, fields: Fields, limits: Limits
+) -> list[Part]:
     # Imported here, because PyArrow is slow to import and training does not need it.
     from salt_jax.data.corpora import parquet
 
     if not root.is_dir():
         raise FileNotFoundError(f"No corpus at {root}: there is no such folder.")
-    lines = _line_files(root, split)
+    lines = jsonl.split_files(root, split)
     columns = parquet.split_files(root, split)
     if lines and columns:
-        raise ValueError(
-            f"The corpus {root} has the split {split!r} twice, as {lines[0].name} and "
-            f"as {columns[0].name}: remove one."
-        )
+        raise twice(root, split, [lines[0].name, columns[0].name])
     if not lines and not columns:
         raise FileNotFoundError(
             f"The corpus {root} has no split {split!r}: expected {split}.jsonl.zst, "
@@ -102,17 +111,8 @@ def _folder_parts(root: epath.Path, split: str, fields: Fields) -> list[Part]:
             f"{_found(root)}."
         )
     if lines:
-        return [jsonl.JsonLines(file, fields) for file in lines]
-    return [*parquet.file_parts(columns, fields)]
-
-
-def _line_files(root: epath.Path, split: str) -> list[epath.Path]:
-    files = [root / f"{split}{suffix}" for suffix in jsonl.SUFFIXES]
-    files = [file for file in files if file.is_file()]
-    if (root / split).is_dir():
-        entries = sorted((root / split).iterdir(), key=lambda file: file.name)
-        files += [file for file in entries if file.name.endswith(jsonl.SUFFIXES)]
-    return files
+        return [jsonl.JsonLines(file, fields, limits) for file in lines]
+    return [*parquet.file_parts(columns, fields, limits)]
 
 
 def _found(root: epath.Path) -> list[str]:

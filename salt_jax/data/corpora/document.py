@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -56,7 +56,11 @@ class Part(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fields:
-    """The fields of a record that hold its text and domain, as dotted paths."""
+    """The fields of a record that hold its text and domain, as dotted paths.
+
+    Names may have dots too: "meta.id" is the field "meta.id" if there is one, and else
+    the "id" in "meta".
+    """
 
     text: str = "text"
     domain: str = "meta.pile_set_name"
@@ -81,10 +85,10 @@ class Fields:
         Raises:
           ValueError: the record is malformed; the message says why in a few words.
         """
-        text = _find(record, self.text)
+        text = _text_at(record, self.text)
         if text is None:
             raise ValueError(_missing(self.text))
-        domain = _find(record, self.domain)
+        domain = _text_at(record, self.domain)
         if domain is None:
             domain = self.default_domain
         if domain is None:
@@ -93,12 +97,32 @@ class Fields:
         return Document(text, domain, _num_bytes(text, self.text))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much memory a file of a corpus may take, so that none takes all of it.
+
+    They change no result, only which files are refused.
+    """
+
+    max_document_bytes: int = 1 << 26  # Of a line; of a page of a Parquet file.
+    max_window_bytes: int = 1 << 27  # That .zst may look back: zstd's --long=27.
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if type(value) is not int or value < 1:
+                raise ValueError(
+                    f"limits.{field.name} must be a positive integer, got {value!r}."
+                )
+
+
 @dataclasses.dataclass(frozen=True)
 class FilePart:
     """The members that parts of all file formats share."""
 
     path: epath.Path
     fields: Fields = Fields()
+    limits: Limits = Limits()
 
     @property
     def name(self) -> str:
@@ -111,13 +135,33 @@ class FilePart:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _find(record: Any, path: str) -> str | None:
+def twice(root: epath.Path, split: str, names: Sequence[str]) -> ValueError:
+    """Returns the refusal of a split whose text is in `root` under several names."""
+    return ValueError(
+        f"The corpus {root} has the split {split!r} more than once, as "
+        f"{' and as '.join(names)}: leave one."
+    )
+
+
+def find(record: Any, path: str) -> Any:
+    """Returns what is at a dotted path in nested mappings, or None if there is nothing.
+
+    A name that has dots itself goes before a path through the parts of the name.
+    """
+    if not isinstance(record, Mapping):
+        return None
+    if path in record:
+        return record[path]
+    for dot in (index for index, letter in enumerate(path) if letter == "."):
+        found = find(record.get(path[:dot]), path[dot + 1 :])
+        if found is not None:
+            return found
+    return None
+
+
+def _text_at(record: Any, path: str) -> str | None:
     """Returns the text at a dotted `path`, or None if there is none."""
-    found = record
-    for name in path.split("."):
-        if not isinstance(found, Mapping):
-            return None
-        found = found.get(name)
+    found = find(record, path)
     if found is not None and not isinstance(found, str):
         raise ValueError(f"{path!r} is of type {type(found).__name__}, not str")
     return found
@@ -133,3 +177,12 @@ def _num_bytes(text: str, path: str) -> int:
         return len(text.encode())
     except UnicodeEncodeError as error:
         raise ValueError(f"half of a surrogate pair in {path!r}") from error
+
+
+def is_whole(text: str) -> bool:
+    """Returns whether `text` has no half of a surrogate pair, which JSON can spell."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

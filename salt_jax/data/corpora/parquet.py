@@ -7,16 +7,28 @@ its `data/`, or the files `SPLIT/*.parquet`. The names in `Fields` are columns;
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
-from salt_jax.data.corpora.document import Document, Fields, FilePart
+from salt_jax.data.corpora.document import (
+    Document,
+    Fields,
+    FilePart,
+    Limits,
+    find,
+    twice,
+)
+from salt_jax.data.corpora.parquet_pages import page_sizes
+
+X = TypeVar("X")
 
 _SUFFIX = ".parquet"
 _BLOCK_ROWS = 64
@@ -46,12 +58,16 @@ class ParquetFile(FilePart):
         """Yields the rows in blocks, whatever the size of the row groups.
 
         Raises:
-          ValueError: the file is damaged, or a column is missing or holds no text.
+          ValueError: the file is damaged, a column is missing or holds no text, or a
+            page is beyond a limit.
         """
         number = 1
         with self._open() as file:
+            columns = self._columns(file.schema_arrow)
             batches = file.iter_batches(
-                _BLOCK_ROWS, columns=self._columns(file.schema_arrow), use_threads=False
+                self._rows_at_a_time(file.metadata, columns),
+                columns=columns,
+                use_threads=False,
             )
             for rows in batches:
                 yield ParquetRows(number, rows, self.fields)
@@ -75,6 +91,35 @@ class ParquetFile(FilePart):
                 f"{self.path} is damaged: {what}. Fetch or make it again."
             ) from error
 
+    def _rows_at_a_time(self, metadata: pq.FileMetaData, columns: list[str]) -> int:
+        """Returns how many rows to read together, so that their texts fit a limit.
+
+        Raises:
+          ValueError: a page is malformed or beyond the limit.
+        """
+        limit = self.limits.max_document_bytes
+        rows = _BLOCK_ROWS
+        with self.path.open("rb") as file:
+            sizes = self._checked(page_sizes(file, metadata, columns))
+            for is_dictionary, num_bytes in sizes:
+                if num_bytes > limit:
+                    raise ValueError(
+                        f"{self.path} has a page of {num_bytes:,} bytes, and "
+                        f"limits.max_document_bytes={limit:,}: raise it if such a page "
+                        "is meant."
+                    )
+                if is_dictionary:  # Each row may be all of it.
+                    rows = min(rows, limit // max(num_bytes, 1))
+        return rows
+
+    def _checked(self, values: Iterator[X]) -> Iterator[X]:
+        try:
+            yield from values
+        except ValueError as error:
+            raise ValueError(
+                f"{self.path} is damaged: {error}. Fetch or make it again."
+            ) from error
+
     def _columns(self, schema: pa.Schema) -> list[str]:
         """Returns the columns to read."""
         columns = [self.fields.text]
@@ -89,14 +134,14 @@ class ParquetFile(FilePart):
 
     def _find(self, schema: pa.Schema, name: str) -> pa.DataType | None:
         """Returns the type of a text column, or None if there is no such column."""
-        found: pa.Schema | pa.DataType = schema
-        for step in name.split("."):
-            if isinstance(found, pa.DataType) and not pa.types.is_struct(found):
-                return None
-            index = found.get_field_index(step)
-            if index < 0:
-                return None
-            found = found.field(index).type
+        found = find(_types(schema), name)
+        if found is None:
+            return None
+        if isinstance(found, Mapping):
+            raise ValueError(
+                f"Column {name!r} of {self.path} holds struct<{', '.join(found)}>, not "
+                "text."
+            )
         values = found.value_type if pa.types.is_dictionary(found) else found
         if not any(is_text(values) for is_text in _IS_TEXT):
             raise ValueError(f"Column {name!r} of {self.path} holds {found}, not text.")
@@ -130,13 +175,15 @@ class ParquetRows:
                 yield number, str(error)
 
 
-def file_parts(files: Sequence[epath.Path], fields: Fields) -> list[ParquetFile]:
+def file_parts(
+    files: Sequence[epath.Path], fields: Fields, limits: Limits = Limits()
+) -> list[ParquetFile]:
     """Returns files as parts of a corpus, after checking their schemas.
 
     Raises:
       ValueError: a file is damaged, or a column is missing or holds no text.
     """
-    parts = [ParquetFile(file, fields) for file in files]
+    parts = [ParquetFile(file, fields, limits) for file in files]
     for part in parts:
         part.check()
     return parts
@@ -161,10 +208,7 @@ def split_files(root: epath.Path, split: str) -> list[epath.Path]:
     }
     found = {layout: files for layout, files in layouts.items() if files}
     if len(found) > 1:
-        raise ValueError(
-            f"The corpus {root} has the split {split!r} more than once, as "
-            f"{' and as '.join(found)}: remove the others."
-        )
+        raise twice(root, split, list(found))
     files = next(iter(found.values()), [])
     _refuse_incomplete(files, [numbered.fullmatch(file.name) for file in files])
     return files
@@ -191,6 +235,22 @@ def _refuse_incomplete(
             "numbers are not 0 to N - 1: fetch the missing ones, or delete those with "
             "another N."
         )
+
+
+def _types(fields: Iterable[pa.Field]) -> dict[str, Any]:
+    """Returns the types of columns by name, those within structs in a dict of theirs.
+
+    Names that are there twice are left out: which one is meant cannot be said.
+    """
+    fields = list(fields)
+    names = collections.Counter(field.name for field in fields)
+    return {
+        field.name: (
+            _types(field.type.fields) if pa.types.is_struct(field.type) else field.type
+        )
+        for field in fields
+        if names[field.name] == 1
+    }
 
 
 def _leaves(schema: pa.Schema) -> list[str]:

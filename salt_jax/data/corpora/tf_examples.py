@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from salt_jax.data.corpora.document import Document, Fields
+from salt_jax.data.corpora.document import Document, Fields, find
 from salt_jax.data.vocabulary import Vocabulary
 
 _BLOCK_EXAMPLES = 64
@@ -79,11 +78,9 @@ def is_text(spec: Mapping[str, Any], path: str, name: str) -> bool:
     Raises:
       ValueError: there is a feature of another type.
     """
-    found: Any = spec
-    for step in path.split("."):
-        if not isinstance(found, Mapping) or step not in found:
-            return False
-        found = found[step]
+    found = find(spec, path)
+    if found is None:
+        return False
     if found == tf.TensorSpec((), tf.string):
         return True
     kind = (
@@ -137,21 +134,12 @@ def translate_errors(name: str) -> Iterator[None]:
 
 def _pick(example: Mapping[str, Any], paths: Sequence[str]) -> dict[str, Any]:
     """Returns the features at dotted `paths`, by path."""
-    return {
-        path: functools.reduce(
-            lambda found, step: found[step], path.split("."), example
-        )
-        for path in paths
-    }
+    return {path: find(example, path) for path in paths}
 
 
 def _record(features: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns {"a": {"b": "1"}} for {"a.b": b"1"}."""
-    record: dict[str, Any] = {}
-    for path, value in features.items():
-        *parents, leaf = path.split(".")
-        node = record
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value.decode() if isinstance(value, bytes) else value
-    return record
+    """Returns features with text in place of bytes."""
+    return {
+        path: value.decode() if isinstance(value, bytes) else value
+        for path, value in features.items()
+    }

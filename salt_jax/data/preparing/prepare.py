@@ -20,7 +20,7 @@ from absl import logging
 from etils import epath
 
 from salt_jax.data.corpora import corpus
-from salt_jax.data.corpora.corpus import Fields, Part
+from salt_jax.data.corpora.corpus import Fields, Limits, Part
 from salt_jax.data.prepared.dataset import PreparedDataset
 from salt_jax.data.prepared.manifest import Settings
 from salt_jax.data.preparing.prepare_split import MemoryLimits, SplitWork
@@ -40,6 +40,7 @@ class Preparation:
     splits: Sequence[str] = ("train", "val", "test")
     domains: Sequence[str] | None = None  # The domains to keep; None: all.
     fields: Fields = Fields()
+    limits: Limits = Limits()  # Of the memory that a file may take.
     data_dir: str | None = None  # The folder of TensorFlow Datasets.
     module: str | None = None  # Imported first; registers a SeqIO task.
     max_bad_share: float = 0.001  # The largest allowed share of malformed records.
@@ -83,6 +84,7 @@ class Preparation:
             self.corpus,
             split,
             self.fields,
+            limits=self.limits,
             data_dir=self.data_dir,
             module=self.module,
             vocabulary=self.vocabulary,

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from salt_jax.data.corpora.document import Limits
 from salt_jax.data.reading.answer_rows import AnswerRows
 from salt_jax.data.reading.objectives import Example
 from salt_jax.data.reading.records import read_records
@@ -81,6 +82,7 @@ class Answers:
     # which truncates the question. Answers are never truncated.
     too_long: str = "refuse"
     data_dir: str | None = None  # Of TensorFlow Datasets; None: its default.
+    limits: Limits = Limits()  # Of the memory that a file of JSON lines may take.
 
     def __post_init__(self):
         if self.too_long not in TOO_LONG:
@@ -123,7 +125,11 @@ class Answers:
         """
         vocabulary = Vocabulary.open(self.vocabulary)
         records = read_records(
-            self.source, self.split, sorted(self._fields()), data_dir=self.data_dir
+            self.source,
+            self.split,
+            sorted(self._fields()),
+            data_dir=self.data_dir,
+            limits=self.limits,
         )
         newline = vocabulary.encode_array("\n")
         if not len(newline):
@@ -154,8 +160,8 @@ class Answers:
         end: np.ndarray,
     ) -> Question:
         values = {name: self._text(name, value) for name, value in record.items()}
-        question = self.question.format_map(values)
-        answer = self.answer.format_map(values)
+        question = _filled(self.question, values)
+        answer = _filled(self.answer, values)
         inputs = np.concatenate([vocabulary.encode_array(question), newline])
         targets = np.concatenate([vocabulary.encode_array(answer), end])
         return Question(
@@ -214,11 +220,24 @@ def _fields_of(template: str) -> list[str]:
         raise ValueError(f"{template!r} is no template: {error}.") from error
     names = [name for name in parts if name is not None]
     for name in names:
-        if not name.isidentifier():
+        if not all(part.isidentifier() for part in name.split(".")):
             raise ValueError(
                 f"{template!r} has {{{name}}}, which is not the name of a field."
             )
     return names
+
+
+class _Formatter(string.Formatter):
+    """Fills templates whose names may have dots."""
+
+    def get_field(
+        self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Any, str]:
+        return kwargs[field_name], field_name
+
+
+def _filled(template: str, values: Mapping[str, str]) -> str:
+    return _Formatter().vformat(template, (), values)
 
 
 def _chunks(records: Sequence[Any]) -> Iterator[Sequence[Any]]:

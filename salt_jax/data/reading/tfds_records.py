@@ -12,6 +12,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from salt_jax.data.corpora import tf_examples
+from salt_jax.data.corpora.document import find
 from salt_jax.data.corpora.tfds_corpus import open_builder
 
 
@@ -44,17 +45,17 @@ def read(
             read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
             shuffle_files=False,
         )
-        wanted = examples.map(lambda x: {field: x[field] for field in fields})
+        wanted = examples.map(lambda x: {name: find(x, name) for name in fields})
         return [_plain(record) for record in wanted.as_numpy_iterator()]
 
 
 def _check(spec: Any, fields: Sequence[str], name: str) -> None:
     for field in fields:
-        if field not in spec:
+        found = find(spec, field)
+        if found is None:
             raise ValueError(
                 f"tfds:{name} has no feature {field!r}; it has {sorted(spec)}."
             )
-        found = spec[field]
         is_one = isinstance(found, tf.TensorSpec) and found.shape == ()
         if not is_one or not (found.dtype == tf.string or found.dtype.is_integer):
             raise ValueError(

@@ -60,3 +60,24 @@ def test_the_fingerprint_tells_files_that_differ_and_where_they_are_split(tmp_pa
 
     contents = [("ab", "c"), ("a", "bc"), ("abc",), ("c", "ab")]
     assert len({fingerprint(*files) for files in contents}) == len(contents)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train.jsonl", "train.jsonl.zst"),
+        ("train.jsonl.gz", "train.jsonl.zst"),
+        ("train/00.jsonl", "train/00.jsonl.gz"),
+        ("train.jsonl", "train/00.jsonl"),
+        ("train.jsonl", "train.parquet"),
+        ("train.parquet", "train/0.parquet"),
+    ],
+)
+def test_a_text_that_is_there_twice_is_refused_by_both_names(names, tmp_path):
+    (tmp_path / "train").mkdir()
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=r"'train' more than once") as refused:
+        corpus.split_parts(str(tmp_path), "train")
+    for name in names:
+        assert name.removesuffix("0.parquet") in str(refused.value)

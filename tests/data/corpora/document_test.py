@@ -27,6 +27,17 @@ from salt_jax.data.corpora.document import Document, Fields
             {"text": "a", "meta": {"pile_set_name": "X"}},
             Document("a", "X", 1),
         ),
+        # Names that have dots, at the top and within.
+        (
+            Fields(),
+            {"text": "a", "meta.pile_set_name": "X", "meta": {"pile_set_name": "Y"}},
+            Document("a", "X", 1),
+        ),
+        (
+            Fields(text="v1.0.body", domain="a.b.c"),
+            {"v1.0": {"body": "a"}, "a": {"b": {}, "b.c": "X"}},
+            Document("a", "X", 1),
+        ),
     ],
 )
 def test_fields_say_where_a_record_keeps_what_is_needed(fields, record, expected):

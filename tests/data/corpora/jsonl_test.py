@@ -7,7 +7,7 @@ import zstandard
 from etils import epath
 
 from salt_jax.data.corpora import jsonl
-from salt_jax.data.corpora.document import Document, Fields
+from salt_jax.data.corpora.document import Document, Fields, Limits
 
 LINES = [f'{{"text": "line {i}"}}'.encode() for i in range(500)]
 CONTENTS = b"\n".join(LINES) + b"\n"
@@ -165,3 +165,83 @@ def test_nothing_at_all_is_no_compressed_file(name, tmp_path):
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(ValueError, match=rf"{name} is truncated"):
         numbered_lines(tmp_path / name)
+
+
+@pytest.mark.parametrize("block_bytes", [1, 64])
+def test_a_byte_order_mark_is_no_part_of_the_first_line(block_bytes, tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + CONTENTS)
+    assert numbered_lines(tmp_path / "a.jsonl", block_bytes) == list(
+        enumerate(LINES, 1)
+    )
+
+
+def test_blank_lines_are_no_documents_and_are_counted_as_lines(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'\n{"text": "a"}\n \r\n\n{"text": "b"}\n\n')
+    part = jsonl.JsonLines(epath.Path(tmp_path / "a.jsonl"), Fields(default_domain="A"))
+    found = [x for block in part.blocks() for x in block.documents()]
+    assert found == [(2, Document("a", "A", 1)), (5, Document("b", "A", 1))]
+
+
+def bomb(letter):
+    """Returns 98 KB that decompress to 3.2 GB of one letter."""
+    compressor = zstandard.ZstdCompressor().compressobj()
+    parts = [compressor.compress(letter * 1_000_000) for _ in range(3_200)]
+    return b"".join(parts) + compressor.flush()
+
+
+@pytest.mark.parametrize("letter", [b"x", b"\n"])
+def test_a_file_that_would_take_all_memory_is_refused_before_it_does(letter, tmp_path):
+    (tmp_path / "a.jsonl.zst").write_bytes(bomb(letter))
+    assert (tmp_path / "a.jsonl.zst").stat().st_size < 330_000
+    tracemalloc.start()
+    limit = 16_000_000
+    with pytest.raises(ValueError, match=r"a.jsonl.zst:\d+ .*16,000,000"):
+        for _ in jsonl.read_lines(
+            epath.Path(tmp_path / "a.jsonl.zst"),
+            block_bytes=1 << 17,
+            limits=Limits(max_document_bytes=limit),
+        ):
+            pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # What one kilobyte can decompress to comes on top.
+    assert peak < 3 * limit + (1 << 25)
+
+
+@pytest.mark.parametrize("block_bytes", [1, 30, 1000])
+def test_a_line_as_long_as_the_limit_is_read_and_a_longer_is_not(block_bytes, tmp_path):
+    path = epath.Path(tmp_path / "a.jsonl.gz")
+    path.write_bytes(gzip.compress(b"a\n" + b"b" * 100 + b"\n" + b"c" * 100))
+
+    def read(limit):
+        limits = Limits(max_document_bytes=limit)
+        return list(jsonl.read_lines(path, block_bytes=block_bytes, limits=limits))
+
+    read(101)
+    with pytest.raises(ValueError, match=r"a.jsonl.gz:\d .*99"):
+        read(99)
+
+
+@pytest.mark.parametrize("window_log", [27, 28, 31])
+def test_a_long_window_is_read_or_named_and_is_no_damage(window_log, tmp_path):
+    how = zstandard.ZstdCompressionParameters(
+        window_log=window_log, enable_ldm=True, write_content_size=False
+    )
+    compressor = zstandard.ZstdCompressor(compression_params=how).compressobj()
+    path = epath.Path(tmp_path / "a.jsonl.zst")
+    path.write_bytes(compressor.compress(CONTENTS) + compressor.flush())
+
+    def read(**limits):
+        lines = jsonl.read_lines(path, block_bytes=64, limits=Limits(**limits))
+        return [line for _, block in lines for line in block]
+
+    if window_log > 27:
+        with pytest.raises(ValueError, match="a.jsonl.zst needs .*max_window_bytes"):
+            read()
+    assert read(max_window_bytes=1 << window_log) == LINES
+
+
+@pytest.mark.parametrize("value", [0, 1.5, "1"])
+def test_a_limit_is_a_positive_integer(value):
+    with pytest.raises(ValueError, match=f"limits.max_window_bytes .*{value!r}"):
+        Limits(max_window_bytes=value)

@@ -4,6 +4,8 @@ import itertools
 import json
 import pathlib
 import random
+import subprocess
+import sys
 import tracemalloc
 
 import pyarrow as pa
@@ -13,6 +15,7 @@ import zstandard
 
 from salt_jax.data.corpora import corpus
 from salt_jax.data.corpora.corpus import Fields
+from salt_jax.data.corpora.parquet_pages import page_sizes
 from salt_jax.data.preparing.prepare import prepare
 
 META = pa.struct([("id", pa.int64()), ("pile_set_name", pa.string())])
@@ -300,3 +303,75 @@ def test_the_fingerprint_tells_files_that_differ(tmp_path):
 
     found = collections.Counter(map(fingerprint, "abcab"))
     assert sorted(found.values()) == [1, 2, 2]
+
+
+def test_a_column_may_have_a_name_with_dots(tmp_path):
+    flat = pa.table({"text": ["a"], "meta": pa.array([{"pile_set_name": "X"}])})
+    pq.write_table(flat.flatten(), tmp_path / "train.parquet")
+    assert read(tmp_path, Fields()) == {1: ("a", "X")}
+
+
+READ_AND_MEASURE = """
+import resource, sys
+from salt_jax.data.corpora import corpus
+from salt_jax.data.corpora.corpus import Fields
+from salt_jax.data.corpora.parquet_pages import page_sizes
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+(part,) = corpus.split_parts(sys.argv[1], "train", Fields(domain="source"))
+before = peak()
+try:
+    for block in part.blocks():
+        last, found = list(block.documents())[-1]
+        if last > 100:
+            break
+    print(peak() - before, f"{len(found.text):,} letters")
+except ValueError as error:
+    print(peak() - before, error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("num_letters", "said"), [(20_000_000, "20,000,000 le"), (70_000_000, "70,000,")]
+)
+def test_a_long_text_in_each_of_many_rows_takes_bounded_memory(
+    num_letters, said, tmp_path
+):
+    # A dictionary of one text, so that a thousand bytes stand for terabytes.
+    rows = pa.array([0] * 100_000, pa.int32())
+    text = pa.DictionaryArray.from_arrays(rows, pa.array(["x" * num_letters]))
+    table = pa.table({"text": text, "source": ["A"] * 100_000})
+    pq.write_table(table, tmp_path / "train.parquet", compression="brotli")
+    assert (tmp_path / "train.parquet").stat().st_size < 2_000
+    done = subprocess.run(
+        [sys.executable, "-c", READ_AND_MEASURE, str(tmp_path)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    megabytes, _, found = done.stdout.partition(" ")
+    assert said in found and int(megabytes) < 400
+
+
+@pytest.mark.parametrize("compression", ["none", "snappy", "zstd"])
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_the_sizes_of_pages_are_those_of_their_contents(compression, version, tmp_path):
+    texts = ["abcdefgh" * 50] * 1_000 + [f"{i:0400}" for i in range(1_000)]
+    path = tmp_path / "a.parquet"
+    pq.write_table(
+        pa.table({"text": texts, "other": list(range(2_000))}),
+        path,
+        compression=compression,
+        data_page_version=version,
+        row_group_size=700,
+    )
+    metadata = pq.read_metadata(path)
+    chunks = [metadata.row_group(i).column(0) for i in range(metadata.num_row_groups)]
+    with path.open("rb") as file:
+        sizes = [*page_sizes(file, metadata, ["text"])]
+    # That of a chunk includes the headers of its pages.
+    total = sum(chunk.total_uncompressed_size for chunk in chunks)
+    assert total - 900 * len(sizes) < sum(size for _, size in sizes) < total
+    assert sum(is_dictionary for is_dictionary, _ in sizes) == len(chunks)

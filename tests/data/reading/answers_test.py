@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from salt_jax.config import Answering, Validation
+from salt_jax.data.corpora.document import Limits
 from salt_jax.data.reading.answers import Answers
 from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.vocabulary import Vocabulary
@@ -125,7 +126,7 @@ def test_an_answer_that_alone_is_too_long_is_left_out_and_not_cut(folder, caplog
     [
         ({"too_long": "cut"}, "too_long='cut' is not one of refuse, drop"),
         ({"question": "What?"}, "question='What\\?' names no field"),
-        ({"answer": "{a.b}"}, "has {a.b}, which is not the name"),
+        ({"answer": "{a b}"}, "has {a b}, which is not the name"),
         ({"answer": "{answer"}, "is no template"),
         ({"answer": "{reply}"}, "train.jsonl:1 has no field 'reply'; it has question"),
         ({"columns": ("kind",)}, "train.jsonl:1 has no field 'kind'"),
@@ -173,3 +174,33 @@ def test_rows_are_the_questions_of_the_split(folder):
     rows = answers(folder).open_rows(seq_len=256, seed=0)
     assert rows.rows_per_epoch == 1
     assert sorted(rows.ids(np.array([0]))[0].tolist()) == [0, 1]
+
+
+def test_fields_may_have_dots_in_their_names_or_stand_in_others(folder):
+    record = {"q.one": "Who?", "meta": {"answer": "He.", "kind": "short"}}
+    (folder / "train.jsonl").write_text(json.dumps(record))
+    data = answers(
+        folder, question="{q.one}", answer="{meta.answer}", columns=("meta.kind",)
+    )
+    (found,) = data.read(seq_len=256)
+    assert (found.question, found.answer) == ("Who?", "He.")
+    assert found.columns == {"meta.kind": "short"}
+
+
+def test_half_of_a_surrogate_pair_is_refused_by_its_line(folder):
+    line = '{"question": "half \\ud83d", "answer": "x"}'
+    (folder / "train.jsonl").write_text(f"\n{json.dumps(RECORDS[0])}\n{line}\n")
+    with pytest.raises(ValueError, match=r"train.jsonl:3: 'question' has half of a"):
+        answers(folder).read(seq_len=256)
+
+
+def test_a_split_that_is_there_twice_is_refused_by_both_names(folder):
+    (folder / "train.jsonl.gz").write_bytes(gzip.compress(b""))
+    with pytest.raises(ValueError, match=r"train.jsonl and as train.jsonl.gz"):
+        answers(folder).read(seq_len=256)
+
+
+def test_a_line_beyond_the_limit_is_refused_by_its_number(folder):
+    limits = Limits(max_document_bytes=50)
+    with pytest.raises(ValueError, match=r"train.jsonl:1 .*max_document_bytes=50"):
+        answers(folder, limits=limits).read(seq_len=256)
