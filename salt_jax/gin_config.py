@@ -124,7 +124,7 @@ def _built(
     gin.clear_config()
     of_files = statements.read("")
     for path in files.parse(paths):
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             of_files |= statements.read(file)
     everything = of_files | _of_overrides(overrides)
     gin.parse_config(

@@ -25,7 +25,7 @@ from salt_jax.commands.options import (
     join,
     positive,
 )
-from salt_jax.generation.prompts import prompts_of
+from salt_jax.generation.prompts import check_whole, prompts_of
 
 EXAMPLES = """\
   salt_jax generate --export=runs/demo/exports/salt_ds --prompt='The capital of'
@@ -184,6 +184,7 @@ def run(options: Options) -> int:
 def _prompts(options: Options, *, several: bool) -> list[str]:
     """Returns the prompts; `several` processes do not share a standard input."""
     if options.prompt is not None:
+        check_whole(options.prompt, "--prompt")
         return [options.prompt]
     if not options.prompt_file:
         if several:
@@ -196,7 +197,7 @@ def _prompts(options: Options, *, several: bool) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"No file of prompts at {path}.")
     try:
-        return prompts_of(path.read_text(encoding="utf-8"))
+        return prompts_of(path.read_text(encoding="utf-8"), where=str(path))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8: {error}.") from error
 

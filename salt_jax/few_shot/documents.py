@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from etils import epath
+
+from salt_jax.data.corpora.jsonl import read_lines
+from salt_jax.data.json_files import parse_object
 
 
 def open_documents(config_source: str, **metadata: Any) -> Mapping[str, Any]:
@@ -20,18 +23,26 @@ def open_documents(config_source: str, **metadata: Any) -> Mapping[str, Any]:
 
     Raises:
       FileNotFoundError: a split is missing.
+      ValueError: a line is no JSON object.
     """
     import datasets
 
-    folder = pathlib.Path(config_source).parent
+    folder = epath.Path(config_source).parent
     splits = {}
     for name in ("train", "test"):
         path = folder / f"{name}.jsonl"
         if not path.is_file():
             raise FileNotFoundError(f"The task of {config_source} has no {path.name}.")
-        lines = path.read_text(encoding="utf-8").splitlines()
-        splits[name] = datasets.Dataset.from_list([json.loads(line) for line in lines])
+        splits[name] = datasets.Dataset.from_list([*_records(path)])
     return splits
+
+
+def _records(path: epath.Path) -> Iterator[Mapping[str, Any]]:
+    for number, lines in read_lines(path, block_bytes=1 << 20):
+        for line_number, line in enumerate(lines, number):
+            if line.strip():
+                where = f"{path}:{line_number}"
+                yield parse_object(line, where=where, remedy="mend or remove it")
 
 
 def cloze_results(

@@ -84,7 +84,7 @@ def _not_of_resources(record: logging.LogRecord) -> bool:
 
 
 def _open(name: str) -> TextIO:
-    return named(name, _FOLDERS.get()).open(encoding="utf-8")
+    return named(name, _FOLDERS.get()).open(encoding="utf-8-sig")
 
 
 gin.config.register_file_reader(
