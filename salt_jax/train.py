@@ -20,6 +20,7 @@ from salt_jax.files.writing import write_file
 from salt_jax.storage.checkpoint import Checkpointer
 from salt_jax.telemetry.profiling import TracedSteps, Tracer
 from salt_jax.telemetry.time_sheet import TimeSheet
+from salt_jax.telemetry.warning_log import WarningLog
 from salt_jax.training import resumption
 from salt_jax.training.loop import Loop, OpenBatches
 from salt_jax.training.preemption import PreemptionGuard
@@ -72,7 +73,11 @@ def train(
     program.check_memory()
     if traced is not None:
         traced.check(from_step=0, total_steps=experiment.total_steps)
-    with _open_checkpoints(experiment, workdir) as saved, PreemptionGuard() as guard:
+    with (
+        WarningLog(workdir) as warned,
+        _open_checkpoints(experiment, workdir) as saved,
+        PreemptionGuard() as guard,
+    ):
         latest = saved.latest_step()
         meta = {} if latest is None else saved.read_meta(latest)
         resumption.check_experiment(experiment, meta, accepted_changes)
@@ -80,6 +85,8 @@ def train(
         if traced is not None and latest is not None:
             traced = traced.still_ahead(latest, experiment.total_steps)
         _write_config(experiment, workdir, operative_gin)
+        if jax.process_index() == 0:
+            warned.begin()
         spent = meta.get("spent_seconds", {})
         times = TimeSheet(began, spent, recorded=recorded_seconds(workdir))
         with times.spending("restore"):

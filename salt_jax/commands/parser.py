@@ -18,6 +18,7 @@ COMMANDS = {
     "prepare": "salt_jax.commands.prepare",
     "describe": "salt_jax.commands.describe",
     "train": "salt_jax.commands.train",
+    "status": "salt_jax.commands.status",
     "score": "salt_jax.commands.score",
     "select": "salt_jax.commands.select",
     "evaluate": "salt_jax.commands.evaluate",

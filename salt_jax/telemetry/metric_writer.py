@@ -13,8 +13,8 @@ from tensorboardX import SummaryWriter
 from salt_jax.files.records import read_lines, record_line
 from salt_jax.files.writing import write_file
 from salt_jax.loss.weighted_mean import WeightedMean
+from salt_jax.telemetry.run_files import METRICS_FILE
 
-METRICS_FILE = "metrics.jsonl"
 _Record = dict[str, float | int | str | bool | None]
 
 
