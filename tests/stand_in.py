@@ -31,16 +31,16 @@ def write_stand_in(folder, num_shards, seq_len=SEQ_LEN):
     ]
     first = train / names[0]
     _write_shard(first, seq_len)
-    sha256 = hashlib.sha256(first.read_bytes()).hexdigest()
-    num_bytes = first.stat().st_size
+    facts = {
+        "count": COUNT,
+        "sha256": hashlib.sha256(first.read_bytes()).hexdigest(),
+        "num_bytes": first.stat().st_size,
+        "first_sha256": hashlib.sha256(_record(0, seq_len)).hexdigest(),
+    }
     for name in names[1:]:
         os.symlink(first, train / name)
-    shards = tuple(
-        Shard(name=name, count=COUNT, sha256=sha256, num_bytes=num_bytes)
-        for name in names
-    )
-    manifest = _manifest(shards, seq_len)
-    (train / "manifest.json").write_text(manifest.to_json())
+    shards = tuple(Shard(name=name, **facts) for name in names)
+    _manifest(shards, seq_len).write(train)
     return PreparedText(path=str(folder), vocabulary=VOCABULARY)
 
 
@@ -49,9 +49,13 @@ def _write_shard(path, seq_len):
         str(path), "group_size:1,uncompressed"
     )
     for number in range(COUNT):
-        tokens = np.full(seq_len, number, "<u2")
-        writer.write(sequences.to_record(np.zeros(1), np.zeros(1), tokens))
+        writer.write(_record(number, seq_len))
     writer.close()
+
+
+def _record(number, seq_len):
+    tokens = np.full(seq_len, number, "<u2")
+    return sequences.to_record(np.zeros(1), np.zeros(1), tokens)
 
 
 def _manifest(shards, seq_len):

@@ -6,6 +6,7 @@ Dimensions: N sequences, L length.
 from __future__ import annotations
 
 import functools
+import os
 
 import numpy as np
 from etils import epath
@@ -20,6 +21,7 @@ from salt_jax.data.prepared.readers import (
     threads,
 )
 from salt_jax.data.prepared.sequences import Sequences
+from salt_jax.files.writing import is_local
 
 
 class PreparedDataset:
@@ -64,7 +66,8 @@ class PreparedDataset:
 
         Raises:
           FileNotFoundError: there is no such folder, or a shard is missing.
-          ValueError: the manifest is damaged, or of another version.
+          ValueError: the manifest is damaged, or of another version; or a shard has
+            another size.
         """
         path = epath.Path(path)
         manifest = Manifest.read(path)
@@ -132,18 +135,45 @@ class PreparedDataset:
                 self.path / described.name,
                 count=described.count,
                 num_bytes=described.num_bytes,
+                first_sha256=described.first_sha256,
                 retries=self._retries,
                 open_readers=self._open_readers,
             ),
         )
 
     def _check_shards(self) -> None:
-        """Raises FileNotFoundError if a shard is missing; lists the folder once."""
-        there = {path.name for path in self.path.iterdir()}
-        missing = [x.name for x in self.manifest.shards if x.name not in there]
+        """Compares the size of each shard.
+
+        Raises:
+          FileNotFoundError: a shard is missing.
+          ValueError: a shard has another size.
+        """
+        sizes = _sizes(self.path)
+        shards = self.manifest.shards
+        missing = [shard.name for shard in shards if shard.name not in sizes]
         if missing:
             others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
             raise FileNotFoundError(
                 f"No shard at {self.path / missing[0]}{others}: fetch what is missing, "
                 f"or delete {self.path} and prepare it again."
             )
+        wrong = [shard for shard in shards if shard.num_bytes != sizes[shard.name]]
+        if wrong:
+            others = f" {len(wrong) - 1} others are wrong too." if wrong[1:] else ""
+            raise ValueError(
+                f"{self.path / wrong[0].name} is damaged: it has "
+                f"{sizes[wrong[0].name]:,} bytes and should have "
+                f"{wrong[0].num_bytes:,}.{others} Fetch it again, or delete "
+                f"{self.path} and prepare it again."
+            )
+
+
+def _sizes(folder: epath.Path) -> dict[str, int]:
+    """Returns the size of each file in a folder by name."""
+    if not is_local(folder):
+        files = list(folder.iterdir())
+        stats = threads.map(lambda file: file.stat(), files)
+        return {x.name: s.length for x, s in zip(files, stats, strict=True)}
+    with os.scandir(folder) as entries:
+        # A link to a missing file is not a file.
+        return {x.name: x.stat().st_size for x in entries if x.is_file()}

@@ -11,8 +11,9 @@ from typing import Any
 from etils import epath
 
 from salt_jax.data.corpora.document import Fields
+from salt_jax.files.records import read_record, typed, write_record
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 NAME = "manifest.json"
 
 
@@ -34,6 +35,7 @@ class Shard:
     count: int
     num_bytes: int  # The size of the file.
     sha256: str
+    first_sha256: str  # Of its first record, which is compared when it is first read.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,16 +51,6 @@ class Settings:
     domains: tuple[str, ...] | None = None  # The domains that were kept; None: all.
     fields: Fields = Fields()
     format_version: int = FORMAT_VERSION
-
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Settings:
-        """Returns the settings that a JSON `record` describes."""
-        domains = record["domains"]
-        parts = {
-            "domains": None if domains is None else tuple(domains),
-            "fields": Fields(**record["fields"]),
-        }
-        return cls(**(record | parts))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,11 +82,12 @@ class Manifest:
     @property
     def fingerprint(self) -> str:
         """The SHA-256 of the manifest, which covers the settings and every shard."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        return hashlib.sha256(text.encode()).hexdigest()
 
-    def to_json(self) -> str:
-        """Returns the manifest as JSON text."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+    def write(self, path: epath.PathLike) -> None:
+        """Writes the manifest into the folder `path`."""
+        write_record(epath.Path(path) / NAME, dataclasses.asdict(self))
 
     @classmethod
     def read(cls, path: epath.Path) -> Manifest:
@@ -109,19 +102,16 @@ class Manifest:
             raise FileNotFoundError(
                 f"No prepared data at {path}: {NAME} is missing. Run prepare first."
             )
-        try:
-            record = json.loads(file.read_text())
-            version = record["settings"]["format_version"]
-            manifest = cls._from_record(record) if version == FORMAT_VERSION else None
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(
-                f"{file} is damaged: delete {path} and prepare it again."
-            ) from error
-        if manifest is None:
+        remedy = f"delete {path} and prepare it again"
+        record = read_record(file, dict[str, Any], remedy=remedy)
+        settings = record.get("settings")
+        version = settings.get("format_version") if isinstance(settings, dict) else None
+        if version != FORMAT_VERSION:
             raise ValueError(
                 f"{path} was prepared in format {version}, and this version reads "
                 f"format {FORMAT_VERSION}: delete it and prepare it again."
             )
+        manifest = typed(record, cls, where=str(file), remedy=remedy)
         manifest._refuse_duplicates(file)
         return manifest
 
@@ -133,13 +123,3 @@ class Manifest:
                 f"{file} has duplicated ids: it lists {twice[0]} more than once. "
                 f"Delete {file.parent} and prepare it again."
             )
-
-    @classmethod
-    def _from_record(cls, record: dict[str, Any]) -> Manifest:
-        parts = {
-            "settings": Settings.from_record(record["settings"]),
-            "domains": tuple(record["domains"]),
-            "domain_counts": tuple(DomainCounts(**x) for x in record["domain_counts"]),
-            "shards": tuple(Shard(**x) for x in record["shards"]),
-        }
-        return cls(**(record | parts))

@@ -16,6 +16,9 @@ from typing import Any
 from array_record.python import array_record_module
 from etils import epath
 
+from salt_jax.files.failures import raise_if_machine
+from salt_jax.files.reading import sha256_of
+
 _NUM_THREADS = 64  # More than the CPU cores: they mostly wait for storage.
 # No read-ahead, because access is random. No prefetch of the footer either: it would
 # read 1 MB for an index of 0.2 MB.
@@ -70,6 +73,7 @@ class ShardReader:
         *,
         count: int,
         num_bytes: int,
+        first_sha256: str,
         retries: Retries = Retries(),
         open_readers: OpenReaders = OPEN_READERS,
     ):
@@ -79,12 +83,15 @@ class ShardReader:
           path: The ArrayRecord file.
           count: The number of records that it should hold.
           num_bytes: The size that it should have.
+          first_sha256: The SHA-256 that its first record should have.
           retries: The pauses between tries to read.
           open_readers: The readers among which this one counts while it is open.
         """
         self.path = path
         self._count = count
         self._num_bytes = num_bytes
+        self._first_sha256 = first_sha256
+        self._is_checked = False
         self._retries = retries
         self._open_readers = open_readers
         # The readers of the library are not documented as thread-safe.
@@ -97,15 +104,17 @@ class ShardReader:
         A failed read is retried a few times; each try reopens the file.
 
         Raises:
-          ValueError: the shard is missing, damaged or of another size at every try.
+          ValueError: the shard is missing, damaged or another one at every try.
+          OSError: the storage fails at every try.
         """
         for seconds in (*self._retries.seconds, None):
             try:
                 return self._try_to_read(list(places))
             except _UnreadableError as error:
-                what = str(error)
+                what, cause = str(error), error
             if seconds is not None:
                 self._retries.sleep(seconds)
+        self._check_storage(cause)
         raise ValueError(
             f"{self.path} {what}, after {len(self._retries.seconds) + 1} tries: fetch "
             "it again, or check the whole split with prepare --verify."
@@ -132,6 +141,16 @@ class ShardReader:
         self._open_readers.add(self)
         return records
 
+    def _check_storage(self, cause: _UnreadableError) -> None:
+        """Raises OSError if the storage failed, not the file."""
+        doing = f"Reading {self.path}"
+        raise_if_machine(cause, doing)
+        try:  # The library does not always say why.
+            with self.path.open("rb") as file:
+                file.read(1)
+        except OSError as error:
+            raise_if_machine(error, doing)
+
     def _open(self) -> Any:
         size = self.path.stat().length
         if size != self._num_bytes:
@@ -146,6 +165,13 @@ class ShardReader:
             raise _UnreadableError(
                 f"holds {found} sequences and should hold {self._count}"
             )
+        if not self._is_checked:
+            if sha256_of(reader.read([0])[0]) != self._first_sha256:
+                raise _UnreadableError(
+                    "is another shard: its first sequence is not the one whose SHA-256 "
+                    "the manifest has"
+                )
+            self._is_checked = True
         return reader
 
 

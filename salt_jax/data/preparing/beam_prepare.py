@@ -9,7 +9,7 @@ Only this module and `beam_split` import Apache Beam, which is in the extra `bea
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import uuid
 from collections.abc import Callable, Sequence
 
@@ -29,6 +29,13 @@ from salt_jax.data.preparing.prepare import Preparation
 from salt_jax.data.preparing.prepare_split import SplitWork
 from salt_jax.data.preparing.workers import WorkerPool
 from salt_jax.data.vocabulary import Vocabulary
+from salt_jax.files.records import read_record, write_record
+from salt_jax.files.writing import name_folder
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fingerprints:
+    found: Sequence[tuple[str, int, str, str]]  # As `_fingerprint` returns them.
 
 
 def prepare_with_beam(
@@ -112,7 +119,7 @@ def _run_split(
         raise ValueError(refusal)
     if report := (folder / "report").read_text():
         work.progress(report)
-    (folder / "split").rename(work.place)
+    name_folder(folder / "split", work.place)
     folder.rmtree()
     manifest = PreparedDataset.open(work.place).manifest
     work.progress(
@@ -147,7 +154,7 @@ def _fingerprints(
 
     try:
         _run(build, options)
-        found = json.loads(file.read_text())
+        found = read_record(file, _Fingerprints, remedy="run prepare again").found
     finally:
         file.unlink(missing_ok=True)
     refusals = [refusal for *_, refusal in found if refusal]
@@ -169,7 +176,7 @@ def _fingerprint(call: tuple[str, int, Part]) -> tuple[str, int, str, str]:
 
 
 def _write_sorted(file: str, found: Sequence[tuple[str, int, str, str]]) -> None:
-    epath.Path(file).write_text(json.dumps(sorted(found)))
+    write_record(file, {"found": sorted(found)})
 
 
 def _run(

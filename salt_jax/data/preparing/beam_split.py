@@ -24,13 +24,14 @@ from apache_beam import pvalue
 from etils import epath
 
 from salt_jax.data.corpora.document import Part
-from salt_jax.data.prepared.manifest import NAME, Settings
+from salt_jax.data.prepared.manifest import Settings
 from salt_jax.data.preparing.counts import Counts
 from salt_jax.data.preparing.cut import TokenRange, cut
 from salt_jax.data.preparing.prepare_split import assemble, check, layout_of
 from salt_jax.data.preparing.shards import ShardLayout, WrittenShard, write_shard
 from salt_jax.data.preparing.tokenization import Tokenizer
 from salt_jax.data.vocabulary import Vocabulary
+from salt_jax.files.writing import name_file, write_file
 
 # 545 B tokens make buckets of 33 M. A small corpus leaves most buckets empty.
 BUCKET_BITS = 14
@@ -161,7 +162,7 @@ class SplitJob:
             seq_len=seq_len,
             num_domains=len(plan.counts.documents),
         )
-        path.replace(self.folder / "split" / path.name)
+        name_file(path, self.folder / "split" / path.name)
         path.parent.rmdir()
         return index, written
 
@@ -170,13 +171,13 @@ class SplitJob:
     ) -> None:
         """Writes the manifest, the report and the refusal."""
         for name in ("refusal", "report"):
-            (self.folder / name).write_text(getattr(plan, name))
+            write_file(self.folder / name, getattr(plan, name))
         if plan.refusal:
             return
         shards = [shard for _, shard in sorted(written, key=lambda pair: pair[0])]
         vocabulary = Vocabulary.open(self.vocabulary)
         manifest = assemble(plan.counts, shards, self.settings, vocabulary)
-        (self.folder / "split" / NAME).write_text(manifest.to_json())
+        manifest.write(self.folder / "split")
 
     def build(self, pipeline: beam.Pipeline, parts: Sequence[Part]) -> None:
         """Adds all steps, from reading `parts` to the manifest, to a pipeline."""

@@ -5,10 +5,22 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
+from typing import TypedDict
 
 from salt_jax.data.prepared import sequences
 from salt_jax.data.preparing.tokenization import TokenizedBlock
+
+
+class CountsRecord(TypedDict):
+    """`Counts` as JSON."""
+
+    documents: dict[str, int]
+    tokens: dict[str, int]
+    text_bytes: dict[str, int]
+    other_domains: list[str]
+    num_records: int
+    num_bad: int
+    first_bad: str
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -59,21 +71,30 @@ class Counts:
         total._check_domains()
         return total
 
-    def to_record(self) -> dict[str, Any]:
+    def to_record(self) -> CountsRecord:
         """Returns the counts as a value that JSON can represent."""
-        record = {field.name: getattr(self, field.name) for field in _FIELDS}
-        return record | {"other_domains": sorted(self.other_domains)}
+        return CountsRecord(
+            documents=dict(self.documents),
+            tokens=dict(self.tokens),
+            text_bytes=dict(self.text_bytes),
+            other_domains=sorted(self.other_domains),
+            num_records=self.num_records,
+            num_bad=self.num_bad,
+            first_bad=self.first_bad,
+        )
 
     @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Counts:
+    def from_record(cls, record: CountsRecord) -> Counts:
         """Returns the counts that `to_record` turned into `record`."""
-        counters = {
-            name: collections.Counter(value)
-            for name, value in record.items()
-            if isinstance(value, dict)
-        }
-        others = {"other_domains": set(record["other_domains"])}
-        return cls(**(record | counters | others))
+        return cls(
+            documents=collections.Counter(record["documents"]),
+            tokens=collections.Counter(record["tokens"]),
+            text_bytes=collections.Counter(record["text_bytes"]),
+            other_domains=set(record["other_domains"]),
+            num_records=record["num_records"],
+            num_bad=record["num_bad"],
+            first_bad=record["first_bad"],
+        )
 
     @classmethod
     def of_parts(cls, parts: Iterable[Counts]) -> Counts:
@@ -88,6 +109,3 @@ class Counts:
                 f"{sequences.MAX_DOMAINS}: check that fields.domain names a field with "
                 "few values."
             )
-
-
-_FIELDS = dataclasses.fields(Counts)

@@ -126,7 +126,7 @@ def prepare(
     Raises:
       FileNotFoundError: the corpus, a split of it or the vocabulary is missing.
       ValueError: the corpus is damaged or empty, has too many malformed records or
-        lacks a domain; or the output was prepared with other settings.
+        lacks a domain; or the output is damaged, or was prepared with other settings.
       OSError: the disk is full, or a process was killed.
     """
     vocabulary = Vocabulary.open(preparation.vocabulary)
@@ -153,6 +153,7 @@ def prepare(
     is_done = [work.is_done() for work in works]
     for work, done in zip(works, is_done, strict=True):
         if done:
+            work.check_shards()
             work.tidy()
             progress(f"{work.place} is complete.")
         else:

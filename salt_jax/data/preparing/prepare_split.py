@@ -16,22 +16,24 @@ import dataclasses
 import fcntl
 import json
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from etils import epath
 
 from salt_jax.data.corpora.document import Part
-from salt_jax.data.json_files import write_json
 from salt_jax.data.prepared.dataset import PreparedDataset
 from salt_jax.data.prepared.manifest import NAME, Settings
 from salt_jax.data.preparing.assemble import assemble, check, layout_of
 from salt_jax.data.preparing.counts import Counts
-from salt_jax.data.preparing.cut import cut
 from salt_jax.data.preparing.merge import MergePlan
-from salt_jax.data.preparing.shards import ShardLayout, WrittenShard, write_shard
+from salt_jax.data.preparing.shard_writing import WriteShard
+from salt_jax.data.preparing.shards import ShardLayout, WrittenShard, whole_shards
 from salt_jax.data.preparing.sorted_runs import PartRuns, Spill
 from salt_jax.data.preparing.tokenization import Tokenizer
 from salt_jax.data.preparing.workers import Pace, WorkerPool
 from salt_jax.data.vocabulary import Vocabulary
+from salt_jax.files.records import read_record, write_record
+from salt_jax.files.writing import name_folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,21 @@ class SplitWork:
             )
         return True
 
+    def check_shards(self) -> None:
+        """Compares the shards of the prepared split with their SHA-256; reads them all.
+
+        Raises:
+          ValueError: a shard is damaged.
+        """
+        shards = PreparedDataset.open(self.place).manifest.shards
+        whole = whole_shards(self.place, shards, self.workers)
+        if damaged := [x.name for x in shards if x.name not in whole]:
+            raise ValueError(
+                f"{self.place / damaged[0]} is damaged: it is not the file that was "
+                f"written; {len(damaged)} of {len(shards)} shards are. Fetch them "
+                f"again, or delete {self.place} and prepare it again."
+            )
+
     def tidy(self) -> None:
         """Deletes leftovers of a process that was killed just after it finished."""
         if self.partial.exists():
@@ -107,8 +124,8 @@ class SplitWork:
                 self.progress(report)
             shards = self._write_shards(parts, counts, layout_of(counts, self.settings))
             manifest = assemble(counts, shards, self.settings, self.vocabulary)
-            (self.partial / "split" / NAME).write_text(manifest.to_json())
-            (self.partial / "split").rename(self.place)
+            manifest.write(self.partial / "split")
+            name_folder(self.partial / "split", self.place)
             self.tidy()
         self.progress(
             f"{self.place} holds {manifest.num_tokens:,} tokens in {manifest.count:,} "
@@ -120,7 +137,8 @@ class SplitWork:
         file = self.partial / "settings.json"
         wanted = json.loads(json.dumps(dataclasses.asdict(self.settings)))
         if file.exists():
-            if json.loads(file.read_text()) == wanted:
+            remedy = f"delete {self.partial} to start over"
+            if read_record(file, dict[str, Any], remedy=remedy) == wanted:
                 self.progress(f"Resuming {self.place}.")
             else:
                 self.progress(
@@ -131,7 +149,7 @@ class SplitWork:
                     (self.partial / name).rmtree(missing_ok=True)
         for name in ("runs", "shards", "split"):
             (self.partial / name).mkdir(parents=True, exist_ok=True)
-        write_json(file, wanted)
+        write_record(file, wanted)
 
     def _tokenize(self) -> list[PartRuns]:
         """Turns every missing part into sorted runs; returns all parts, in order."""
@@ -147,8 +165,9 @@ class SplitWork:
             run_tokens=self.memory.run_tokens,
             keys=self._keys(),
         )
-        done = {index: spill.done(index) for index in range(len(self.parts))}
-        parts = {index: part for index, part in done.items() if part is not None}
+        begun = [i for i in range(len(self.parts)) if spill.part_file(i).exists()]
+        found = self.workers.each(spill.done, [(index,) for index in begun])
+        parts = {part.index: part for part in found if part is not None}
         missing = [(i, part) for i, part in enumerate(self.parts) if i not in parts]
         label = f"Tokenizing {self.settings.split!r}"
         self.progress(f"{label}: {len(missing)} of {len(self.parts)} parts to read.")
@@ -174,13 +193,13 @@ class SplitWork:
     ) -> list[WrittenShard]:
         """Writes every missing shard; returns all shards, in order."""
         domains = sorted(counts.documents)
-        write = _WriteShard(
+        write = WriteShard(
             folder=self.partial,
             order=MergePlan.of(parts, domains, bucket_tokens=self.memory.bucket_tokens),
             layout=layout,
             num_domains=len(domains),
         )
-        shards = write.done()
+        shards = write.done(self.workers)
         missing = [
             (index,) for index in range(layout.num_shards) if index not in shards
         ]
@@ -194,52 +213,6 @@ class SplitWork:
             pace.add(shard.shard.count * layout.seq_len)
         pace.close()
         return [shards[index] for index in range(layout.num_shards)]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _WriteShard:
-    """Writes a shard, and then the JSON file that marks it as finished."""
-
-    folder: epath.Path
-    order: MergePlan
-    layout: ShardLayout
-    num_domains: int
-
-    def __call__(self, index: int) -> tuple[int, WrittenShard]:
-        begin, end = self.layout.tokens(index)
-        seq_len = self.layout.seq_len
-        name = self.layout.name(index)
-        path = self.folder / "shards" / name
-        token_ranges = self.order.token_ranges(begin, end)
-        written = write_shard(
-            path,
-            cut(token_ranges, begin=begin, end=end, seq_len=seq_len),
-            seq_len=seq_len,
-            num_domains=self.num_domains,
-        )
-        path.replace(self.folder / "split" / name)
-        write_json(self._report(index), dataclasses.asdict(written))
-        return index, written
-
-    def done(self) -> dict[int, WrittenShard]:
-        """Returns the finished shards by index; deletes all other files."""
-        found = {}
-        for index in range(self.layout.num_shards):
-            if not self._report(index).exists():
-                continue
-            record = json.loads(self._report(index).read_text())
-            written = WrittenShard.from_record(record)
-            path = self.folder / "split" / written.shard.name
-            if path.exists() and path.stat().length == written.shard.num_bytes:
-                found[index] = written
-        names = {written.shard.name for written in found.values()}
-        for file in (self.folder / "split").iterdir():
-            if file.name not in names:
-                file.unlink()
-        return found
-
-    def _report(self, index: int) -> epath.Path:
-        return self.folder / "shards" / f"{self.layout.name(index)}.json"
 
 
 @contextlib.contextmanager

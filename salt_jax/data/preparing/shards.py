@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from array_record.python import array_record_module
@@ -13,6 +11,8 @@ from etils import epath
 
 from salt_jax.data.prepared.manifest import Shard
 from salt_jax.data.preparing.cut import TokenRange
+from salt_jax.data.preparing.workers import WorkerPool
+from salt_jax.files.reading import sha256_of, sha256_of_file
 
 # One record per chunk allows random access. Compressing such small chunks made them
 # larger: 15.0 MB instead of 14.4 MB for random 12-bit tokens.
@@ -25,11 +25,6 @@ class WrittenShard:
 
     shard: Shard
     sequences: tuple[int, ...]  # By domain: the sequences with any of its tokens.
-
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> WrittenShard:
-        """Returns the shard that a JSON `record` describes."""
-        return cls(shard=Shard(**record["shard"]), sequences=tuple(record["sequences"]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,13 +63,14 @@ def write_shard(
     Raises:
       OSError: the disk is full, or the file cannot be written.
     """
-    count = 0
+    count, first = 0, ""
     by_domain = np.zeros(num_domains, np.int64)
     try:
         writer = array_record_module.ArrayRecordWriter(str(path), _WRITER_OPTIONS)
         for piece in pieces:
             for record in piece.records(seq_len):
                 writer.write(record)
+                first = first or sha256_of(record)
                 count += 1
             by_domain += piece.sequences_by_domain(seq_len, num_domains)
         writer.close()
@@ -86,12 +82,30 @@ def write_shard(
         name=path.name,
         count=count,
         num_bytes=path.stat().length,
-        sha256=sha256_of(path),
+        sha256=sha256_of_file(path),
+        first_sha256=first,
     )
     return WrittenShard(shard=shard, sequences=tuple(by_domain.tolist()))
 
 
-def sha256_of(path: epath.Path) -> str:
-    """Returns the SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def whole_shards(
+    path: epath.Path, shards: Sequence[Shard], workers: WorkerPool
+) -> set[str]:
+    """Returns the names of those `shards` in a folder that are as they were written.
+
+    Reads all of them, to compare their SHA-256.
+    """
+    calls = [(shard,) for shard in shards]
+    whole = workers.each(_IsWhole(path), calls)
+    return {name for name, is_whole in whole if is_whole}
+
+
+@dataclasses.dataclass(frozen=True)
+class _IsWhole:
+    path: epath.Path
+
+    def __call__(self, shard: Shard) -> tuple[str, bool]:
+        file = self.path / shard.name
+        if not file.exists() or file.stat().length != shard.num_bytes:
+            return shard.name, False
+        return shard.name, sha256_of_file(file) == shard.sha256

@@ -2,23 +2,26 @@
 
 A *run* holds documents of one part, sorted by shuffle key, in three files that numpy
 can memory-map: `.keys.npy`, `.documents.npy` (of dtype `DOCUMENT`) and `.tokens.npy`.
-After all runs of a part, `part-NNNNN.json` is written, with the part's counts.
+After all runs of a part, `part-NNNNN.json` is written, with the part's counts and the
+SHA-256 of each file. A resumed `prepare` compares them before it uses the runs.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TypedDict
 
 import numpy as np
 from absl import logging
 from etils import epath
 
 from salt_jax.data.corpora.document import Part
-from salt_jax.data.json_files import write_json
-from salt_jax.data.preparing.counts import Counts
+from salt_jax.data.preparing.counts import Counts, CountsRecord
 from salt_jax.data.preparing.tokenization import TokenizedBlock, Tokenizer
+from salt_jax.files.reading import sha256_of_file
+from salt_jax.files.records import read_record, write_record
+from salt_jax.files.writing import flush_file
 
 DOCUMENT = np.dtype(
     [
@@ -31,6 +34,7 @@ DOCUMENT = np.dtype(
 # The memory overhead of a document, as a number of tokens.
 _DOCUMENT_TOKENS = 32
 _WRITE_DOCUMENTS = 1 << 12
+_FIELDS = ("keys", "documents", "tokens")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +46,19 @@ class SortedRun:
 
     def open(self, field: str) -> np.ndarray:
         """Memory-maps the "keys", "documents" or "tokens" of the run."""
-        return np.load(self.folder / f"{self.name}.{field}.npy", mmap_mode="r")
+        return np.load(self.file(field), mmap_mode="r")
+
+    def file(self, field: str) -> epath.Path:
+        """Returns the path of the "keys", "documents" or "tokens" of the run."""
+        return self.folder / f"{self.name}.{field}.npy"
+
+    def digests(self) -> dict[str, str]:
+        """Returns the SHA-256 of each file by field; "" for a missing file."""
+        files = {field: self.file(field) for field in _FIELDS}
+        return {
+            field: sha256_of_file(file) if file.exists() else ""
+            for field, file in files.items()
+        }
 
     def write(
         self, texts: Sequence[TokenizedBlock], domain_indices: dict[str, int]
@@ -64,9 +80,11 @@ class SortedRun:
         documents["domain"] = np.array(domains)[order]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            np.save(self.folder / f"{self.name}.keys.npy", keys[order])
-            np.save(self.folder / f"{self.name}.documents.npy", documents)
-            _write_tokens(self.folder / f"{self.name}.tokens.npy", texts, order)
+            np.save(self.file("keys"), keys[order])
+            np.save(self.file("documents"), documents)
+            _write_tokens(self.file("tokens"), texts, order)
+            for field in _FIELDS:
+                flush_file(self.file(field))
         except OSError as error:
             raise OSError(
                 f"Cannot write {self.folder / self.name}: {error}. Make room, and run "
@@ -86,6 +104,12 @@ class PartRuns:
     def domains(self) -> list[str]:
         """The domain names that the documents of its runs index."""
         return list(self.counts.documents)
+
+
+class _PartFile(TypedDict):
+    key: str
+    counts: CountsRecord
+    runs: dict[str, dict[str, str]]  # The digests of each run, by its name.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,25 +140,39 @@ class Spill:
             run.write(texts, {name: i for i, name in enumerate(counts.documents)})
             runs.append(run)
         done = PartRuns(index=index, counts=counts, runs=runs)
-        record = {
-            "key": self.keys[index],
-            "counts": counts.to_record(),
-            "runs": [run.name for run in runs],
-        }
-        write_json(self.folder / f"part-{index:05}.json", record)
+        record = _PartFile(
+            key=self.keys[index],
+            counts=counts.to_record(),
+            runs={run.name: run.digests() for run in runs},
+        )
+        write_record(self.part_file(index), dict(record))
         return done
 
     def done(self, index: int) -> PartRuns | None:
-        """Returns the runs that an earlier process wrote, if they are still valid."""
-        file = self.folder / f"part-{index:05}.json"
-        record = json.loads(file.read_text()) if file.exists() else {}
-        if record.get("key") != self.keys[index]:
+        """Returns the runs that an earlier process wrote, if they are still valid.
+
+        Reads them, to compare their digests.
+
+        Raises:
+          ValueError: the file of the part is damaged.
+        """
+        file = self.part_file(index)
+        if not file.exists():
             return None
-        return PartRuns(
-            index=index,
-            counts=Counts.from_record(record["counts"]),
-            runs=[SortedRun(self.folder, name) for name in record["runs"]],
-        )
+        record = read_record(file, _PartFile, remedy="remove it")
+        if record["key"] != self.keys[index]:
+            return None
+        runs = [SortedRun(self.folder, name) for name in record["runs"]]
+        for run in runs:
+            if run.digests() != record["runs"][run.name]:
+                logging.warning("%s is damaged: its part is read again.", run.name)
+                return None
+        counts = Counts.from_record(record["counts"])
+        return PartRuns(index=index, counts=counts, runs=runs)
+
+    def part_file(self, index: int) -> epath.Path:
+        """Returns the path of the file that marks a part as finished."""
+        return self.folder / f"part-{index:05}.json"
 
     def _gather(
         self, index: int, part: Part, counts: Counts

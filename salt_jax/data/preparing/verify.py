@@ -14,9 +14,9 @@ from salt_jax.data.prepared import sequences
 from salt_jax.data.prepared.manifest import NAME, Manifest, Shard
 from salt_jax.data.preparing.prepare import Preparation
 from salt_jax.data.preparing.prepare_split import other_settings
-from salt_jax.data.preparing.shards import sha256_of
 from salt_jax.data.preparing.workers import Pace, WorkerPool
 from salt_jax.data.vocabulary import Vocabulary
+from salt_jax.files.reading import sha256_of_file
 
 _READ_RECORDS = 1024
 
@@ -143,7 +143,7 @@ def _wrong_file(path: epath.Path, shard: Shard) -> Iterator[str]:
     num_bytes = path.stat().length
     if num_bytes != shard.num_bytes:
         yield f"{path} has {num_bytes} bytes, and should have {shard.num_bytes}."
-    elif (sha256 := sha256_of(path)) != shard.sha256:
+    elif (sha256 := sha256_of_file(path)) != shard.sha256:
         yield (
             f"{path} is not the file that was written: its SHA-256 is {sha256[:12]}, "
             f"and should be {shard.sha256[:12]}."

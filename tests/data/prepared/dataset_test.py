@@ -1,5 +1,6 @@
 import concurrent.futures
 import dataclasses
+import errno
 import functools
 import json
 import os
@@ -16,6 +17,8 @@ from salt_jax.data.prepared.dataset import PreparedDataset
 from salt_jax.data.preparing.prepare import prepare
 from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.vocabulary import Vocabulary
+from salt_jax.files.reading import sha256_of
+from salt_jax.files.records import write_record
 
 AT_ONCE = readers.Retries(sleep=lambda seconds: None)
 
@@ -148,11 +151,59 @@ def test_a_batch_reads_its_shards_at_the_same_time(folder, train, monkeypatch):
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5])
-def test_a_shard_cut_short_is_refused_when_it_is_read(keep, folder, train):
+def test_a_shard_cut_short_is_refused_when_its_split_is_opened(keep, folder):
     shard = shards_of(folder)[0]
     contents = shard.read_bytes()
     shard.write_bytes(contents[: int(keep * len(contents))])
+    sizes = rf"{int(keep * len(contents)):,} bytes and should have {len(contents):,}\."
+    with pytest.raises(ValueError, match=rf"sequences-00000-of.* has {sizes} Fetch"):
+        PreparedDataset.open(folder)
+
+
+def test_a_shard_in_the_place_of_another_is_refused_by_name(folder):
+    first, second, *_ = shards_of(folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    sizes = {path.stat().st_size for path in (first, second)}
+    assert len(sizes) == 1 and manifest["shards"][0]["count"] == 30
+    second.write_bytes(first.read_bytes())
     dataset = PreparedDataset.open(folder, retries=AT_ONCE)
+    with pytest.raises(ValueError, match=r"sequences-00001-of.* is another shard"):
+        dataset.read(np.array([35]))
+
+
+def test_every_flipped_bit_of_a_shard_is_refused_or_changes_nothing(folder, train):
+    shard = shards_of(folder)[0]
+    whole, ids = shard.read_bytes(), np.arange(30)
+    expected = train.read(ids).tokens
+    for bit in range(0, 8 * len(whole), 8 * 1021 + 3):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        shard.write_bytes(flipped)
+        try:
+            found = PreparedDataset.open(folder, retries=AT_ONCE).read(ids).tokens
+        except ValueError as error:
+            assert shard.name in str(error)
+        else:
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_a_disk_that_fails_is_not_called_damage(folder, monkeypatch):
+    dataset = PreparedDataset.open(folder, retries=AT_ONCE)
+
+    def fail(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(readers.array_record_module, "ArrayRecordReader", fail)
+    with pytest.raises(OSError, match=r"sequences-00000-of.* too many files are open"):
+        dataset.read(np.array([0]))
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5])
+def test_a_shard_cut_short_is_refused_when_it_is_read(keep, folder, train):
+    shard = shards_of(folder)[0]
+    contents = shard.read_bytes()
+    dataset = PreparedDataset.open(folder, retries=AT_ONCE)
+    shard.write_bytes(contents[: int(keep * len(contents))])
     with pytest.raises(
         ValueError,
         match=rf"sequences-00000-of.* has {int(keep * len(contents)):,} bytes and "
@@ -166,7 +217,7 @@ def test_a_shard_with_another_count_is_refused_with_both(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
     first, second = manifest["shards"][:2]
     first["count"], second["count"] = first["count"] - 1, second["count"] + 1
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_record(folder / "manifest.json", manifest)
     with pytest.raises(ValueError, match="holds 30 sequences and should hold 29"):
         PreparedDataset.open(folder, retries=AT_ONCE).read(np.array([0]))
 
@@ -189,7 +240,11 @@ def large_shard(tmp_path):
     writer.close()
     size = path.stat().st_size
     open_shard = functools.partial(
-        readers.ShardReader, epath.Path(path), count=3000, num_bytes=size
+        readers.ShardReader,
+        epath.Path(path),
+        count=3000,
+        num_bytes=size,
+        first_sha256=sha256_of(bytes(4 * 256)),
     )
     return open_shard, path
 
@@ -256,15 +311,15 @@ def test_a_damaged_sequence_is_refused_by_the_name_of_its_shard(folder, train):
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"settings": {}}'])
 def test_a_damaged_manifest_is_refused_by_name(text, folder):
     (folder / "manifest.json").write_text(text)
-    with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
+    with pytest.raises(ValueError, match=r"manifest\.json .*prepare it again"):
         PreparedDataset.open(folder)
 
 
 def test_another_format_is_refused_with_both_versions(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["settings"]["format_version"] = 7
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match=r"prepared in format 7, .* reads format 2"):
+    write_record(folder / "manifest.json", manifest)
+    with pytest.raises(ValueError, match=r"prepared in format 7, .* reads format 3"):
         PreparedDataset.open(folder)
 
 
@@ -272,7 +327,7 @@ def test_a_manifest_that_lacks_a_shard_is_refused(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
     count = manifest["count"]
     manifest["shards"].pop()
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_record(folder / "manifest.json", manifest)
     with pytest.raises(ValueError, match=f"counts {count} sequences, and its shards"):
         PreparedDataset.open(folder)
 

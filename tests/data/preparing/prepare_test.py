@@ -183,6 +183,7 @@ def test_the_bytes_do_not_depend_on_what_is_in_memory(
 PREPARE_AND_DIE = """
 import os, signal, sys
 from salt_jax.data.preparing import prepare_split
+from salt_jax.data.preparing import shard_writing
 from salt_jax.data.preparing import sorted_runs
 from salt_jax.data.prepared import sequences
 from salt_jax.data.preparing.prepare import Preparation, prepare
@@ -210,7 +211,7 @@ prepare(Preparation(**{fields!r}), memory=memory)
         ("sorted_runs._write_tokens", 3, 0, 0),  # The first part is half written.
         ("sorted_runs._write_tokens", 43, 1, 0),  # The second is.
         ("prepare_split.MergePlan.of", 1, 2, 0),
-        ("prepare_split.write_shard", 3, 2, 2),
+        ("shard_writing.write_shard", 3, 2, 2),
         ("sequences.to_record", 70, 2, 2),  # The third is half written.
         ("prepare_split.assemble", 1, 2, 11),
     ],
@@ -250,14 +251,46 @@ def test_a_shard_that_is_not_as_its_report_says_is_written_again(
         patch.setattr(prepare_split, "assemble", stopped)
         prepare(own_preparation)
     folder = pathlib.Path(own_preparation.output) / ".train.partial" / "split"
-    first, second, *others = sorted(folder.iterdir())
+    first, second, third, *others = sorted(folder.iterdir())
     first.unlink()
     second.write_bytes(second.read_bytes()[:-1])
+    flipped = bytearray(third.read_bytes())
+    flipped[1000] ^= 1
+    third.write_bytes(flipped)
     lines = []
     prepare(own_preparation, lines.append)
-    total = 2 + len(others)
-    assert f"Writing 'train': 2 of {total} shards to write." in lines
+    total = 3 + len(others)
+    assert f"Writing 'train': 3 of {total} shards to write." in lines
     assert files_of(own_preparation.output) == files_of(preparation.output)
+
+
+def test_a_run_that_is_not_as_its_part_says_is_written_again(
+    own_preparation, preparation, prepared, monkeypatch
+):
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(prepare_split, "check", stopped)
+        prepare(own_preparation)
+    folder = pathlib.Path(own_preparation.output) / ".train.partial" / "runs"
+    path = folder / "part-00001-run-00000.tokens.npy"
+    flipped = bytearray(path.read_bytes())
+    flipped[-7] ^= 4
+    path.write_bytes(flipped)
+    lines = []
+    prepare(own_preparation, lines.append)
+    assert "Tokenizing 'train': 1 of 2 parts to read." in lines
+    assert files_of(own_preparation.output) == files_of(preparation.output)
+
+
+@pytest.mark.parametrize("damage", [lambda x: x[: len(x) // 2], lambda x: x[::-1]])
+def test_what_is_damaged_is_not_called_complete(damage, own_preparation):
+    prepare(own_preparation)
+    *_, path = pathlib.Path(own_preparation.output, "val").glob("*.array_record")
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=rf"{path} is damaged"):
+        prepare(own_preparation)
 
 
 def test_what_is_half_done_with_another_seed_is_done_again(
@@ -608,6 +641,6 @@ def test_a_large_vocabulary_needs_wider_tokens(own_preparation, monkeypatch):
     wide = dataclasses.replace(own_preparation, output=own_preparation.output + "_wide")
     prepare(wide)
     dataset = PreparedDataset.open(pathlib.Path(wide.output) / "val")
-    assert json.loads(dataset.manifest.to_json())["vocabulary_size"] == 1 << 17
+    assert dataset.manifest.vocabulary_size == 1 << 17
     tokens = dataset.read(np.arange(len(dataset))).tokens
     np.testing.assert_array_equal(tokens, sequences.tokens)

@@ -6,13 +6,13 @@ import shutil
 import numpy as np
 import pytest
 from array_record.python import array_record_module
-from etils import epath
 
 from salt_jax.data.prepared import sequences
 from salt_jax.data.prepared.manifest import NAME
-from salt_jax.data.preparing.shards import sha256_of
 from salt_jax.data.preparing.verify import verify, verify_split
 from salt_jax.data.preparing.workers import WorkerPool
+from salt_jax.files.reading import sha256_of_file
+from salt_jax.files.records import write_record
 from salt_jax.main import main
 from tests.data.conftest import VOCABULARY
 
@@ -30,7 +30,7 @@ def shard_paths(place):
 def change_manifest(place, change):
     record = json.loads((place / NAME).read_text())
     change(record)
-    (place / NAME).write_text(json.dumps(record))
+    write_record(place / NAME, record)
 
 
 def rewrite(path, change):
@@ -129,7 +129,7 @@ def test_a_sequence_that_cannot_be_is_named(change, message, place):
 
     def make_known(record):
         # As if this had been written: only the records can tell.
-        record["shards"][0]["sha256"] = sha256_of(epath.Path(path))
+        record["shards"][0]["sha256"] = sha256_of_file(path)
         record["shards"][0]["num_bytes"] = path.stat().st_size
 
     change_manifest(place, make_known)

@@ -16,6 +16,7 @@ from salt_jax.data.reading.objectives import Mixture, PrefixLM
 from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.reading.seqio_data import SeqioData
 from salt_jax.data.vocabulary import Vocabulary
+from salt_jax.files.records import write_record
 from tests import small_tokenizers, stage_tasks
 from tests.data.conftest import SEQ_LEN
 
@@ -92,7 +93,7 @@ def test_data_that_was_prepared_to_begin_otherwise_is_refused(
     file = tmp_path / "prepared" / "train" / "manifest.json"
     record = json.loads(file.read_text())
     assert record["begin_id"] == BEGIN
-    file.write_text(json.dumps(record | {"begin_id": 0}))
+    write_record(file, record | {"begin_id": 0})
     data = PreparedText(path=own_preparation.output, vocabulary=path)
     with pytest.raises(
         ValueError, match="began with the token 0, and with .* with 2: "
