@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from salt_jax.commands import parser
+from salt_jax.commands import parser, streams
 from salt_jax.commands.log_lines import log_to_stderr
+from salt_jax.training.stop_signals import INTERRUPTED, PreemptedError
 
 # The extra of setup.py that installs a package which only some commands need.
 EXTRA_OF = {
@@ -20,23 +21,43 @@ EXTRA_OF = {
 }
 
 
+DONE, FAILED, REFUSED = 0, 1, 2
+NO_READER = 141  # Of standard output: what a shell shows of SIGPIPE.
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code.
 
-    0: done, or asked to stop and saved. 2: the user can fix it. 130: interrupted from
-    the keyboard. 1: anything else.
+    0: done. 2: refused, and the user can fix it. 75: stopped early, and saved; the same
+    command resumes. 130: interrupted from the keyboard. 141: nobody reads the output.
+    1: anything else.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    verbose = "--verbose" in arguments
-    log_to_stderr()
+    with streams.lossy_stderr():
+        log_to_stderr()
+        try:
+            code = _run(arguments, verbose="--verbose" in arguments)
+        finally:
+            unwritten = streams.flush_at_exit(sys.stdout)
+        if isinstance(unwritten, BrokenPipeError):
+            return code or NO_READER
+        if unwritten is not None:
+            return _refuse(unwritten, code or FAILED, verbose=False)
+    return code
+
+
+def _run(arguments: Sequence[str], *, verbose: bool) -> int:
     try:
         command, options = parser.parse(arguments)
         return command.run(options)
     except KeyboardInterrupt:
         print("salt_jax: interrupted.", file=sys.stderr)
-        return 130
+        return INTERRUPTED
+    except PreemptedError as stopped:
+        print(f"salt_jax: {stopped}", file=sys.stderr)
+        return stopped.exit_code
     except (ValueError, FileNotFoundError) as error:
-        return _refuse(error, 2, verbose=verbose)
+        return _refuse(error, REFUSED, verbose=verbose)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRA_OF:
@@ -45,9 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{package} is not installed and this command needs it: run "
             f"pip install -e '.[{EXTRA_OF[package]}]'."
         )
-        return _refuse(missing, 2, verbose=verbose)
+        return _refuse(missing, REFUSED, verbose=verbose)
+    except BrokenPipeError as error:
+        if isinstance(streams.flush_at_exit(sys.stdout), BrokenPipeError):
+            return NO_READER
+        return _refuse(error, FAILED, verbose=verbose)
     except (FloatingPointError, OSError) as error:
-        return _refuse(error, 1, verbose=verbose)
+        return _refuse(error, FAILED, verbose=verbose)
 
 
 def _refuse(error: Exception, code: int, *, verbose: bool) -> int:

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 from absl import logging
 from etils import epath
 
-from salt_jax import config
 from salt_jax.config import Experiment
 from salt_jax.data.reading.loader import open_batches
 from salt_jax.evaluation.held_out_kinds import held_out_of
-from salt_jax.files.records import write_record
-from salt_jax.files.writing import write_file
 from salt_jax.storage.checkpoint import Checkpointer
 from salt_jax.telemetry.profiling import TracedSteps, Tracer
 from salt_jax.telemetry.time_sheet import TimeSheet
 from salt_jax.telemetry.warning_log import WarningLog
-from salt_jax.training import resumption
-from salt_jax.training.loop import Loop, OpenBatches
+from salt_jax.training import resumption, run_directory
+from salt_jax.training.loop import Loop, Measure, OpenBatches
+from salt_jax.training.position import Position
 from salt_jax.training.preemption import PreemptionGuard
 from salt_jax.training.program import CompiledUpdate, Program
 from salt_jax.training.rates import Speedometer
 from salt_jax.training.recorder import Recorder, recorded_seconds
 from salt_jax.training.saved_steps import load_compiled
 from salt_jax.training.stage_inputs import StageInputs
+from salt_jax.training.stop_signals import StopSignals
 from salt_jax.training.train_step import TrainState
 
 
@@ -43,6 +43,7 @@ def train(
     compiled: epath.PathLike | None = None,
     devices: Sequence[jax.Device] | None = None,
     open_batches: OpenBatches = open_batches,
+    signals: StopSignals | None = None,
 ) -> TrainState:
     """Trains to the end of the last stage, and resumes the run in `workdir` if any.
 
@@ -56,96 +57,137 @@ def train(
       compiled: A directory of compiled steps; None: compile them.
       devices: The devices to train on; default: all.
       open_batches: Opens the batches of a loader from an index on.
+      signals: What notes the signals that ask to stop; default: those of this call.
 
     Returns:
       The state after the last step.
 
     Raises:
       FileNotFoundError: data, a vocabulary or an export is missing.
-      ValueError: the run directory belongs to another experiment, the experiment does
-        not fit the devices, an export is of another model or vocabulary, or the run
-        does not reach the steps to profile.
+      ValueError: the run directory belongs to another experiment or is in use by
+        another job, its files are not of one run, the experiment does not fit the
+        devices, an export is of another model or vocabulary, or the run does not reach
+        the steps to profile.
       FloatingPointError: a loss was not finite.
-      PreemptedError: SIGTERM came, and the state was saved.
+      PreemptedError: a signal asked to stop, and the state was saved.
     """
     workdir, began = epath.Path(workdir), began or time.monotonic()
     program = Program.on(experiment, devices)
     program.check_memory()
     if traced is not None:
         traced.check(from_step=0, total_steps=experiment.total_steps)
-    with (
-        WarningLog(workdir) as warned,
-        _open_checkpoints(experiment, workdir) as saved,
-        PreemptionGuard() as guard,
-    ):
-        latest = saved.latest_step()
-        meta = {} if latest is None else saved.read_meta(latest)
-        resumption.check_experiment(experiment, meta, accepted_changes)
-        resumption.check_skipped(experiment, meta, latest or 0, accepted_changes)
-        if traced is not None and latest is not None:
-            traced = traced.still_ahead(latest, experiment.total_steps)
-        _write_config(experiment, workdir, operative_gin)
-        if jax.process_index() == 0:
-            warned.begin()
-        spent = meta.get("spent_seconds", {})
+    with contextlib.ExitStack() as stack:
+        if signals is None:
+            signals = stack.enter_context(StopSignals())
+        lock = stack.enter_context(contextlib.ExitStack())
+        lock.enter_context(run_directory.held_by_this_job(workdir))
+        signals.at_end(lock.close)
+        start = stack.enter_context(_found(experiment, workdir, accepted_changes))
+        if traced is not None and start.saved is not None:
+            traced = traced.still_ahead(start.step, experiment.total_steps)
+        if start.step >= experiment.total_steps:
+            logging.info("Complete at step %d: %s.", start.step, workdir)
+            return start.state(program)
+        inputs = _Inputs.open(program, start, accepted_changes)
+        spent = start.meta.get("spent_seconds", {})
         times = TimeSheet(began, spent, recorded=recorded_seconds(workdir))
-        with times.spending("restore"):
-            state = _first_state(program, saved, meta)
-            step = int(state.step)
-        if step >= experiment.total_steps:
-            logging.info("Complete at step %d: %s.", step, workdir)
-            return state
-        stages = _open_stages(program, step)
-        inputs = {k: v for stage in stages for k, v in stage.fingerprints().items()}
-        resumption.check_inputs(inputs, meta, accepted_changes)
-        measure = held_out_of(program).open() if experiment.validation else None
         with times.spending("compile"):
-            updates = _updates(program, step, compiled)
-        speed = Speedometer.on(experiment, program.devices)
+            updates = _updates(program, start.step, compiled)
+        with times.spending("restore"):
+            state = start.state(program)
+        # Nothing in the run directory has changed until here.
+        run_directory.write_config(workdir, experiment, operative_gin, step=start.step)
+        speed = Speedometer.on(experiment, program.devices, start.position)
         dropped = 0 if state.guard is None else int(state.guard.dropped)
         recorder = Recorder(
-            speed, workdir, from_step=step, times=times, dropped=dropped
+            speed, workdir, from_step=start.step, times=times, dropped=dropped
         )
+        stack.enter_context(contextlib.closing(recorder))
         tracer = Tracer(traced, workdir / "profile", pausing=recorder.pausing)
         loop = Loop(
             program=program,
-            fingerprints=meta.get("inputs", {}) | inputs,
-            saved=saved,
+            fingerprints=start.meta.get("inputs", {}) | inputs.fingerprints,
+            saved=stack.enter_context(_open_checkpoints(experiment, workdir)),
             recorder=recorder,
-            tracer=tracer,
-            guard=guard,
-            measure=measure,
+            tracer=stack.enter_context(tracer),
+            guard=PreemptionGuard(signals),
+            measure=inputs.measure,
             open_batches=open_batches,
         )
-        with contextlib.closing(recorder), tracer:
-            for stage, update in zip(stages, updates, strict=True):
-                state = loop.run(stage, update, state)
+        for stage, update in zip(inputs.stages, updates, strict=True):
+            state = loop.run(stage, update, state)
+    logging.info("Complete at step %d: %s.", experiment.total_steps, workdir)
     return state
 
 
-def _open_stages(program: Program, step: int) -> list[StageInputs]:
-    """Opens the inputs of every stage that is left at `step`, and logs its epochs.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Start:
+    """Where a run starts: at its latest checkpoint, or at step 0 without one."""
 
-    All are opened before the first step, so that a missing file of a later stage is
-    reported at once.
+    step: int
+    meta: dict[str, Any]  # Of the checkpoint; empty without one.
+    saved: Checkpointer | None
+
+    @property
+    def position(self) -> Position:
+        return Position.of(self.meta)
+
+    def state(self, program: Program) -> TrainState:
+        # A run starts from, in this order: its own latest checkpoint; the export named
+        # by the experiment; fresh parameters.
+        if self.saved is None:
+            return program.fresh_state()
+        state = resumption.restore_latest(program, self.saved, self.meta)
+        assert state is not None
+        return state
+
+
+@contextlib.contextmanager
+def _found(
+    experiment: Experiment, workdir: epath.Path, accepted: Sequence[str]
+) -> Iterator[_Start]:
+    """Yields where to start, once all that is in `workdir` is found to be of one run.
+
+    Nothing is written.
     """
-    experiment = program.experiment
-    left = program.stages_from(step)
-    opened = {stage.name: StageInputs.open(program, stage) for stage in left}
-    for begin_step, stage in experiment.timeline():
-        if stage.name in opened:
+    with contextlib.ExitStack() as stack:
+        saved, latest = None, None
+        if run_directory.all_follow((workdir / "checkpoints").is_dir()):
+            saved = stack.enter_context(Checkpointer.reading(workdir / "checkpoints"))
+            latest = saved.latest_step()
+        meta = {} if saved is None or latest is None else saved.read_meta(latest)
+        resumption.check_experiment(experiment, meta, accepted)
+        resumption.check_skipped(experiment, meta, latest or 0, accepted)
+        run_directory.check_files(workdir, experiment, latest=latest, accepted=accepted)
+        resumption.log_other_versions(meta)
+        saved = saved if meta else None
+        yield _Start(step=latest or 0, meta=meta, saved=saved)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Inputs:
+    """The inputs of all stages that are left, and the held-out measurements."""
+
+    stages: list[StageInputs]
+    fingerprints: dict[str, str]
+    measure: Measure | None
+
+    @classmethod
+    def open(cls, program: Program, start: _Start, accepted: Sequence[str]) -> _Inputs:
+        """Opens all before the first step: a missing file is reported at once."""
+        experiment = program.experiment
+        stages = []
+        for begin_step, stage in experiment.timeline():
+            if stage.end_step <= start.step:
+                continue
+            opened = StageInputs.open(program, stage, start.position)
             num_rows = (stage.end_step - begin_step) * experiment.batch_size
-            opened[stage.name].log_epochs(num_rows, batch_size=experiment.batch_size)
-    return list(opened.values())
-
-
-def _first_state(
-    program: Program, saved: Checkpointer, meta: Mapping[str, Any]
-) -> TrainState:
-    # A run starts from, in this order: its own latest checkpoint; the export named by
-    # the experiment; fresh parameters.
-    state = resumption.restore_latest(program, saved, meta)
-    return program.fresh_state() if state is None else state
+            opened.log_epochs(num_rows, batch_size=experiment.batch_size)
+            stages.append(opened)
+        fingerprints = {k: v for one in stages for k, v in one.fingerprints().items()}
+        resumption.check_inputs(fingerprints, start.meta, accepted)
+        measure = held_out_of(program).open() if experiment.validation else None
+        return cls(stages=stages, fingerprints=fingerprints, measure=measure)
 
 
 def _updates(
@@ -164,10 +206,3 @@ def _open_checkpoints(experiment: Experiment, workdir: epath.Path) -> Checkpoint
         max_to_keep=experiment.max_to_keep,
         keep_steps=experiment.keep_steps,
     )
-
-
-def _write_config(experiment: Experiment, workdir: epath.Path, gin_text: str) -> None:
-    if jax.process_index() != 0:
-        return
-    write_file(workdir / "config.gin", gin_text)
-    write_record(workdir / "experiment.json", config.as_json(experiment))

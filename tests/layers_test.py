@@ -44,7 +44,7 @@ ONLY_IN = {
         "report.svg",
         "report.write",
     },
-    "msgspec": {"files.records"},
+    "msgspec": {"files.lease", "files.records"},
     "orbax": {"storage.array_files", "storage.checkpoint", "storage.checksums"},
     "pyarrow": {"data.corpora.parquet", "data.corpora.parquet_pages"},
     "rouge_score": {"evaluation.answer_scores"},

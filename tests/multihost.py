@@ -12,7 +12,7 @@ import time
 import jax
 
 from salt_jax.train import train
-from salt_jax.training.preemption import PreemptedError
+from salt_jax.training.stop_signals import PreemptedError
 from tests.runs import experiment, open_then
 
 

@@ -20,7 +20,7 @@ from salt_jax.files.changes import changed_fields
 from salt_jax.optim.schedules import Constant
 from salt_jax.telemetry.metric_writer import read_metrics
 from salt_jax.train import train
-from salt_jax.training.preemption import PreemptedError
+from salt_jax.training.stop_signals import PreemptedError
 from tests import runs
 from tests.docs_test import documented
 from tests.examples import batch_ids

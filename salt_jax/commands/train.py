@@ -1,18 +1,21 @@
 """Train an experiment, or resume it from its latest checkpoint.
 
 Every stage is compiled before the first step. The run directory keeps checkpoints,
-metrics.jsonl, TensorBoard events, config.gin and experiment.json. After SIGTERM the
-state is saved; the same command resumes the run.
+metrics.jsonl, TensorBoard events, config.gin and experiment.json. SIGTERM, SIGHUP,
+SIGUSR1 and SIGUSR2 save the state and end with exit code 75, Ctrl-C with 130; the same
+command resumes the run.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 import time
 from collections.abc import Sequence
 
+from absl import logging
+
+from salt_jax.commands import streams
 from salt_jax.commands.options import (
     RunOptions,
     add_distributed,
@@ -21,6 +24,7 @@ from salt_jax.commands.options import (
     join,
     record,
 )
+from salt_jax.training.stop_signals import PreemptedError, StopSignals
 
 EXAMPLES = """\
   salt_jax train --gin_file=gin/tiny_salt_ds.gin --workdir=runs/mine
@@ -84,26 +88,42 @@ def run(options: Options) -> int:
       FileNotFoundError: a gin file, data, scores or an export is missing.
       ValueError: the experiment cannot run here, or belongs to another run directory.
       FloatingPointError: a loss was not finite.
+      PreemptedError: a signal asked to stop, and the state was saved.
     """
     began = time.monotonic()
-    join(options.distributed)
+    # The log of a run is not worth the run.
+    with streams.lossy_stdout(), StopSignals() as signals:
+        join(options.distributed)
+        signals.take()  # JAX takes SIGTERM when processes join.
+        try:
+            _train(options, began, signals)
+        except PreemptedError:
+            _record(options)
+            raise
+        _record(options)
+    return 0
+
+
+def _train(options: Options, began: float, signals: StopSignals) -> None:
     from salt_jax.config import Experiment
     from salt_jax.telemetry.profiling import TracedSteps
     from salt_jax.train import train
-    from salt_jax.training.preemption import PreemptedError
 
     experiment = options.load("train", Experiment)
+    train(
+        experiment,
+        options.run_directory(),
+        operative_gin=options.operative_gin(),
+        accepted_changes=options.accept_change,
+        traced=TracedSteps.parse(options.profile) if options.profile else None,
+        began=began,
+        compiled=options.compiled,
+        signals=signals,
+    )
+
+
+def _record(options: Options) -> None:
     try:
-        train(
-            experiment,
-            options.run_directory(),
-            operative_gin=options.operative_gin(),
-            accepted_changes=options.accept_change,
-            traced=TracedSteps.parse(options.profile) if options.profile else None,
-            began=began,
-            compiled=options.compiled,
-        )
-    except PreemptedError as stopped:
-        print(f"{stopped} The same command resumes it.", file=sys.stderr)
-    record(options.run_directory(), "train", options)
-    return 0
+        record(options.run_directory(), "train", options)
+    except (OSError, ValueError) as error:
+        logging.warning("This command is not recorded (%s).", error)

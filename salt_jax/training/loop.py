@@ -16,7 +16,7 @@ from salt_jax.model.transformer import Params
 from salt_jax.storage.checkpoint import Checkpointer
 from salt_jax.telemetry import versions
 from salt_jax.telemetry.profiling import Tracer
-from salt_jax.training.preemption import PreemptedError, PreemptionGuard
+from salt_jax.training.preemption import PreemptionGuard
 from salt_jax.training.program import CompiledUpdate, Program
 from salt_jax.training.recorder import Recorder
 from salt_jax.training.stage_inputs import StageInputs
@@ -47,7 +47,7 @@ class Loop:
 
         Raises:
           FloatingPointError: a loss was not finite.
-          PreemptedError: SIGTERM came, and the state was saved.
+          PreemptedError: a signal asked to stop, and the state was saved.
         """
         stage, begin_step = inputs.stage, int(state.step)
         logging.info(
@@ -67,8 +67,11 @@ class Loop:
                 with self.tracer.step(step):
                     metrics = None
                     if inputs.loader.first_read(step - 1) == step - 1:
-                        state, metrics = update(state, teacher, next(batches))
+                        batch = next(batches)
+                        self.guard.begin_steps()
+                        state, metrics = update(state, teacher, batch)
                     else:
+                        self.guard.begin_steps()
                         state = leave_out(state)
                     self.recorder.after(step, stage, metrics, batches.stall_seconds)
                 self._between_steps(step, stage, state)
@@ -85,9 +88,9 @@ class Loop:
             # Waits for the loss: a state with a bad one is not saved.
             with self.recorder.pausing("save"):
                 save = self.saved.save_now if is_last or stop else self.saved.save
-                save(step, state, self._meta(stage), measured)
+                save(step, state, self._meta(step, stage), measured)
         if stop and not is_last:
-            raise PreemptedError(f"Stopped at step {step}, and saved.")
+            raise self.guard.stopped(step)
 
     def _validate(
         self, step: int, params: Params, is_last: bool
@@ -103,12 +106,13 @@ class Loop:
         self.recorder.validated(step, values)
         return values
 
-    def _meta(self, stage: Stage) -> dict[str, Any]:
+    def _meta(self, step: int, stage: Stage) -> dict[str, Any]:
         """Returns what a checkpoint holds beside the state."""
         return {
             "experiment": config.as_json(self.program.experiment),
             "experiment_fingerprint": config.fingerprint(self.program.experiment),
             "stage": stage.name,
+            "position": self.recorder.speed.at(step).to_meta(),
             "inputs": dict(self.fingerprints),
             "spent_seconds": self.recorder.times.totals(),
             "versions": versions.of_packages(),

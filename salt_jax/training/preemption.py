@@ -1,43 +1,33 @@
-"""Preemption: SIGTERM is noted, and the run stops after the current step."""
+"""Agreement of all processes to stop after the same step."""
 
 from __future__ import annotations
 
 import functools
-import signal
-from types import FrameType, TracebackType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-
-class PreemptedError(Exception):
-    """The run was asked to stop, and its state is saved."""
+from salt_jax.training.stop_signals import PreemptedError, StopSignals
 
 
 class PreemptionGuard:
-    """A context manager that notes SIGTERM instead of ending the process.
+    """Tells after which step to stop, because a process got a signal.
 
     All processes must stop after the same step, whichever of them got the signal. JAX
     has a service for this, but Orbax reports old steps to it from another thread, and
     then processes disagree. So the processes agree by a reduction on the devices.
     """
 
-    def __enter__(self) -> PreemptionGuard:
-        self._requested = False
+    def __init__(self, signals: StopSignals):
+        """Reads the signals of this process from `signals`."""
+        self._signals = signals
         self._asked: jax.Array | None = None
-        self._previous = signal.signal(signal.SIGTERM, self._note)
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        # None: the previous handler was not installed from Python.
-        signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)
+    def begin_steps(self) -> None:
+        """Saves when a signal comes from now on; until now one ends the process."""
+        self._signals.begin_steps()
 
     def requested(self) -> bool:
         """Returns whether to stop after this step; the same on every process.
@@ -45,13 +35,16 @@ class PreemptionGuard:
         All processes must call it after every step. With several processes a signal
         takes effect one step later, so that no host waits for the devices.
         """
+        requested = self._signals.requested
         if jax.process_count() == 1:
-            return self._requested
-        asked, self._asked = self._asked, _any_process(self._requested)
+            return requested
+        asked, self._asked = self._asked, _any_process(requested)
         return asked is not None and bool(asked)
 
-    def _note(self, signum: int, frame: FrameType | None) -> None:
-        self._requested = True
+    def stopped(self, step: int) -> PreemptedError:
+        """Returns the error that says that the run stopped and was saved at `step`."""
+        line = f"Stopped at step {step}, and saved: the same command resumes."
+        return PreemptedError(line, self._signals.exit_code)
 
 
 def _any_process(requested: bool) -> jax.Array:

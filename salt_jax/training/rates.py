@@ -11,6 +11,7 @@ from salt_jax.config import Experiment, Stage
 from salt_jax.data.reading import batch_ranges
 from salt_jax.mesh.chips import Chip, chip_of
 from salt_jax.model.flops import step_flops
+from salt_jax.training.position import Position
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,22 +31,39 @@ class Speedometer:
     experiment: Experiment
     num_devices: int
     chip: Chip | None  # None if its peak is unknown, as a CPU's is.
+    since: Position = Position()  # Where this experiment took over.
 
     @classmethod
-    def on(cls, experiment: Experiment, devices: Sequence[jax.Device]) -> Speedometer:
+    def on(
+        cls,
+        experiment: Experiment,
+        devices: Sequence[jax.Device],
+        since: Position = Position(),
+    ) -> Speedometer:
         """Returns the speedometer of `experiment` on `devices`, all of one kind."""
         chip = chip_of(devices[0].device_kind)
-        return cls(experiment=experiment, num_devices=len(devices), chip=chip)
+        return cls(
+            experiment=experiment, num_devices=len(devices), chip=chip, since=since
+        )
+
+    def at(self, step: int) -> Position:
+        """Returns the position after `step` steps."""
+        begin = self.since.step
+        batches = self._batches(begin, step)
+        return Position(
+            step=step,
+            rows=self.since.rows + (step - begin) * self.experiment.batch_size,
+            tokens=self.since.tokens + batches * self._tokens_per_step,
+            flops=self.since.flops + self._flops(step) - self._flops(begin),
+        )
 
     def position(self, step: int) -> dict[str, float]:
         """Returns the tokens and the model FLOPs of the first `step` steps.
 
         Batches in `skip_batches` have neither.
         """
-        return {
-            "tokens": self._batches(0, step) * self._tokens_per_step,
-            "flops": float(self._flops(step)),
-        }
+        at = self.at(step)
+        return {"tokens": at.tokens, "flops": float(at.flops)}
 
     def left_out(self, step: int) -> int:
         """Returns how many of the first `step` steps have their batch left out."""
@@ -78,7 +96,7 @@ class Speedometer:
         return self.experiment.batch_size * self.experiment.seq_len
 
     def _flops(self, step: int) -> int:
-        """Returns the model FLOPs of the first `step` steps."""
+        """Returns the model FLOPs of `step` steps from 0 on with this experiment."""
         return sum(
             self._batches(begin_step, min(step, stage.end_step))
             * self._step_flops(stage)

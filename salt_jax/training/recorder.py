@@ -54,7 +54,7 @@ class Recorder:
           times: The time sheet of the run.
           dropped: The updates that the guard dropped in these steps.
         """
-        self._experiment, self._speed = speed.experiment, speed
+        self._experiment, self.speed = speed.experiment, speed
         self._writer = MetricWriter(workdir, from_step=from_step)
         self._from_step, self._dropped = from_step, dropped
         self.times = times
@@ -121,7 +121,7 @@ class Recorder:
                 "since the last checkpoint was saved."
             )
         seconds = {"seconds": self.times.totals()[STEPS]}
-        self._writer.write(step, self._speed.position(step) | seconds | values)
+        self._writer.write(step, self.speed.position(step) | seconds | values)
         self._facts |= values
 
     def close(self) -> None:
@@ -173,11 +173,11 @@ class Recorder:
             stall=pending.stall,
         )
         then, self._last = self._last, now
-        rates = self._speed.rates(then, now)
+        rates = self.speed.rates(then, now)
         learning_rate = self._experiment.optimizer.learning_rate(now.step - 1)
         values = {
             "stage": pending.stage.name,
-            **self._speed.position(now.step),
+            **self.speed.position(now.step),
             **(self._sums if self._summed is pending.stage else {}),
             **self._skipped(now.step),
             "learning_rate": float(learning_rate),
@@ -196,7 +196,7 @@ class Recorder:
         """Returns the steps without an update, if this experiment can have them."""
         if self._experiment.guard is None and not self._experiment.skip_batches:
             return {}
-        return {"skipped_updates": self._dropped + self._speed.left_out(step)}
+        return {"skipped_updates": self._dropped + self.speed.left_out(step)}
 
 
 def recorded_seconds(workdir: epath.Path) -> float:

@@ -6,12 +6,16 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from absl import logging
+
 from salt_jax import config
 from salt_jax.config import Experiment
 from salt_jax.data.reading import batch_ranges
 from salt_jax.files.changes import changed_fields
 from salt_jax.optim.guard import UpdateGuard
 from salt_jax.storage.checkpoint import Checkpointer
+from salt_jax.telemetry import versions
+from salt_jax.training.position import Position
 from salt_jax.training.program import Program
 from salt_jax.training.train_step import TrainState
 
@@ -27,13 +31,14 @@ def check_experiment(
       accepted: Dotted names of fields that may differ.
 
     Raises:
-      ValueError: another field that affects the run's numbers differs.
+      ValueError: another field that affects the run's numbers differs, or an accepted
+        one cannot change without reading rows twice.
     """
     if not meta:
         return
+    before, now = meta["experiment"], config.as_json(experiment)
     changed = changed_fields(
-        config.without_operational(meta["experiment"]),
-        config.without_operational(config.as_json(experiment)),
+        config.without_operational(before), config.without_operational(now)
     )
     refused = sorted(set(changed) - set(accepted))
     if refused:
@@ -41,6 +46,33 @@ def check_experiment(
             f"The run was started with other values of {', '.join(refused)}: use "
             f"another --workdir, or accept each with --accept_change={refused[0]}."
         )
+    if "seq_len" in changed:
+        rows = Position.of(meta).rows
+        raise ValueError(
+            f"The run has read {rows:,} rows of seq_len={before['seq_len']}; rows of "
+            f"seq_len={experiment.seq_len} have another order, so it would read some "
+            "text twice and some never. Start another run from an export of this one "
+            "(initial_export)."
+        )
+    if "batch_size" in changed and "position" not in meta:
+        raise ValueError(
+            f"batch_size was {before['batch_size']}, and the checkpoint does not say "
+            "how many rows were read: it is of an older salt_jax."
+        )
+    for name in changed:
+        logging.warning("Accepted: another value of %s.", name)
+    if "seed" in changed:
+        logging.warning("Rows are in the order of the new seed: some may be repeated.")
+
+
+def log_other_versions(meta: Mapping[str, Any]) -> None:
+    """Logs a line for each package whose version is not that of the checkpoint."""
+    now = versions.of_packages()
+    for name, before in meta.get("versions", {}).items():
+        if (found := now.get(name, "not recorded")) != before:
+            logging.warning(
+                "%s was %s at the checkpoint, and is %s.", name, before, found
+            )
 
 
 def check_skipped(

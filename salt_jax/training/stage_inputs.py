@@ -12,6 +12,7 @@ from salt_jax.data.selecting.selection import stage_warnings
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.model.transformer import Params
 from salt_jax.storage.export import Export
+from salt_jax.training.position import Position
 from salt_jax.training.program import Program
 
 
@@ -24,8 +25,15 @@ class StageInputs:
     teacher: Export | None  # None if the stage has no teacher.
 
     @classmethod
-    def open(cls, program: Program, stage: Stage) -> StageInputs:
+    def open(
+        cls, program: Program, stage: Stage, since: Position = Position()
+    ) -> StageInputs:
         """Opens the inputs of a stage of `program`.
+
+        Args:
+          program: The program.
+          stage: One of its stages.
+          since: Where the batch size of the experiment took over.
 
         Raises:
           FileNotFoundError: the data, its vocabulary, its scores or the teacher's
@@ -47,6 +55,7 @@ class StageInputs:
             seed=experiment.seed,
             partitioning=program.partitioning,
             skip_batches=experiment.skip_batches,
+            first_row=since.rows - since.step * experiment.batch_size,
         )
         return cls(stage=stage, loader=loader, teacher=teacher)
 

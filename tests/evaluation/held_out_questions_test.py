@@ -16,9 +16,9 @@ from salt_jax.optim.schedules import Constant
 from salt_jax.storage.array_files import fingerprint
 from salt_jax.telemetry.metric_writer import read_metrics
 from salt_jax.train import train
-from salt_jax.training.preemption import PreemptedError
 from salt_jax.training.program import Program
 from salt_jax.training.stage_inputs import StageInputs
+from salt_jax.training.stop_signals import PreemptedError
 from tests import runs
 from tests.evaluation import questions
 from tests.evaluation.questions import TOTAL_STEPS, experiment

@@ -3,7 +3,7 @@
 While the split is being made, the folder `.SPLIT.partial` beside it holds
 
     settings.json   the settings of the split
-    lock            locked by the process at work
+    .lock           held by the process at work; see `files.lock`
     runs/           the sorted runs of the first pass; see `sorted_runs`
     shards/         shards being written, and a JSON file for each finished one
     split/          finished shards; renamed to SPLIT when it is complete
@@ -11,11 +11,9 @@ While the split is being made, the folder `.SPLIT.partial` beside it holds
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from etils import epath
@@ -32,6 +30,7 @@ from salt_jax.data.preparing.sorted_runs import PartRuns, Spill
 from salt_jax.data.preparing.tokenization import Tokenizer
 from salt_jax.data.preparing.workers import Pace, WorkerPool
 from salt_jax.data.vocabulary import Vocabulary
+from salt_jax.files.lock import alone_in
 from salt_jax.files.records import read_record, write_record
 from salt_jax.files.writing import name_folder
 
@@ -115,8 +114,7 @@ class SplitWork:
           ValueError: a part is damaged, or too many records are malformed.
           OSError: the disk is full, or a process was killed.
         """
-        self.partial.mkdir(parents=True, exist_ok=True)
-        with _alone(self.partial / "lock"):
+        with alone_in(self.partial):
             self._start_or_resume()
             parts = self._tokenize()
             counts = Counts.of_parts(part.counts for part in parts)
@@ -213,24 +211,6 @@ class SplitWork:
             pace.add(shard.shard.count * layout.seq_len)
         pace.close()
         return [shards[index] for index in range(layout.num_shards)]
-
-
-@contextlib.contextmanager
-def _alone(lock: epath.Path) -> Iterator[None]:
-    """Holds a file lock against other processes; the system releases it on a kill.
-
-    Raises:
-      ValueError: another process holds it.
-    """
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"Another process is working in {lock.parent}: wait for it, or end it "
-                "first."
-            ) from error
-        yield
 
 
 def other_settings(found: Settings, wanted: Settings) -> str:

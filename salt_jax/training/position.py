@@ -1,0 +1,32 @@
+"""What a run has read and computed by a step: facts that a resume does not change."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Position:
+    """The rows, tokens and model FLOPs of the first `step` steps.
+
+    They add up over the batch sizes that the run had, so a checkpoint holds them.
+    """
+
+    step: int = 0
+    rows: int = 0
+    tokens: int = 0
+    flops: int = 0
+
+    @classmethod
+    def of(cls, meta: Mapping[str, Any]) -> Position:
+        """Returns the position in the `meta` of a checkpoint.
+
+        Without one it is the start: a run of an unchanged experiment counts from there.
+        """
+        return cls(**meta.get("position", {}))
+
+    def to_meta(self) -> dict[str, int]:
+        """Returns what `of` reads."""
+        return dataclasses.asdict(self)
