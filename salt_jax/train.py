@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from salt_jax.config import Experiment
 from salt_jax.data.reading.loader import open_batches
 from salt_jax.evaluation.held_out_kinds import held_out_of
 from salt_jax.storage.checkpoint import Checkpointer
+from salt_jax.storage.checkpoint_reading import SavedCheckpoints
 from salt_jax.telemetry.profiling import TracedSteps, Tracer
 from salt_jax.telemetry.time_sheet import TimeSheet
 from salt_jax.telemetry.warning_log import WarningLog
@@ -82,8 +83,9 @@ def train(
         lock = stack.enter_context(contextlib.ExitStack())
         lock.enter_context(run_directory.held_by_this_job(workdir))
         signals.at_end(lock.close)
-        start = stack.enter_context(_found(experiment, workdir, accepted_changes))
-        if traced is not None and start.saved is not None:
+        warned = stack.enter_context(WarningLog(workdir))
+        start = _found(experiment, workdir, accepted_changes)
+        if traced is not None and start.meta:
             traced = traced.still_ahead(start.step, experiment.total_steps)
         if start.step >= experiment.total_steps:
             logging.info("Complete at step %d: %s.", start.step, workdir)
@@ -91,12 +93,15 @@ def train(
         inputs = _Inputs.open(program, start, accepted_changes)
         spent = start.meta.get("spent_seconds", {})
         times = TimeSheet(began, spent, recorded=recorded_seconds(workdir))
-        with times.spending("compile"):
-            updates = _updates(program, start.step, compiled)
+        updates = _loaded_updates(program, start.step, compiled)
         with times.spending("restore"):
             state = start.state(program)
         # Nothing in the run directory has changed until here.
         run_directory.write_config(workdir, experiment, operative_gin, step=start.step)
+        if jax.process_index() == 0:
+            warned.begin()
+        with times.spending("compile"):
+            updates = updates or program.compile_from(start.step)
         speed = Speedometer.on(experiment, program.devices, start.position)
         dropped = 0 if state.guard is None else int(state.guard.dropped)
         recorder = Recorder(
@@ -126,7 +131,7 @@ class _Start:
 
     step: int
     meta: dict[str, Any]  # Of the checkpoint; empty without one.
-    saved: Checkpointer | None
+    saved: SavedCheckpoints
 
     @property
     def position(self) -> Position:
@@ -135,33 +140,25 @@ class _Start:
     def state(self, program: Program) -> TrainState:
         # A run starts from, in this order: its own latest checkpoint; the export named
         # by the experiment; fresh parameters.
-        if self.saved is None:
-            return program.fresh_state()
         state = resumption.restore_latest(program, self.saved, self.meta)
-        assert state is not None
-        return state
+        return program.fresh_state() if state is None else state
 
 
-@contextlib.contextmanager
 def _found(
     experiment: Experiment, workdir: epath.Path, accepted: Sequence[str]
-) -> Iterator[_Start]:
-    """Yields where to start, once all that is in `workdir` is found to be of one run.
+) -> _Start:
+    """Returns where to start, once all that is in `workdir` is found to be of one run.
 
     Nothing is written.
     """
-    with contextlib.ExitStack() as stack:
-        saved, latest = None, None
-        if run_directory.all_follow((workdir / "checkpoints").is_dir()):
-            saved = stack.enter_context(Checkpointer.reading(workdir / "checkpoints"))
-            latest = saved.latest_step()
-        meta = {} if saved is None or latest is None else saved.read_meta(latest)
-        resumption.check_experiment(experiment, meta, accepted)
-        resumption.check_skipped(experiment, meta, latest or 0, accepted)
-        run_directory.check_files(workdir, experiment, latest=latest, accepted=accepted)
-        resumption.log_other_versions(meta)
-        saved = saved if meta else None
-        yield _Start(step=latest or 0, meta=meta, saved=saved)
+    saved = SavedCheckpoints(workdir / "checkpoints")
+    latest = saved.latest_step()
+    meta = {} if latest is None else saved.read_meta(latest)
+    resumption.check_experiment(experiment, meta, accepted)
+    resumption.check_skipped(experiment, meta, latest or 0, accepted)
+    run_directory.check_files(workdir, experiment, latest=latest, accepted=accepted)
+    resumption.log_other_versions(meta)
+    return _Start(step=latest or 0, meta=meta, saved=saved)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -190,12 +187,12 @@ class _Inputs:
         return cls(stages=stages, fingerprints=fingerprints, measure=measure)
 
 
-def _updates(
+def _loaded_updates(
     program: Program, step: int, compiled: epath.PathLike | None
 ) -> Sequence[CompiledUpdate]:
-    """Returns the compiled update of each stage that is left at `step`, in order."""
+    """Returns the update of each stage that is left, if they are compiled already."""
     if compiled is None:
-        return program.compile_from(step)
+        return []
     return load_compiled(compiled, program, program.stages_from(step))
 
 

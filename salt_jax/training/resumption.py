@@ -13,7 +13,7 @@ from salt_jax.config import Experiment
 from salt_jax.data.reading import batch_ranges
 from salt_jax.files.changes import changed_fields
 from salt_jax.optim.guard import UpdateGuard
-from salt_jax.storage.checkpoint import Checkpointer
+from salt_jax.storage.checkpoint_reading import SavedCheckpoints
 from salt_jax.telemetry import versions
 from salt_jax.training.position import Position
 from salt_jax.training.program import Program
@@ -106,7 +106,7 @@ def check_skipped(
 
 
 def restore_latest(
-    program: Program, saved: Checkpointer, meta: Mapping[str, Any]
+    program: Program, saved: SavedCheckpoints, meta: Mapping[str, Any]
 ) -> TrainState | None:
     """Returns the state of the latest checkpoint, or None without one.
 

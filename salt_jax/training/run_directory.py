@@ -22,9 +22,10 @@ from salt_jax.files.lease import LockedError
 from salt_jax.files.lock import alone_in
 from salt_jax.files.records import read_record, write_record
 from salt_jax.files.writing import is_local, write_file
-from salt_jax.telemetry.metric_writer import METRICS_FILE, read_metrics
+from salt_jax.telemetry.metric_writer import read_metrics
+from salt_jax.telemetry.run_files import CHECKPOINTS, EXPERIMENT_FILE, METRICS_FILE
 
-EXPERIMENT_FILE, GIN_FILE = "experiment.json", "config.gin"
+GIN_FILE = "config.gin"
 EARLIER = "earlier_configs"
 
 
@@ -46,19 +47,12 @@ def held_by_this_job(workdir: epath.Path) -> Iterator[None]:
                 stack.enter_context(alone_in(workdir))
             except (OSError, ValueError) as refusal:
                 error = refusal
-        is_held = all_follow(error is None)
+        is_held = multihost_utils.broadcast_one_to_all(np.int32(error is None))
         if error is not None:
             raise error
         if not is_held:
             raise LockedError(f"{workdir} is in use: process 0 says by whom.")
         yield
-
-
-def all_follow(value: bool) -> bool:
-    """Returns the `value` of process 0 on every process, which must all call it."""
-    if jax.process_count() == 1:
-        return value
-    return bool(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def check_files(
@@ -155,7 +149,7 @@ def _had_checkpoints(
     A run that is killed before its first save is on disk has metrics and no checkpoint.
     It has made the folder, and has not begun a second save.
     """
-    if found is None or (is_local(workdir) and not (workdir / "checkpoints").exists()):
+    if found is None or (is_local(workdir) and not (workdir / CHECKPOINTS).exists()):
         return True
     every = found.get("save_every")
     return not isinstance(every, int) or last > 2 * every

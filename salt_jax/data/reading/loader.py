@@ -1,7 +1,8 @@
 """Batches by index: the same for any number of hosts, and after any restart.
 
 Batch i holds rows i * batch_size to (i + 1) * batch_size of an endless stream of
-shuffled epochs. A batch may span the end of one epoch and the beginning of the next.
+shuffled epochs, shifted by a constant if the batch size was another before. A batch may
+span the end of one epoch and the beginning of the next.
 A row is computed from its number, so starting at a late batch costs nothing.
 
 Dimensions: B batch, L length.
@@ -39,8 +40,18 @@ class Loader:
         seed: int,
         partitioning: Partitioning,
         skip_batches: batch_ranges.Ranges = (),
+        first_row: int = 0,
     ):
-        """Opens the data; batches in `skip_batches` are not read.
+        """Opens the data.
+
+        Args:
+          data: What to read.
+          batch_size: Rows of a batch.
+          seq_len: Tokens of a row.
+          seed: Of the order of the rows.
+          partitioning: Where batches go.
+          skip_batches: Batches that are not read.
+          first_row: Of batch 0. Negative if earlier batches were smaller.
 
         Raises:
           FileNotFoundError: the data, its vocabulary or its scores are missing.
@@ -55,7 +66,7 @@ class Loader:
             )
         self.rows: Rows = data.open_rows(seq_len=seq_len, seed=seed)
         self._fields = _FIELDS + ("prefix_BL",) * data.has_prefix
-        self._batch_size = batch_size
+        self._batch_size, self._first_row = batch_size, first_row
         self._skipped = skip_batches
         self._shape = (batch_size, seq_len)
         self._sharding = partitioning.sharding("batch", "length")
@@ -66,7 +77,8 @@ class Loader:
 
     def row_numbers(self, index: int) -> np.ndarray:
         """Returns the numbers of the rows of batch `index`, int64 [B]."""
-        return np.arange(self._batch_size) + index * self._batch_size
+        begin = self._first_row + index * self._batch_size
+        return np.arange(begin, begin + self._batch_size)
 
     def host_batch(self, index: int, rows: slice | None = None) -> Batch:
         """Returns `rows` of batch `index`, all by default, as numpy arrays."""
