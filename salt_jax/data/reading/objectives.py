@@ -97,7 +97,8 @@ class CausalLM(_NothingAdded):
 class PrefixLM(_NothingAdded):
     """Prefix language modeling: the rest of a fragment is predicted from its prefix.
 
-    The length of the prefix is uniform from 0 to twice its mean.
+    The length of the prefix is uniform around its mean, from 0 or up to the end: with a
+    mean of 0.25 from 0 to half of the tokens, with 0.75 from half to all but one.
     """
 
     mean_share: float = 0.25  # Mean length of the prefix, as a share of the tokens.
@@ -105,10 +106,9 @@ class PrefixLM(_NothingAdded):
     has_prefix = True
 
     def __post_init__(self):
-        if not 0.0 < self.mean_share <= 0.5:
+        if not 0.0 < self.mean_share < 1.0:
             raise ValueError(
-                f"mean_share must be above 0 and up to 0.5, got {self.mean_share}: "
-                "prefixes are up to twice as long."
+                f"mean_share must be above 0 and below 1, got {self.mean_share}."
             )
 
     def denoise(
@@ -116,7 +116,8 @@ class PrefixLM(_NothingAdded):
     ) -> Example:
         """Splits the tokens [N] in two; at least one is a target."""
         longest = min(int(2 * self.mean_share * len(tokens)), len(tokens) - 1)
-        cut = int(draw.integers(longest + 1))
+        shortest = max(int((2 * self.mean_share - 1) * len(tokens)), 0)
+        cut = int(draw.integers(shortest, longest + 1))
         return Example(tokens[:cut], tokens[cut:])
 
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from salt_jax import gin_config
 from salt_jax.data.reading.objectives import (
     CausalLM,
     Mixture,
@@ -18,6 +19,8 @@ DENOISERS = [
     CausalLM(),
     PrefixLM(),
     PrefixLM(mean_share=0.5),
+    PrefixLM(mean_share=0.75),
+    PrefixLM(mean_share=0.99),
     SpanCorruption(),
     SpanCorruption(rate=0.5, mean_length=32.0),
     SpanCorruption(rate=0.5, mean_length=1.0),
@@ -84,8 +87,8 @@ def test_a_causal_example_has_targets_only():
     assert (len(inputs), targets.tolist()) == (0, list(range(7)))
 
 
-@pytest.mark.parametrize("mean_share", [0.25, 0.5])
-def test_prefixes_have_every_length_up_to_twice_the_mean_as_often(mean_share):
+@pytest.mark.parametrize("mean_share", [0.25, 0.5, 0.75])
+def test_prefixes_have_every_length_around_the_mean_as_often(mean_share):
     num_tokens = 41
     draw = np.random.default_rng(0)
     tokens, none = np.zeros(num_tokens, np.int32), np.zeros(0, np.int32)
@@ -94,9 +97,10 @@ def test_prefixes_have_every_length_up_to_twice_the_mean_as_often(mean_share):
         [len(denoiser.denoise(tokens, draw, none).inputs) for _ in range(NUM_EXAMPLES)]
     )
     longest = min(int(2 * mean_share * num_tokens), num_tokens - 1)
-    assert_equally_likely(lengths, range(longest + 1))
+    shortest = {0.25: 0, 0.5: 0, 0.75: 20}[mean_share]
+    assert_equally_likely(lengths, range(shortest, longest + 1))
     sigma = lengths.std() / np.sqrt(NUM_EXAMPLES)
-    assert abs(lengths.mean() - longest / 2) < 5 * sigma
+    assert abs(lengths.mean() - (shortest + longest) / 2) < 5 * sigma
     assert abs(lengths.mean() / num_tokens - mean_share) < 0.02
 
 
@@ -238,7 +242,7 @@ def test_a_denoiser_alone_is_a_mixture_of_one():
     "kind, fields, message",
     [
         (PrefixLM, {"mean_share": 0.0}, "mean_share must be above 0 .* got 0.0"),
-        (PrefixLM, {"mean_share": 0.6}, "up to 0.5, got 0.6"),
+        (PrefixLM, {"mean_share": 1.0}, "below 1, got 1.0"),
         (PrefixLM, {"mean_share": float("nan")}, "got nan"),
         (SpanCorruption, {"rate": 0.0}, "got rate=0.0"),
         (SpanCorruption, {"rate": 1.0}, "got rate=1.0"),
@@ -265,3 +269,24 @@ def test_text_of_gives_back_what_this_file_corrupts():
     shifted = dataclasses.replace(SpanCorruption(), rate=0.3)
     inputs, targets = make_example(shifted, 200)
     assert text_of(inputs.tolist(), targets.tolist()) == list(range(200))
+
+
+@pytest.mark.parametrize(
+    "mean_share, expected",
+    [(0.25, (0.73, 0.18, 0.02, 0.06)), (0.75, (0.83, 0.07, 0.03, 0.07))],
+)
+def test_the_mixture_of_ul2_has_these_shares_of_the_counted_targets(
+    mean_share, expected
+):
+    # docs/data.md and gin/shared/ul2.gin have these numbers.
+    overrides = [f"MEAN_PREFIX_SHARE = {mean_share}"]
+    experiment = gin_config.load(["gin/tiny_ul2.gin"], overrides)
+    mixture = experiment.stages[0].data.objective
+    targets_of_text = []
+    for denoiser, weight in zip(mixture.denoisers, mixture.weights, strict=True):
+        num_tokens = denoiser.capacity(1280)
+        made = [make_example(denoiser, num_tokens, seed).targets for seed in range(200)]
+        share = np.mean([len(targets) for targets in made]) / num_tokens
+        targets_of_text.append(weight * share)
+    shares = np.array(targets_of_text) / np.sum(targets_of_text)
+    np.testing.assert_allclose(shares, expected, atol=0.006)
