@@ -10,7 +10,7 @@ import gin
 
 from salt_jax.config import Experiment, Scoring
 from salt_jax.data.preparing.prepare import Preparation
-from salt_jax.gin_reading import files, messages, statements
+from salt_jax.gin_reading import field_types, files, messages, statements
 from salt_jax.gin_reading.statements import Statements
 
 # What can be run, and the field that tells which: shared files may bind other fields of
@@ -74,6 +74,7 @@ def load(
     of_overrides = _of_overrides(overrides)
     try:
         value, of_files = _built(paths, overrides, imports)
+        field_types.check(value)
         used = statements.read(gin.operative_config_str())
         if used.required:
             raise ValueError(messages.not_set(used.required))
