@@ -12,8 +12,8 @@ import numpy as np
 import tokenizers
 from etils import epath
 
-from salt_jax.data.json_files import parse_object
 from salt_jax.data.sentencepiece_vocabulary import PROBES, SPACE
+from salt_jax.files.records import decode_object
 
 # An additional key in the file, which names the begin, end and pad tokens.
 ROLES_KEY = "salt_jax"
@@ -164,7 +164,7 @@ def as_json(record: Mapping[str, Any]) -> bytes:
 
 
 def _record(contents: bytes, path: epath.Path) -> dict[str, Any]:
-    record = parse_object(contents, where=str(path), remedy="give a tokenizer.json")
+    record = decode_object(contents, where=str(path), remedy="give a tokenizer.json")
     if "model" not in record:
         raise ValueError(f"{path} is not a tokenizer.json: it has no 'model'.")
     return record

@@ -24,6 +24,7 @@ from salt_jax.data.sentencepiece_vocabulary import (
     SentencePieceCodec,
     in_pieces,
 )
+from salt_jax.files.writing import write_file
 
 _REPORT_EVERY = 100_000  # Documents.
 _TOO_LARGE = re.compile(r"too high \(\d+\)\. Please set it to a value <= (\d+)")
@@ -151,10 +152,7 @@ def write_vocabulary(path: epath.Path, contents: bytes) -> None:
       ValueError: there is a file at `path`.
     """
     check_new(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(contents)
-    partial.rename(path)
+    write_file(path, contents)
 
 
 def _lines(parts: Sequence[Part], progress: Callable[[str], None]) -> Iterator[str]:

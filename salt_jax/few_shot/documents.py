@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 
 from salt_jax.data.corpora.jsonl import read_lines
-from salt_jax.data.json_files import parse_object
+from salt_jax.files.records import decode_object
 
 
 def open_documents(config_source: str, **metadata: Any) -> Mapping[str, Any]:
@@ -42,7 +42,7 @@ def _records(path: epath.Path) -> Iterator[Mapping[str, Any]]:
         for line_number, line in enumerate(lines, number):
             if line.strip():
                 where = f"{path}:{line_number}"
-                yield parse_object(line, where=where, remedy="mend or remove it")
+                yield decode_object(line, where=where, remedy="mend or remove it")
 
 
 def cloze_results(

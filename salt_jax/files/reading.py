@@ -51,6 +51,11 @@ def check_sha256(path: epath.PathLike, expected: str, *, remedy: str) -> None:
         raise differs(path, found, expected, remedy=remedy)
 
 
+def is_plain_name(name: str) -> bool:
+    """Returns whether `name` names a file of its own folder, and of no other."""
+    return name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"}
+
+
 def differs(
     path: epath.PathLike, found: str, expected: str, *, remedy: str
 ) -> DamagedFileError:

@@ -1,7 +1,8 @@
 """JSON that salt_jax owns: decoded into typed values, with a checksum that is compared.
 
 A record is a JSON object whose last field, "checksum", digests the others. What the
-file holds is checked against a type: a dataclass or a `msgspec.Struct`.
+file holds is checked against a type: a dataclass or a TypedDict. JSON of others is read
+as an object, by `read_object`.
 """
 
 from __future__ import annotations
@@ -135,7 +136,40 @@ def write_record(path: epath.PathLike, fields: dict[str, Any]) -> None:
     Raises:
       OSError: the file cannot be written; what was there is still there.
     """
-    write_file(path, json.dumps(seal(fields), indent=2) + "\n")
+    write_file(path, record_bytes(fields))
+
+
+def record_bytes(fields: dict[str, Any]) -> bytes:
+    """Returns JSON fields as `write_record` writes them."""
+    return (json.dumps(seal(fields), indent=2) + "\n").encode()
+
+
+def decode_object(text: str | bytes, *, where: str, remedy: str) -> dict[str, Any]:
+    """Returns the JSON object in `text`, which another program wrote.
+
+    As in Python's json, there may be numbers that are not finite, and half surrogates.
+    Arguments as for `decode`.
+
+    Raises:
+      ValueError: `text` is not JSON, or not an object.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"{where} is not JSON ({said}): {remedy}.") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is not a JSON object: {remedy}.")
+    return value
+
+
+def read_object(path: epath.PathLike, *, remedy: str) -> dict[str, Any]:
+    """Returns the JSON object in a file of another program; errors as `decode_object`.
+
+    Raises:
+      OSError: there is no such file, or it cannot be read.
+    """
+    return decode_object(read_file(path), where=str(path), remedy=remedy)
 
 
 def _as_read(fields: dict[str, Any]) -> dict[str, Any]:

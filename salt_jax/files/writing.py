@@ -69,18 +69,27 @@ def name_file(written: epath.PathLike, path: epath.PathLike) -> None:
         flush_folder(path.parent)
 
 
+def unfinished_path(output: epath.PathLike) -> epath.Path:
+    """Returns where to write the folder `output` before `name_folder` names it."""
+    output = epath.Path(output)
+    local = is_local(output)
+    return output.parent / f"{output.name}.unfinished" if local else output
+
+
 def name_folder(written: epath.PathLike, output: epath.PathLike) -> None:
     """Gives a folder its name, `output`, once all of it is on disk.
+
+    In a bucket, where a folder is written in place, it does nothing.
 
     Raises:
       OSError: a file cannot be flushed, or the folder cannot be renamed.
     """
     written, output = epath.Path(written), epath.Path(output)
-    if is_local(output):
-        flush_tree(written)
+    if written == output:
+        return
+    flush_tree(written)
     written.rename(output)
-    if is_local(output):
-        flush_folder(output.parent)
+    flush_folder(output.parent)
 
 
 @contextlib.contextmanager
@@ -93,15 +102,12 @@ def new_folder(output: epath.PathLike) -> Iterator[epath.Path]:
     Raises:
       OSError: the folder cannot be written.
     """
-    output = epath.Path(output)
-    local = is_local(output)
-    folder = output.parent / f"{output.name}.unfinished" if local else output
+    folder = unfinished_path(output)
     folder.rmtree(missing_ok=True)
     try:
         folder.mkdir(parents=True)
         yield folder
-        if local:
-            name_folder(folder, output)
+        name_folder(folder, output)
     except BaseException:
         folder.rmtree(missing_ok=True)
         raise

@@ -12,19 +12,20 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from salt_jax.data.json_files import write_json
+from salt_jax.data.tokenizers_vocabulary import as_json
 from salt_jax.data.vocabulary import Vocabulary
+from salt_jax.files.writing import new_folder, write_file
 from salt_jax.hugging_face.architectures import architecture_of
+from salt_jax.hugging_face.checksums import write_checksums
 from salt_jax.hugging_face.config_json import write_model
 from salt_jax.hugging_face.model_card import model_card
-from salt_jax.hugging_face.safetensors_files import SHARD_BYTES, write_tensors
+from salt_jax.hugging_face.safetensors_writing import SHARD_BYTES, write_tensors
 from salt_jax.hugging_face.tensors import Tensor, tensors_of
 from salt_jax.hugging_face.tokenizer_files import tokenizer_files
 from salt_jax.storage.array_files import CHUNK_BYTES, CorruptArraysError, absolute
 from salt_jax.storage.array_pieces import StoredArrays, contiguous
 from salt_jax.storage.export import Export
 from salt_jax.storage.export_writing import check_new
-from salt_jax.storage.unfinished import unfinished_folder
 
 
 def export_to_hugging_face(
@@ -67,16 +68,16 @@ def export_to_hugging_face(
     )
     ends = list(vocabulary.end_ids)
     generation = special_tokens | ({"eos_token_id": ends} if len(ends) > 1 else {})
-    with unfinished_folder(output) as unfinished:
-        unfinished.rmtree(missing_ok=True)
-        unfinished.mkdir(parents=True)
+    tokenizer |= {
+        "config.json": as_json(config),
+        "generation_config.json": as_json(generation),
+    }
+    with new_folder(output) as unfinished:
         for name, content in tokenizer.items():
-            (unfinished / name).write_bytes(content)
+            write_file(unfinished / name, content)
         _write_tensors(export, unfinished, dtype=dtype, shard_bytes=shard_bytes)
-        write_json(unfinished / "config.json", config)
-        write_json(unfinished / "generation_config.json", generation)
-        (unfinished / "README.md").write_text(card)
-        unfinished.rename(output)
+        write_checksums(unfinished)
+        write_file(unfinished / "README.md", card)
     logging.info("Wrote %s to %s.", architecture.name, output)
 
 

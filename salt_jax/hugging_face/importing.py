@@ -13,8 +13,9 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from salt_jax.data.json_files import read_object
+from salt_jax.files.records import read_object
 from salt_jax.hugging_face.architectures import architecture_in
+from salt_jax.hugging_face.checksums import check_checksums
 from salt_jax.hugging_face.config_json import read_model
 from salt_jax.hugging_face.gin_text import model_gin
 from salt_jax.hugging_face.safetensors_files import (
@@ -29,7 +30,6 @@ from salt_jax.storage.array_pieces import ArrayWriter
 from salt_jax.storage.export import Export
 from salt_jax.storage.export_writing import check_new, new_export
 from salt_jax.storage.finite import NotFiniteError
-from salt_jax.storage.unfinished import unfinished_folder
 
 # Tables in old files that the model computes instead.
 _COMPUTED = ".rotary_emb.inv_freq"
@@ -54,6 +54,7 @@ def import_from_hugging_face(
     """
     folder, output = absolute(folder), absolute(output)
     about = _read_config(folder)
+    check_checksums(folder)
     architecture = architecture_in(about)
     model = read_model(about)
     tensors = tensors_of(model, architecture)
@@ -83,17 +84,16 @@ def import_from_hugging_face(
         "step": 0,
     }
     seq_len = _max_length(about)
-    with unfinished_folder(output):
-        export = new_export(
-            output,
-            write_params,
-            model=model,
-            vocabulary=(name, content),
-            provenance=provenance,
-            dtype=dtype,
-            seq_len=seq_len,
-            files={"model.gin": model_gin(model, architecture.name)},
-        )
+    export = new_export(
+        output,
+        write_params,
+        model=model,
+        vocabulary=(name, content),
+        provenance=provenance,
+        dtype=dtype,
+        seq_len=seq_len,
+        files={"model.gin": model_gin(model, architecture.name)},
+    )
     logging.info("Imported %s to %s.", architecture.name, output)
     return export
 

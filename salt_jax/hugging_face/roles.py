@@ -8,8 +8,8 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from salt_jax.data.json_files import read_object
 from salt_jax.data.tokenizers_vocabulary import OTHER_ENDS
+from salt_jax.files.records import read_object
 
 # Files with names of special tokens, and files with their ids. The first one decides.
 _NAMED_IN = ("tokenizer_config.json", "special_tokens_map.json")
@@ -54,7 +54,8 @@ def other_ends(folder: epath.Path, eos_id: int, known: Collection[int]) -> list[
     for file in _NUMBERED_IN:
         said = read_json(folder / file, is_needed=False).get("eos_token_id")
         if said is not None:
-            ends = dict.fromkeys(said if isinstance(said, list) else [said])
+            listed = said if isinstance(said, list) else [said]
+            ends = dict.fromkeys(x for x in listed if type(x) is int)
             return [x for x in ends if x != eos_id and x in known]
     return []
 
@@ -80,7 +81,7 @@ def _token(
     """
     for path, key, said in _said(folder, role):
         token = known.get(said) if isinstance(said, str) else said
-        if token in known.values():
+        if type(token) is int and token in known.values():
             return token
         if is_needed:
             raise ValueError(

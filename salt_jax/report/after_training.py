@@ -13,6 +13,7 @@ from etils import epath
 
 from salt_jax.files.reading import read_file
 from salt_jax.files.records import decode
+from salt_jax.hugging_face.checksums import check_checksums
 from salt_jax.report import page
 from salt_jax.report.file_types import (
     EvaluationFile,
@@ -196,6 +197,7 @@ def exports(folders: Sequence[epath.PathLike]) -> str:
 
 def _about(folder: epath.Path) -> list[str]:
     if (folder / "config.json").exists():
+        check_checksums(folder, ["config.json"])
         config = decode(
             read_file(folder / "config.json"),
             ModelConfigFile,

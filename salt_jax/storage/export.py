@@ -7,7 +7,8 @@ name once all of it is written:
     model.json         The fields of `TransformerConfig`.
     vocabulary.model   The SentencePiece model that the model was trained with, or
     vocabulary.json    its vocabulary of the tokenizers library.
-    export.json        Format version, dtype, sequence length, fingerprints, provenance.
+    export.json        Format version, dtype, sequence length, fingerprints, provenance,
+                       and the SHA-256 of the files beside it.
     README.md          The same for people.
 
 An imported export also has the shape as gin text, `model.gin`.
@@ -16,13 +17,13 @@ An imported export also has the shape as gin text, `model.gin`.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from typing import Any
+from typing import Any, TypedDict
 
 from etils import epath
 
-from salt_jax.data.json_files import read_object
 from salt_jax.data.vocabulary import Vocabulary
+from salt_jax.files.reading import check_sha256, is_plain_name
+from salt_jax.files.records import read_record, typed
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.quantized import as_exported, hold
 from salt_jax.storage.array_files import (
@@ -33,8 +34,19 @@ from salt_jax.storage.array_files import (
 )
 from salt_jax.storage.finite import check_finite
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+_REMEDY = "export again"
 HOW_TO_EXPORT = "make one with `python -m salt_jax.main export --gin_file=...`"
+
+
+class _About(TypedDict):
+    dtype: str
+    seq_len: int
+    fingerprint: str
+    vocabulary_file: str
+    vocabulary_fingerprint: str
+    provenance: dict[str, Any]
+    files: dict[str, str]  # The SHA-256 of each file beside this one.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,26 +73,19 @@ class Export:
         path = absolute(path)
         if not path.exists():
             raise FileNotFoundError(f"No export at {path}; {HOW_TO_EXPORT}.")
-        about = _read_file(path / "export.json")
-        version = about.get("format_version")
-        if version != FORMAT_VERSION:
-            raise ValueError(
-                f"The export at {path} has format version {version}; this salt_jax "
-                f"reads version {FORMAT_VERSION}. Update salt_jax, or export again."
-            )
-        fields = [
-            *("dtype", "seq_len", "fingerprint", "vocabulary_file"),
-            *("vocabulary_fingerprint", "provenance"),
-        ]
-        missing = [name for name in fields if name not in about]
-        if missing:
-            raise ValueError(f"{path / 'export.json'} lacks {missing}: export again.")
+        about = _read_about(path)
         export = cls(
             path=path,
             model=_read_model(path / "model.json"),
-            **{name: about[name] for name in fields},
+            dtype=about["dtype"],
+            seq_len=about["seq_len"],
+            fingerprint=about["fingerprint"],
+            vocabulary_file=about["vocabulary_file"],
+            vocabulary_fingerprint=about["vocabulary_fingerprint"],
+            provenance=about["provenance"],
         )
-        export._check_vocabulary_file()
+        for name, digest in about["files"].items():
+            check_sha256(path / name, digest, remedy=_REMEDY)
         return export
 
     @classmethod
@@ -171,36 +176,35 @@ class Export:
                 "Use one vocabulary file for both."
             )
 
-    def _check_vocabulary_file(self) -> None:
-        if not self.vocabulary_path.exists():
-            raise ValueError(
-                f"The export at {self.path} is damaged: it has no "
-                f"{self.vocabulary_path.name}. Export again."
-            )
-        found = sha256(self.vocabulary_path.read_bytes())
-        if found != self.vocabulary_fingerprint:
-            raise ValueError(
-                f"The export at {self.path} is damaged: its {self.vocabulary_path.name}"
-                f" has SHA-256 {found[:12]}, not {self.vocabulary_fingerprint[:12]} as "
-                "written. Export again."
-            )
+
+def _read_about(path: epath.Path) -> _About:
+    file = path / "export.json"
+    found = _read_file(file)
+    if (version := found.get("format_version")) != FORMAT_VERSION:
+        raise ValueError(
+            f"The export at {path} has format version {version}; this salt_jax "
+            f"reads version {FORMAT_VERSION}. Update salt_jax, or export again."
+        )
+    about = typed(found, _About, where=str(file), remedy=_REMEDY)
+    if about["vocabulary_file"] not in about["files"]:
+        raise ValueError(f"{file} has no digest of its vocabulary: {_REMEDY}.")
+    outside = [name for name in about["files"] if not is_plain_name(name)]
+    if outside:
+        raise ValueError(f"{file} names {outside[0]!r} in another folder: {_REMEDY}.")
+    return about
 
 
 def _read_file(path: epath.Path) -> dict[str, Any]:
     if not path.exists():
         raise ValueError(f"{path.parent} is no export: it has no {path.name}.")
-    return read_object(path, remedy="export again")
+    return read_record(path, dict[str, Any], remedy=_REMEDY)
 
 
 def _read_model(path: epath.Path) -> TransformerConfig:
-    try:
-        return TransformerConfig(**_read_file(path))
-    except TypeError as error:  # An unknown or a missing field.
+    found = _read_file(path)
+    known = {field.name for field in dataclasses.fields(TransformerConfig)}
+    if unknown := sorted(set(found) - known):
         raise ValueError(
-            f"{path} was written by another version ({error}): export again."
-        ) from error
-
-
-def sha256(content: bytes) -> str:
-    """Returns the SHA-256 of `content`, in hexadecimal."""
-    return hashlib.sha256(content).hexdigest()
+            f"{path} was written by another version, with {unknown[0]!r}: {_REMEDY}."
+        )
+    return typed(found, TransformerConfig, where=str(path), remedy=_REMEDY)

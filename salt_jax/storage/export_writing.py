@@ -10,7 +10,9 @@ import jax
 from etils import epath
 from jax.experimental import multihost_utils
 
-from salt_jax.data.json_files import write_json
+from salt_jax.files.reading import sha256_of
+from salt_jax.files.records import record_bytes, write_record
+from salt_jax.files.writing import name_folder, unfinished_path, write_file
 from salt_jax.model.config import DTYPES, TransformerConfig
 from salt_jax.storage.array_files import (
     absolute,
@@ -18,7 +20,7 @@ from salt_jax.storage.array_files import (
     fingerprint,
     write_arrays,
 )
-from salt_jax.storage.export import FORMAT_VERSION, Export, sha256
+from salt_jax.storage.export import FORMAT_VERSION, Export
 from salt_jax.storage.finite import check_finite
 
 
@@ -102,30 +104,53 @@ def new_export(
     """
     path = absolute(path)
     check_new(path, dtype)
-    unfinished = path.parent / f"{path.name}.unfinished"
-    if jax.process_index() == 0:
-        unfinished.rmtree(missing_ok=True)
-        unfinished.mkdir(parents=True)
-    name, content = vocabulary
-    about = {
-        "format_version": FORMAT_VERSION,
-        "dtype": dtype,
-        "fingerprint": write_params(unfinished / "params"),
-        "vocabulary_fingerprint": sha256(content),
-        "vocabulary_file": name,
-        "seq_len": seq_len,
-        "provenance": dict(provenance),
-    }
-    if jax.process_index() == 0:
-        (unfinished / name).write_bytes(content)
-        write_json(unfinished / "model.json", dataclasses.asdict(model))
-        readme = _readme(path.name, model, about)
-        for file, text in {**(files or {}), "README.md": readme}.items():
-            (unfinished / file).write_text(text)
-        write_json(unfinished / "export.json", about)
-        unfinished.rename(path)
+    unfinished = unfinished_path(path)
+    is_first = jax.process_index() == 0
+    try:
+        if is_first:
+            unfinished.rmtree(missing_ok=True)
+            unfinished.mkdir(parents=True)
+        about = {
+            "format_version": FORMAT_VERSION,
+            "dtype": dtype,
+            "fingerprint": write_params(unfinished / "params"),
+            "seq_len": seq_len,
+            "provenance": dict(provenance),
+        }
+        if is_first:
+            _write_beside(unfinished, path, about, model, vocabulary, files or {})
+    except BaseException:
+        if is_first:
+            unfinished.rmtree(missing_ok=True)
+        raise
     multihost_utils.sync_global_devices(f"exported {path}")
     return Export.open(path)
+
+
+def _write_beside(
+    unfinished: epath.Path,
+    path: epath.Path,
+    about: Mapping[str, Any],
+    model: TransformerConfig,
+    vocabulary: tuple[str, bytes],
+    files: Mapping[str, str],
+) -> None:
+    """Writes the files beside the arrays, and gives the export its name."""
+    name, content = vocabulary
+    beside = {name: content, "model.json": record_bytes(dataclasses.asdict(model))}
+    beside |= {file: text.encode() for file, text in files.items()}
+    digests = {file: sha256_of(contents) for file, contents in beside.items()}
+    about = {
+        **about,
+        "vocabulary_file": name,
+        "vocabulary_fingerprint": digests[name],
+        "files": digests,
+    }
+    beside["README.md"] = _readme(path.name, model, about).encode()
+    for file, contents in beside.items():
+        write_file(unfinished / file, contents)
+    write_record(unfinished / "export.json", about)
+    name_folder(unfinished, path)
 
 
 def check_new(path: epath.PathLike, dtype: str) -> None:

@@ -27,7 +27,7 @@ from salt_jax.hugging_face.architectures import architecture_of
 from salt_jax.hugging_face.config_json import write_model
 from salt_jax.hugging_face.exporting import export_to_hugging_face
 from salt_jax.hugging_face.importing import import_from_hugging_face
-from salt_jax.hugging_face.safetensors_files import write_tensors
+from salt_jax.hugging_face.safetensors_writing import write_tensors
 from salt_jax.hugging_face.tensors import tensors_of
 from salt_jax.hugging_face.tokenizer_files import tokenizer_files
 from salt_jax.model.config import TransformerConfig

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from salt_jax.files.records import write_record
 from salt_jax.main import main
 from salt_jax.storage.export import Export
 from salt_jax.storage.loaded import LoadedModel
@@ -81,7 +82,7 @@ def test_an_export_of_another_run_at_the_same_place_is_refused(
     assert main(command) == 0
     about = json.loads((tmp_path / "out" / "export.json").read_text())
     about["provenance"]["experiment_fingerprint"] = "another"
-    (tmp_path / "out" / "export.json").write_text(json.dumps(about))
+    write_record(tmp_path / "out" / "export.json", about)
     assert "experiment_fingerprint='another', not " in refused(*command)
 
 

@@ -7,7 +7,8 @@ import types
 import numpy as np
 import pytest
 
-from salt_jax.hugging_face.safetensors_files import open_tensors, write_tensors
+from salt_jax.hugging_face.safetensors_files import open_tensors
+from salt_jax.hugging_face.safetensors_writing import write_tensors
 
 ROWS = np.arange(60, dtype=np.float32).reshape(20, 3)
 

@@ -10,7 +10,7 @@ from etils import epath
 from salt_jax.data import embedded
 from salt_jax.data.corpora.document import Limits, find, is_whole
 from salt_jax.data.corpora.jsonl import read_lines, split_files
-from salt_jax.data.json_files import parse_object
+from salt_jax.files.records import decode_object
 
 _TFDS = "tfds:"
 _READ_BYTES = 1 << 20
@@ -66,7 +66,7 @@ def _files(folder: epath.Path, split: str) -> list[epath.Path]:
 
 
 def _record(line: bytes, fields: Sequence[str], where: str) -> Mapping[str, str | int]:
-    record = parse_object(line, where=where, remedy="mend or remove it")
+    record = decode_object(line, where=where, remedy="mend or remove it")
     return {name: _value(record, name, where) for name in fields}
 
 
