@@ -38,11 +38,11 @@ class SaltLM(TemplateLM):
         name: str | None = None,
         read: Callable[[Sequence[LikelihoodRequest]], list[Likelihood]] | None = None,
     ):
-        """Takes a model and the number of rows of full length in a batch.
+        """Takes a model and the number of the longest rows in a batch.
 
         Args:
           loaded: The model.
-          batch_size: The number of rows of full length in a batch.
+          batch_size: The number of the longest rows in a batch; more if shorter.
           name: The name of the model in messages; default: that of its export.
           read: Answers requests; default: a `LikelihoodReader` of the model.
 
@@ -87,13 +87,22 @@ class SaltLM(TemplateLM):
         """Returns each continuation's log-likelihood in nats, and if it is greedy.
 
         Raises:
-          ValueError: a continuation is empty, or longer than the model's length.
+          ValueError: a continuation has no token of its own, or is longer than the
+            model's length.
         """
+        for request in requests:
+            context, continuation = request.args
+            if not context and not self.tok_encode(continuation, False):
+                raise _nothing(context, continuation)
         return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
 
     def _loglikelihood_tokens(
         self, requests: Iterable[tuple[Any, list[int], list[int]]], **_: Any
     ) -> list[tuple[float, bool]]:
+        requests = list(requests)
+        for texts, _context, continuation in requests:
+            if not continuation:
+                raise _nothing(*texts)
         answers = self._read([LikelihoodRequest(*tokens) for _, *tokens in requests])
         return [(answer.log_likelihood, answer.is_greedy) for answer in answers]
 
@@ -173,3 +182,11 @@ class SaltLM(TemplateLM):
             stop=[string for string in kwargs["until"] if string],
             seeds=seeds,
         )
+
+
+def _nothing(context: str, continuation: str) -> ValueError:
+    """Returns the refusal of a question for the likelihood of nothing."""
+    return ValueError(
+        f"The continuation {continuation[:60]!r} of {context[-60:]!r} has no token of "
+        "its own, so it has no likelihood: mend this question, or leave its task out."
+    )

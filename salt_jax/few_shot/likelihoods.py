@@ -31,6 +31,8 @@ from salt_jax.telemetry.progress import Progress
 # Lengths that programs are compiled for; longer ones are multiples of `_LONG`.
 _LENGTHS, _LONG = (64, 128, 192, 256, 384, 512, 768), 512
 _CHUNK_TOKENS = 512
+# Short questions are read in batches as of questions of this length.
+_LEAST_LENGTH = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +48,7 @@ class LikelihoodReader:
     """Computes log-likelihoods in batches of few shapes, sharded over the mesh."""
 
     loaded: LoadedModel
-    batch_size: int  # Rows of full length; batches of shorter rows have more.
+    batch_size: int  # Of the longest rows; batches of shorter rows have more.
     name: str  # The name of the model in messages.
     stream: TextIO = dataclasses.field(default_factory=lambda: sys.stderr)
 
@@ -67,8 +69,9 @@ class LikelihoodReader:
         pending: tuple[list[PrefixRow], TokenStatistics] | None = None
         label = f"read by {self.name}"
         with Progress(label, len(questions), stream=self.stream) as progress:
-            for rows in self._batches(rows_of(questions, self.loaded.max_length)):
-                dispatched = rows, self._read(rows, questions)
+            all_rows = rows_of(questions, self.loaded.max_length)
+            for rows, shape in self._batches(all_rows):
+                dispatched = rows, self._read(rows, questions, shape)
                 # The devices compute this batch while the host reads the previous one.
                 if pending is not None:
                     found |= _answers(questions, *pending)
@@ -89,13 +92,18 @@ class LikelihoodReader:
                     "give a greater --max_length, or leave the task out."
                 )
 
-    def _batches(self, rows: Sequence[PrefixRow]) -> Iterator[list[PrefixRow]]:
+    def _batches(
+        self, rows: Sequence[PrefixRow]
+    ) -> Iterator[tuple[list[PrefixRow], tuple[int, int]]]:
+        """Yields the rows of each batch, and its shape."""
+        longest = max((len(row.tokens) for row in rows), default=1)
         for _, group in itertools.groupby(rows, lambda row: row.slots):
             alike = list(group)
             begin = 0
             while begin < len(alike):
-                count = self._num_rows(self._length(len(alike[begin].tokens)))
-                yield alike[begin : begin + count]
+                length = self._length(len(alike[begin].tokens))
+                count = self._num_rows(length, longest=longest, asked=len(rows))
+                yield alike[begin : begin + count], (count, length)
                 begin += count
 
     def _length(self, tokens: int) -> int:
@@ -106,23 +114,35 @@ class LikelihoodReader:
         pieces = self.loaded.model.partitioning.size("length")
         return -(-length // pieces) * pieces
 
-    def _num_rows(self, length: int) -> int:
-        """Returns the rows of a batch: about as many tokens at any length."""
+    def _num_rows(self, length: int, *, longest: int = 1, asked: int = 1) -> int:
+        """Returns the rows of a batch: about as many tokens at any length.
+
+        Args:
+          length: The length that the rows are padded to.
+          longest: The most tokens of any row: `batch_size` of these are a batch, or
+            of `_LEAST_LENGTH` tokens if all are shorter.
+          asked: The number of all rows.
+        """
         shards = self.loaded.model.partitioning.size("batch")
-        rows = self.batch_size * self._length(self.loaded.max_length) // length
+        longest = max(longest, min(_LEAST_LENGTH, self.loaded.max_length))
+        rows = self.batch_size * max(self._length(longest), length) // length
+        # Not many more than there are, and of few numbers: each is compiled.
+        rows = min(rows, max(1 << (asked - 1).bit_length(), self.batch_size))
         return -(-rows // shards) * shards
 
     def _read(
-        self, rows: Sequence[PrefixRow], questions: Sequence[LikelihoodRequest]
+        self,
+        rows: Sequence[PrefixRow],
+        questions: Sequence[LikelihoodRequest],
+        shape: tuple[int, int],
     ) -> TokenStatistics:
         """Dispatches a batch; returns the (asynchronous) statistics of its targets."""
         partitioning = self.loaded.model.partitioning
-        length = self._length(max(len(row.tokens) for row in rows))
         pieces = partitioning.size("length")
         filled = RowArrays.of(
             rows,
             questions,
-            shape=(self._num_rows(length), length),
+            shape=shape,
             slots=-(-rows[0].slots // pieces) * pieces,
         )
         sharding = partitioning.sharding("batch", "length")

@@ -173,3 +173,15 @@ def test_a_way_to_draw_that_there_is_not_is_refused(lm):
     how = {"until": ["\n"], "max_gen_toks": 2, "num_beams": 4}
     with pytest.raises(ValueError, match="generation options num_beams"):
         lm.generate_until(requests("", ("a", how)))
+
+
+@pytest.mark.parametrize("pair", [("Who", ""), ("", "")])
+def test_the_likelihood_of_nothing_is_refused_with_the_question(pair, lm):
+    with pytest.raises(ValueError, match=rf"continuation '' of '{pair[0]}' has no"):
+        lm.loglikelihood(requests("loglikelihood", ("a", " b"), pair))
+
+
+def test_a_continuation_that_melts_into_its_context_is_refused(lm, monkeypatch):
+    monkeypatch.setattr(lm, "_encode_pair", lambda *texts: ([0, 1], []))
+    with pytest.raises(ValueError, match="continuation 'l' of ' smal' has no token"):
+        lm.loglikelihood(requests("loglikelihood", (" smal", "l")))

@@ -173,3 +173,33 @@ def test_a_continuation_that_cannot_be_read_is_refused(count, alone):
 def test_a_batch_without_rows_is_refused(alone):
     with pytest.raises(ValueError, match="batch_size=0"):
         LikelihoodReader(alone, 0, "small")
+
+
+@pytest.mark.parametrize("num_questions, rows", [(1, 8), (5, 8), (50, 64), (500, 64)])
+def test_a_batch_is_as_large_as_the_questions_whatever_the_model_could_read(
+    num_questions, rows, alone, monkeypatch
+):
+    shapes = {}
+
+    def noted(params, tokens_BL, *others, **model):
+        shapes.setdefault(length, []).append(tokens_BL.shape)
+        raise StopIteration
+
+    monkeypatch.setattr(likelihoods, "_statistics", noted)
+    questions = [
+        LikelihoodRequest([3 + i // 50, 3 + i % 50], [5] * 20)
+        for i in range(num_questions)
+    ]
+    for length in (512, 131_072):
+        reader = dataclasses.replace(alone, max_length=length)
+        with pytest.raises(StopIteration):
+            LikelihoodReader(reader, 8, "long")(questions)
+    assert shapes[512] == shapes[131_072] == [(rows, 64)]
+
+
+def test_one_long_question_makes_no_large_batches_of_few_short_ones(alone):
+    long = dataclasses.replace(alone, max_length=131_072)
+    reader = LikelihoodReader(long, 8, "long")
+    assert reader._num_rows(64, longest=100_000, asked=6) == 8
+    assert reader._num_rows(64, longest=100_000, asked=1_000) == 1_024
+    assert reader._num_rows(64, longest=512, asked=1_000_000) == 64
