@@ -11,6 +11,9 @@ import setuptools
 BEAM = ["apache-beam>=2.77,<3", "sentencepiece<=0.2.2"]
 EVAL = ["lm_eval>=0.4.13,<0.5", "rouge-score>=0.1.2,<0.2"]
 PLOTS = ["matplotlib>=3.11,<4"]
+# SQLAlchemy and Alembic are for metrics in an SQLite file.
+MLFLOW = ["mlflow-skinny>=3.17,<4", "sqlalchemy>=2.0.40,<2.1", "alembic>=1.20,<2"]
+WANDB = ["wandb>=0.31,<0.32"]
 
 setuptools.setup(
     name="salt_jax",
@@ -54,10 +57,14 @@ setuptools.setup(
         "beam": BEAM,
         "eval": EVAL,
         "plots": PLOTS,
+        "mlflow": MLFLOW,
+        "wandb": WANDB,
         "dev": [
             *BEAM,
             *EVAL,
             *PLOTS,
+            *MLFLOW,
+            *WANDB,
             "jax[tpu]",  # libtpu compiles for TPUs on a machine without one.
             # Read exported models, to compare with.
             "accelerate>=1.15,<2",

@@ -17,7 +17,9 @@ EXTRA_OF = {
     "datasets": "eval",
     "lm_eval": "eval",
     "matplotlib": "plots",
+    "mlflow": "mlflow",
     "rouge_score": "eval",
+    "wandb": "wandb",
 }
 
 

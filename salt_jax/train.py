@@ -19,6 +19,8 @@ from salt_jax.storage.checkpoint import Checkpointer
 from salt_jax.storage.checkpoint_reading import SavedCheckpoints
 from salt_jax.telemetry.profiling import TracedSteps, Tracer
 from salt_jax.telemetry.time_sheet import TimeSheet
+from salt_jax.telemetry.trackers.opening import open_trackers
+from salt_jax.telemetry.trackers.tracker import TrackedRun, Tracker
 from salt_jax.telemetry.warning_log import WarningLog
 from salt_jax.training import resumption, run_directory
 from salt_jax.training.loop import Loop, Measure, OpenBatches
@@ -43,6 +45,7 @@ def train(
     began: float | None = None,
     compiled: epath.PathLike | None = None,
     devices: Sequence[jax.Device] | None = None,
+    trackers: Sequence[str] = (),
     open_batches: OpenBatches = open_batches,
     signals: StopSignals | None = None,
 ) -> TrainState:
@@ -57,6 +60,7 @@ def train(
       began: `time.monotonic()` when the process began; default: now.
       compiled: A directory of compiled steps; None: compile them.
       devices: The devices to train on; default: all.
+      trackers: The names of services that show the metrics, beside TensorBoard.
       open_batches: Opens the batches of a loader from an index on.
       signals: What notes the signals that ask to stop; default: those of this call.
 
@@ -105,7 +109,12 @@ def train(
         speed = Speedometer.on(experiment, program.devices, start.position)
         dropped = 0 if state.guard is None else int(state.guard.dropped)
         recorder = Recorder(
-            speed, workdir, from_step=start.step, times=times, dropped=dropped
+            speed,
+            workdir,
+            from_step=start.step,
+            times=times,
+            dropped=dropped,
+            trackers=_trackers(trackers, experiment, workdir),
         )
         stack.enter_context(contextlib.closing(recorder))
         tracer = Tracer(traced, workdir / "profile", pausing=recorder.pausing)
@@ -194,6 +203,15 @@ def _loaded_updates(
     if compiled is None:
         return []
     return load_compiled(compiled, program, program.stages_from(step))
+
+
+def _trackers(
+    names: Sequence[str], experiment: Experiment, workdir: epath.Path
+) -> Sequence[Tracker]:
+    if jax.process_index() != 0:
+        return []
+    about = config.as_json(experiment)
+    return open_trackers(names, TrackedRun(workdir=workdir, experiment=about))
 
 
 def _open_checkpoints(experiment: Experiment, workdir: epath.Path) -> Checkpointer:

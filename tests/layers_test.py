@@ -44,6 +44,7 @@ ONLY_IN = {
         "report.svg",
         "report.write",
     },
+    "mlflow": {"telemetry.trackers.mlflow_tracker"},
     "msgspec": {"files.lease", "files.records"},
     "orbax": {"storage.array_files", "storage.checkpoint", "storage.checksums"},
     "pyarrow": {"data.corpora.parquet", "data.corpora.parquet_pages"},
@@ -54,6 +55,7 @@ ONLY_IN = {
     "tensorflow_datasets": TENSORFLOW,
     "tokenizers": {"data.tokenizers_vocabulary", "hugging_face.tokenizer_files"},
     "tqdm": {"telemetry.progress"},
+    "wandb": {"telemetry.trackers.wandb_tracker"},
 }
 
 

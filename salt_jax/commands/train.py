@@ -39,6 +39,7 @@ class Options(RunOptions):
     compiled: str | None = None
     trust_pickles: bool = False
     profile: str | None = None
+    tracker: Sequence[str] = ()
     distributed: str | None = None
 
     def __post_init__(self):
@@ -78,6 +79,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--profile", metavar="START:N", help="trace N steps after step START"
     )
+    group.add_argument(
+        "--tracker",
+        action="append",
+        choices=("mlflow", "wandb"),
+        help="show the metrics there too, beside TensorBoard; repeatable",
+    )
     add_distributed(group.add_argument)
 
 
@@ -86,11 +93,15 @@ def run(options: Options) -> int:
 
     Raises:
       FileNotFoundError: a gin file, data, scores or an export is missing.
+      ModuleNotFoundError: the package of a tracker is not installed.
       ValueError: the experiment cannot run here, or belongs to another run directory.
       FloatingPointError: a loss was not finite.
       PreemptedError: a signal asked to stop, and the state was saved.
     """
+    from salt_jax.telemetry.trackers.opening import check_installed
+
     began = time.monotonic()
+    check_installed(options.tracker)
     # The log of a run is not worth the run.
     with streams.lossy_stdout(), StopSignals() as signals:
         join(options.distributed)
@@ -118,6 +129,7 @@ def _train(options: Options, began: float, signals: StopSignals) -> None:
         traced=TracedSteps.parse(options.profile) if options.profile else None,
         began=began,
         compiled=options.compiled,
+        trackers=options.tracker,
         signals=signals,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from salt_jax.files.records import read_lines, record_line
 from salt_jax.files.writing import write_file
 from salt_jax.loss.weighted_mean import WeightedMean
 from salt_jax.telemetry.run_files import METRICS_FILE
+from salt_jax.telemetry.trackers.tracker import Tracker
 
 _Record = dict[str, float | int | str | bool | None]
 
@@ -25,7 +26,15 @@ class MetricWriter:
     of steps after `from_step`. Only process 0 writes.
     """
 
-    def __init__(self, workdir: epath.PathLike, *, from_step: int):
+    def __init__(
+        self,
+        workdir: epath.PathLike,
+        *,
+        from_step: int,
+        trackers: Sequence[Tracker] = (),
+    ):
+        """Opens the files; `trackers` get the numbers of each record too."""
+        self._trackers = trackers
         self._jsonl = epath.Path(workdir) / METRICS_FILE
         self._events = None
         if jax.process_index() != 0:
@@ -49,9 +58,18 @@ class MetricWriter:
         for name, value in record.items():
             if isinstance(value, float):
                 self._events.add_scalar(name, value, step)
+        numbers = {
+            name: float(value)
+            for name, value in record.items()
+            if name != "step" and isinstance(value, (int, float))
+        }
+        for tracker in self._trackers:
+            tracker.log(step, numbers)
 
     def close(self) -> None:
-        """Flushes and closes the event file."""
+        """Flushes and closes the event file, and the trackers."""
+        for tracker in self._trackers:
+            tracker.close()
         if self._events is not None:
             self._events.close()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 from absl import logging
@@ -16,6 +16,7 @@ from salt_jax.loss.weighted_mean import WeightedMean
 from salt_jax.telemetry.metric_writer import METRICS_FILE, MetricWriter, read_metrics
 from salt_jax.telemetry.progress import Progress
 from salt_jax.telemetry.time_sheet import OTHER, STEPS, TimeSheet
+from salt_jax.telemetry.trackers.tracker import Tracker
 from salt_jax.training.bad_steps import check_step
 from salt_jax.training.rates import Clocks, Speedometer
 from salt_jax.training.train_step import Metrics
@@ -44,6 +45,7 @@ class Recorder:
         from_step: int,
         times: TimeSheet,
         dropped: int = 0,
+        trackers: Sequence[Tracker] = (),
     ):
         """Opens the records of a run, and drops those of steps after `from_step`.
 
@@ -53,9 +55,10 @@ class Recorder:
           from_step: The updates of the checkpoint that is resumed; 0 without one.
           times: The time sheet of the run.
           dropped: The updates that the guard dropped in these steps.
+          trackers: Services that get the records too.
         """
         self._experiment, self.speed = speed.experiment, speed
-        self._writer = MetricWriter(workdir, from_step=from_step)
+        self._writer = MetricWriter(workdir, from_step=from_step, trackers=trackers)
         self._from_step, self._dropped = from_step, dropped
         self.times = times
         self._progress: Progress | None = None

@@ -1,0 +1,1 @@
+"""Services that show the metrics of runs, beside TensorBoard."""
