@@ -12,6 +12,7 @@ import jax
 from absl import logging
 from etils import epath
 
+from salt_jax import config
 from salt_jax.config import Experiment
 from salt_jax.data.reading.loader import open_batches
 from salt_jax.evaluation.held_out_kinds import held_out_of

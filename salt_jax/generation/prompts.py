@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 
-from salt_jax.data.corpora.document import is_whole
-
 
 def prompts_of(text: str, *, where: str = "standard input") -> list[str]:
     """Returns the prompts in `text`: its lines, or the "prompt" of JSON lines.
@@ -46,6 +44,9 @@ def check_whole(prompt: str, which: str) -> None:
     Raises:
       ValueError: it has half of a surrogate pair.
     """
+    # NumPy comes with it, which help does without.
+    from salt_jax.data.corpora.document import is_whole
+
     if not is_whole(prompt):
         raise ValueError(
             f"{which} has half of a surrogate pair, which is no text: {prompt[:60]!r}."

@@ -77,6 +77,6 @@ def test_the_help_of_a_command_has_its_defaults_and_an_example(name, capsys):
         parser.parse([name, "--help"])
     out = capsys.readouterr().out
     assert ended.value.code == 0
-    assert f"salt_jax {name} --" in out.partition("examples:")[2]
+    assert f"salt_jax {name} " in out.partition("examples:")[2]
     for wrong in ("(default: None)", "(default: [])", "(default: ())"):
         assert wrong not in out

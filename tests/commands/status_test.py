@@ -141,7 +141,8 @@ def test_a_real_run_that_died_and_one_that_ended_have_a_status(tmp_path, capsys)
     said = capsys.readouterr().out
     assert "error" in said and "step 2 " in said and f"1 of {TOTAL_STEPS}" in said
     run = dataclasses.replace(run, guard=UpdateGuard())
-    train(run, workdir, open_batches=open_spoiled)
+    accepted = ["guard.max_in_a_row"]
+    train(run, workdir, open_batches=open_spoiled, accepted_changes=accepted)
     assert main(["status", str(workdir), "--json", "--warnings=1"]) == 0
     found = json.loads(capsys.readouterr().out)
     last = [r for r in read_metrics(workdir) if "stage" in r][-1]

@@ -160,7 +160,9 @@ def test_a_guard_is_added_and_removed_where_a_run_resumes(files, tmp_path):
     wider = dataclasses.replace(GUARD, window=6)
     with pytest.raises(FloatingPointError, match="step 6 "):
         run(files, tmp_path, (3, 5), accepted=["guard"])
-    state = run(files, tmp_path, (3, 5), guard=wider, accepted=["guard.window"])
+    state = run(
+        files, tmp_path, (3, 5), guard=wider, accepted=["guard", "guard.window"]
+    )
     assert int(state.guard.dropped) == 1
     expected = run(files, tmp_path / "x", skip_batches=((3, 4), (5, 6)))
     assert_close(state, expected)
