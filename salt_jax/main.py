@@ -9,6 +9,7 @@ from absl import logging
 
 from salt_jax.commands import parser, streams
 from salt_jax.commands.log_lines import log_to_stderr
+from salt_jax.files import buckets
 from salt_jax.training.stop_signals import INTERRUPTED, PreemptedError
 
 # The extra of setup.py that installs a package which only some commands need.
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     with streams.lossy_stderr():
         log_to_stderr()
+        buckets.configure()
         try:
             code = _run(arguments, verbose="--verbose" in arguments)
         finally:
@@ -51,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str], *, verbose: bool) -> int:
     try:
         command, options = parser.parse(arguments)
+        buckets.check_paths(options)
         return command.run(options)
     except KeyboardInterrupt:
         print("salt_jax: interrupted.", file=sys.stderr)

@@ -25,6 +25,11 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 import jax
 import pytest
 
+from salt_jax.files import buckets
+from tests import object_store
+
+buckets.configure()
+
 ROOT = pathlib.Path(__file__).parents[1]
 CACHE = os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "xla_tests")
@@ -49,6 +54,14 @@ def fully_optimized():
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", kept)
+
+
+@pytest.fixture(scope="session")
+def bucket():
+    """The URL of a bucket, on a server that runs while tests do."""
+    with object_store.serving() as variables:
+        os.environ.update(variables)
+        yield object_store.BUCKET
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,8 @@ from typing import Any, TypeVar, overload
 
 from etils import epath
 
+from salt_jax.files import buckets
+
 Job = TypeVar("Job")
 
 # What a gin file can bind, and the commands that take it; the first runs unnamed.
@@ -75,6 +77,8 @@ class GinOptions:
                 f"{self.gin_file[-1]} binds {bound}, which can "
                 f"{' or '.join(COMMANDS_OF[bound])}; {command} needs {wanted}."
             )
+        if command not in ("compile", "describe"):  # They read no data.
+            buckets.check_paths(job)
         return job
 
     def placement(self, command: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 On a disk, a file or folder is written under a temporary name, flushed, renamed, and the
 folder that holds the name is flushed too. A bucket has neither renames nor flushes: an
 object appears whole once it is written, and a folder is the objects under its name. So
-there a folder is written in place, and the file that readers look for comes last.
+there a folder is written in place, beside an object that says so until it is finished.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from etils import epath
 
 from salt_jax.files.reading import named_errors
+
+UNFINISHED = ".unfinished"  # Ends a name on a disk; is an object's in a bucket.
 
 # A file system that cannot flush a folder says so with one of these.
 _NO_FOLDER_FLUSH = (errno.EINVAL, errno.ENOTSUP)
@@ -72,20 +74,42 @@ def name_file(written: epath.PathLike, path: epath.PathLike) -> None:
 def unfinished_path(output: epath.PathLike) -> epath.Path:
     """Returns where to write the folder `output` before `name_folder` names it."""
     output = epath.Path(output)
-    local = is_local(output)
-    return output.parent / f"{output.name}.unfinished" if local else output
+    if not is_local(output):
+        return output
+    return output.parent / f"{output.name}{UNFINISHED}"
+
+
+def begin_folder(output: epath.PathLike) -> epath.Path:
+    """Returns the new folder to write, which `name_folder` makes `output`.
+
+    In a bucket it has an object that says that it is not finished. What an earlier
+    attempt left behind is removed.
+
+    Raises:
+      OSError: the folder cannot be written.
+    """
+    folder = unfinished_path(output)
+    if is_local(folder):
+        folder.rmtree(missing_ok=True)
+        folder.mkdir(parents=True)
+        return folder
+    if (folder / UNFINISHED).exists():
+        folder.rmtree()
+    write_file(folder / UNFINISHED, "This folder is being written.\n")
+    return folder
 
 
 def name_folder(written: epath.PathLike, output: epath.PathLike) -> None:
     """Gives a folder its name, `output`, once all of it is on disk.
 
-    In a bucket, where a folder is written in place, it does nothing.
+    In a bucket, where it is written in place, the object goes that says otherwise.
 
     Raises:
       OSError: a file cannot be flushed, or the folder cannot be renamed.
     """
     written, output = epath.Path(written), epath.Path(output)
-    if written == output:
+    if not is_local(output):
+        (output / UNFINISHED).unlink()
         return
     flush_tree(written)
     written.rename(output)
@@ -96,21 +120,26 @@ def name_folder(written: epath.PathLike, output: epath.PathLike) -> None:
 def new_folder(output: epath.PathLike) -> Iterator[epath.Path]:
     """Yields the folder to write what `output` will hold; removes it on an error.
 
-    In a bucket it is `output` itself, so the block writes the file that readers look
-    for last. What an earlier attempt left behind is removed.
+    See `begin_folder`.
 
     Raises:
       OSError: the folder cannot be written.
     """
-    folder = unfinished_path(output)
-    folder.rmtree(missing_ok=True)
+    folder = begin_folder(output)
     try:
-        folder.mkdir(parents=True)
         yield folder
         name_folder(folder, output)
     except BaseException:
         folder.rmtree(missing_ok=True)
         raise
+
+
+def is_there(output: epath.PathLike) -> bool:
+    """Returns whether there is anything at `output` but an unfinished folder."""
+    output = epath.Path(output)
+    if is_local(output):
+        return output.exists()
+    return output.exists() and not (output / UNFINISHED).exists()
 
 
 def flush_tree(folder: epath.PathLike) -> None:

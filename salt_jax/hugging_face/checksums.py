@@ -13,6 +13,7 @@ from etils import epath
 
 from salt_jax.files.reading import check_sha256, is_plain_name, sha256_of_file
 from salt_jax.files.records import read_record, write_record
+from salt_jax.files.writing import UNFINISHED
 
 NAME = "checksums.json"
 _REMEDY = f"export it again, or delete {NAME} if you changed the file"
@@ -28,7 +29,8 @@ def write_checksums(folder: epath.Path) -> None:
     Raises:
       OSError: a file cannot be read or written.
     """
-    files = {path.name: sha256_of_file(path) for path in sorted(folder.iterdir())}
+    paths = sorted(path for path in folder.iterdir() if path.name != UNFINISHED)
+    files = {path.name: sha256_of_file(path) for path in paths}
     write_record(folder / NAME, {"files": files})
 
 

@@ -22,6 +22,7 @@ import tensorstore
 from etils import epath
 
 from salt_jax.files.failures import MachineError, retried
+from salt_jax.files.writing import is_local
 from salt_jax.model.parameters import is_in_stack
 from salt_jax.storage.array_files import (
     CHUNK_BYTES,
@@ -33,6 +34,7 @@ from salt_jax.storage.array_files import (
 from salt_jax.storage.finite import check_finite_piece
 
 _METADATA = "_METADATA"  # Orbax's description of a tree.
+_COMMITTED = "commit_success.txt"  # Without it, one in a bucket is incomplete.
 _WRITES_IN_FLIGHT = 2
 _TILE = 128  # Rows and columns of the tiles in which a matrix is transposed.
 
@@ -178,6 +180,8 @@ class ArrayWriter:
         while self._in_flight:
             self._in_flight.popleft().result()
         (self._path / _METADATA).write_text(json.dumps(_described(self._shapes)))
+        if not is_local(self._path):
+            (self._path / _COMMITTED).write_text("Orbax looks for this, in a bucket.\n")
         return digest_of_sums(self._shapes, self._sums)
 
 

@@ -24,6 +24,7 @@ from etils import epath
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.files.reading import check_sha256, is_plain_name
 from salt_jax.files.records import read_record, typed
+from salt_jax.files.writing import is_there
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.quantized import as_exported, hold
 from salt_jax.storage.array_files import (
@@ -71,7 +72,7 @@ class Export:
           ValueError: the format version is unknown, or a file is damaged.
         """
         path = absolute(path)
-        if not path.exists():
+        if not is_there(path):
             raise FileNotFoundError(f"No export at {path}; {HOW_TO_EXPORT}.")
         about = _read_about(path)
         export = cls(

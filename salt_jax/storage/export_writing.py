@@ -12,7 +12,13 @@ from jax.experimental import multihost_utils
 
 from salt_jax.files.reading import sha256_of
 from salt_jax.files.records import record_bytes, write_record
-from salt_jax.files.writing import name_folder, unfinished_path, write_file
+from salt_jax.files.writing import (
+    begin_folder,
+    is_there,
+    name_folder,
+    unfinished_path,
+    write_file,
+)
 from salt_jax.model.config import DTYPES, TransformerConfig
 from salt_jax.storage.array_files import (
     absolute,
@@ -108,8 +114,7 @@ def new_export(
     is_first = jax.process_index() == 0
     try:
         if is_first:
-            unfinished.rmtree(missing_ok=True)
-            unfinished.mkdir(parents=True)
+            begin_folder(path)
         about = {
             "format_version": FORMAT_VERSION,
             "dtype": dtype,
@@ -162,7 +167,7 @@ def check_new(path: epath.PathLike, dtype: str) -> None:
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}.")
     check_name(absolute(path))
-    if absolute(path).exists():
+    if is_there(absolute(path)):
         raise ValueError(f"Not exporting to {path}: it exists. Remove it first.")
 
 

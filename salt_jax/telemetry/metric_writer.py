@@ -11,8 +11,9 @@ from etils import epath
 from tensorboardX import SummaryWriter
 
 from salt_jax.files.records import read_lines, record_line
-from salt_jax.files.writing import write_file
+from salt_jax.files.writing import is_local, write_file
 from salt_jax.loss.weighted_mean import WeightedMean
+from salt_jax.telemetry.bucket_copy import BucketCopy
 from salt_jax.telemetry.run_files import METRICS_FILE
 from salt_jax.telemetry.trackers.tracker import Tracker
 
@@ -23,7 +24,8 @@ class MetricWriter:
     """Writes each record to `metrics.jsonl` and to TensorBoard events.
 
     A resumed run repeats the steps after its checkpoint, so opening drops the records
-    of steps after `from_step`. Only process 0 writes.
+    of steps after `from_step`. Only process 0 writes. In a bucket nothing can be
+    appended: there both are copies of local files, renewed once a minute.
     """
 
     def __init__(
@@ -35,16 +37,19 @@ class MetricWriter:
     ):
         """Opens the files; `trackers` get the numbers of each record too."""
         self._trackers = trackers
-        self._jsonl = epath.Path(workdir) / METRICS_FILE
-        self._events = None
+        self._events: SummaryWriter | None = None
+        self._copy: BucketCopy | None = None
+        folder = workdir = epath.Path(workdir)
         if jax.process_index() != 0:
             return
-        if self._jsonl.exists():
+        if not is_local(workdir):
+            self._copy = BucketCopy(workdir)
+            folder = self._copy.folder
+        self._jsonl = folder / METRICS_FILE
+        if (workdir / METRICS_FILE).exists():
             kept = [r for r in read_metrics(workdir) if r["step"] <= from_step]
             write_file(self._jsonl, "".join(map(record_line, kept)))
-        self._events = SummaryWriter(
-            str(epath.Path(workdir) / "events"), purge_step=from_step + 1
-        )
+        self._events = SummaryWriter(str(folder / "events"), purge_step=from_step + 1)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Writes `values` as the record of step `step`."""
@@ -58,6 +63,8 @@ class MetricWriter:
         for name, value in record.items():
             if isinstance(value, float):
                 self._events.add_scalar(name, value, step)
+        if self._copy is not None:
+            self._copy.update()
         numbers = {
             name: float(value)
             for name, value in record.items()
@@ -66,12 +73,20 @@ class MetricWriter:
         for tracker in self._trackers:
             tracker.log(step, numbers)
 
+    def flush(self) -> None:
+        """Copies the records to the bucket, if the run is in one, and waits."""
+        if self._events is not None and self._copy is not None:
+            self._events.flush()
+            self._copy.flush()
+
     def close(self) -> None:
         """Flushes and closes the event file, and the trackers."""
         for tracker in self._trackers:
             tracker.close()
         if self._events is not None:
             self._events.close()
+        if self._copy is not None:
+            self._copy.close()
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:

@@ -82,9 +82,13 @@ class Recorder:
 
     @contextlib.contextmanager
     def pausing(self, part: str = OTHER) -> Iterator[None]:
-        """Waits for the last step, then counts the time inside the block for `part`."""
+        """Waits for the last step, then counts the time inside the block for `part`.
+
+        Its record is in the run directory before: a checkpoint never lacks metrics.
+        """
         self.settle()
         with self.times.spending(part):
+            self._writer.flush()
             yield
 
     def after(

@@ -136,6 +136,7 @@ class PreparedDataset:
                 count=described.count,
                 num_bytes=described.num_bytes,
                 first_sha256=described.first_sha256,
+                sha256=described.sha256,
                 retries=self._retries,
                 open_readers=self._open_readers,
             ),

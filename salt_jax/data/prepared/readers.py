@@ -16,6 +16,7 @@ from typing import Any
 from array_record.python import array_record_module
 from etils import epath
 
+from salt_jax.files import buckets
 from salt_jax.files.failures import raise_if_machine
 from salt_jax.files.reading import sha256_of
 
@@ -74,16 +75,18 @@ class ShardReader:
         count: int,
         num_bytes: int,
         first_sha256: str,
+        sha256: str,
         retries: Retries = Retries(),
         open_readers: OpenReaders = OPEN_READERS,
     ):
         """Does not open the file yet.
 
         Args:
-          path: The ArrayRecord file.
+          path: The ArrayRecord file. If it is in a bucket, a local copy is read.
           count: The number of records that it should hold.
           num_bytes: The size that it should have.
           first_sha256: The SHA-256 that its first record should have.
+          sha256: The SHA-256 that it should have, compared when it is copied.
           retries: The pauses between tries to read.
           open_readers: The readers among which this one counts while it is open.
         """
@@ -92,6 +95,7 @@ class ShardReader:
         self._num_bytes = num_bytes
         self._first_sha256 = first_sha256
         self._is_checked = False
+        self._sha256 = sha256
         self._retries = retries
         self._open_readers = open_readers
         # The readers of the library are not documented as thread-safe.
@@ -136,6 +140,7 @@ class ShardReader:
                     raise _UnreadableError("is damaged (it was cut short while open)")
             except (_UnreadableError, OSError, RuntimeError) as error:
                 self._reader = None
+                buckets.forget_copy(self.path, sha256=self._sha256)
                 raise _UnreadableError(_in_few_words(error)) from error
         # After releasing the lock, because this may close another reader.
         self._open_readers.add(self)
@@ -152,12 +157,13 @@ class ShardReader:
             raise_if_machine(error, doing)
 
     def _open(self) -> Any:
-        size = self.path.stat().length
+        path = buckets.local_copy(self.path, sha256=self._sha256)
+        size = path.stat().length
         if size != self._num_bytes:
             raise _UnreadableError(
                 f"has {size:,} bytes and should have {self._num_bytes:,}"
             )
-        reader = array_record_module.ArrayRecordReader(str(self.path), _OPTIONS)
+        reader = array_record_module.ArrayRecordReader(str(path), _OPTIONS)
         if not reader.ok():
             reader.read([0])  # Raises an error with the reason.
         found = reader.num_records()

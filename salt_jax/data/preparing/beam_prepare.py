@@ -30,7 +30,7 @@ from salt_jax.data.preparing.prepare_split import SplitWork
 from salt_jax.data.preparing.workers import WorkerPool
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.files.records import read_record, write_record
-from salt_jax.files.writing import name_folder
+from salt_jax.files.writing import is_local, name_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,10 +61,16 @@ def prepare_with_beam(
 
     Raises:
       FileNotFoundError: the corpus, a split of it or the vocabulary is missing.
-      ValueError: a flag is unknown; the corpus is damaged or empty, has too many bad
-        records or lacks a domain; or the output was prepared with other settings.
+      ValueError: a flag is unknown; the output is in a bucket, or was prepared with
+        other settings; the corpus is damaged or empty, has too many bad records or
+        lacks a domain.
       Exception: whatever the runner raises when a worker fails, such as a full disk.
     """
+    if not is_local(preparation.output):
+        raise ValueError(
+            f"{preparation.output} is in a bucket, and Beam's workers write shards to "
+            "a local or mounted path: choose another output, or prepare without Beam."
+        )
     options = _options(flags)
     vocabulary = Vocabulary.open(preparation.vocabulary)
     parts = {split: preparation.parts(split) for split in preparation.splits}

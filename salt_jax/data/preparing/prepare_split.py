@@ -1,6 +1,7 @@
 """Prepares one split of a corpus in two passes, and resumes after a kill.
 
-While the split is being made, the folder `.SPLIT.partial` beside it holds
+While the split is being made, the folder `.SPLIT.partial` beside it, or on the local
+disk if the split is to be in a bucket, holds
 
     settings.json   the settings of the split
     .lock           held by the process at work; see `files.lock`
@@ -30,9 +31,10 @@ from salt_jax.data.preparing.sorted_runs import PartRuns, Spill
 from salt_jax.data.preparing.tokenization import Tokenizer
 from salt_jax.data.preparing.workers import Pace, WorkerPool
 from salt_jax.data.vocabulary import Vocabulary
+from salt_jax.files import buckets
 from salt_jax.files.lock import alone_in
 from salt_jax.files.records import read_record, write_record
-from salt_jax.files.writing import name_folder
+from salt_jax.files.writing import is_local, name_folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,8 @@ class SplitWork:
     @property
     def partial(self) -> epath.Path:
         """The folder that holds the split while it is being made."""
-        return self.place.parent / f".{self.place.name}.partial"
+        folder = buckets.local_folder(self.place.parent)
+        return folder / f".{self.place.name}.partial"
 
     def is_done(self) -> bool:
         """Returns whether the split is already prepared.
@@ -75,6 +78,8 @@ class SplitWork:
         if not self.place.exists():
             return False
         if not (self.place / NAME).exists():
+            if not is_local(self.place):
+                return False  # Copying it to the bucket was not completed.
             raise FileNotFoundError(
                 f"{self.place} is no prepared split, its {NAME} is missing: delete it, "
                 "or choose another output."
@@ -123,7 +128,11 @@ class SplitWork:
             shards = self._write_shards(parts, counts, layout_of(counts, self.settings))
             manifest = assemble(counts, shards, self.settings, self.vocabulary)
             manifest.write(self.partial / "split")
-            name_folder(self.partial / "split", self.place)
+            if is_local(self.place):
+                name_folder(self.partial / "split", self.place)
+            else:
+                self.progress(f"Copying {len(shards)} shards to {self.place}.")
+                buckets.copy_folder(self.partial / "split", self.place, last=NAME)
             self.tidy()
         self.progress(
             f"{self.place} holds {manifest.num_tokens:,} tokens in {manifest.count:,} "

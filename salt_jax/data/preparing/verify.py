@@ -16,6 +16,7 @@ from salt_jax.data.preparing.prepare import Preparation
 from salt_jax.data.preparing.prepare_split import other_settings
 from salt_jax.data.preparing.workers import Pace, WorkerPool
 from salt_jax.data.vocabulary import Vocabulary
+from salt_jax.files import buckets
 from salt_jax.files.reading import sha256_of_file
 
 _READ_RECORDS = 1024
@@ -115,7 +116,7 @@ class _VerifyShard:
                         f"{path} is damaged: sequence {begin + offset} {wrong}."
                     )
                     break
-        except (RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             findings.failures.append(f"{path} cannot be read: {_one_line(error)}.")
         return index, findings
 
@@ -151,6 +152,7 @@ def _wrong_file(path: epath.Path, shard: Shard) -> Iterator[str]:
 
 
 def _records(path: epath.Path, shard: Shard) -> Iterator[bytes]:
+    path = buckets.local_copy(path, sha256=shard.sha256)
     reader = array_record_module.ArrayRecordReader(str(path))
     try:
         if reader.num_records() != shard.count:

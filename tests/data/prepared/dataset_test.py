@@ -245,6 +245,7 @@ def large_shard(tmp_path):
         count=3000,
         num_bytes=size,
         first_sha256=sha256_of(bytes(4 * 256)),
+        sha256="",  # Compared for a file in a bucket.
     )
     return open_shard, path
 
