@@ -13,6 +13,7 @@ from salt_jax.evaluation.held_out_kinds import held_out_of
 from salt_jax.mesh.memory import available_per_device, check_fits
 from salt_jax.mesh.partitioning import bytes_per_device
 from salt_jax.model.transformer import Params
+from salt_jax.processes import job
 from salt_jax.storage.checkpoint_reading import SavedCheckpoints
 from salt_jax.storage.export import Export
 from salt_jax.storage.finite import check_finite
@@ -51,6 +52,7 @@ def evaluate_run(
     else:
         saved = SavedCheckpoints.of(workdir / "checkpoints")
         at = saved.step_named(step)
+        job.agree({"step": at, "checkpoint": saved.read_meta(at)})
         params = saved.restore_params(at, like)
         check_finite(params, f"Step {at} of {workdir}")
     evaluation = held_out_of(program).evaluate(params)
@@ -65,5 +67,6 @@ def _load_export(
 ) -> tuple[int, Params]:
     vocabulary = Vocabulary.open(experiment.stages[-1].data.vocabulary)
     export = Export.open_for(path, experiment.model, vocabulary)
+    job.agree({"export": export.fingerprint})
     # The steps of an imported model are unknown.
     return export.provenance.get("step", 0), export.load(like)

@@ -12,6 +12,7 @@ from salt_jax.config import Experiment
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.files.writing import is_there
 from salt_jax.mesh.partitioning import MeshShape
+from salt_jax.processes import job
 from salt_jax.storage.checkpoint_reading import SavedCheckpoints
 from salt_jax.storage.export import Export
 from salt_jax.storage.export_writing import write_export
@@ -49,6 +50,7 @@ def export_run(
         "experiment_fingerprint": meta["experiment_fingerprint"],
         "stage": meta["stage"],
     }
+    job.agree({"checkpoint": provenance})
     if _is_exported(output, provenance, dtype):
         logging.info("Step %d of %s is exported to %s.", at, workdir, output)
         return

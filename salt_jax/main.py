@@ -10,6 +10,7 @@ from absl import logging
 from salt_jax.commands import parser, streams
 from salt_jax.commands.log_lines import log_to_stderr
 from salt_jax.files import buckets
+from salt_jax.processes import job
 from salt_jax.training.stop_signals import INTERRUPTED, PreemptedError
 
 # The extra of setup.py that installs a package which only some commands need.
@@ -55,9 +56,8 @@ def _run(arguments: Sequence[str], *, verbose: bool) -> int:
         command, options = parser.parse(arguments)
         buckets.check_paths(options)
         return command.run(options)
-    except KeyboardInterrupt:
-        print("salt_jax: interrupted.", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        return _refuse(error, INTERRUPTED, verbose=False, line="interrupted.")
     except PreemptedError as stopped:
         print(f"salt_jax: {stopped}", file=sys.stderr)
         return stopped.exit_code
@@ -78,14 +78,26 @@ def _run(arguments: Sequence[str], *, verbose: bool) -> int:
         return _refuse(error, FAILED, verbose=verbose)
     except (FloatingPointError, OSError) as error:
         return _refuse(error, FAILED, verbose=verbose)
+    except Exception as error:
+        line = f"{type(error).__name__}: {_one_line(error)}"
+        job.fail(error, line, FAILED, trace=True)
+        raise
 
 
-def _refuse(error: Exception, code: int, *, verbose: bool) -> int:
+def _refuse(
+    error: BaseException, code: int, *, verbose: bool, line: str | None = None
+) -> int:
+    line = line or _one_line(error)
+    job.fail(error, line, code, trace=verbose)
     if verbose:
         logging.exception("%s", error)
     else:
-        print(f"salt_jax: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"salt_jax: {line}", file=sys.stderr)
     return code
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ need not know of each other: the same command on two machines with a shared outp
 directory splits the work too. No process waits for another while it scores.
 
 With --distributed, all processes wait for each other twice: Orbax restores the scorer
-on all of them together, and JAX shuts down together. If one process dies, JAX ends the
-others after about 100 s. Without --distributed the others continue, and score the
-shards of the dead process.
+on all of them together, and they leave together. If one process dies, the others end
+too, and the same command resumes. Without --distributed the others continue, and score
+the shards of the dead process.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from salt_jax.model.attention_choice import AttentionChoice
 from salt_jax.model.flops import forward_flops
 from salt_jax.model.quantized import abstract_held, reading_model
 from salt_jax.model.transformer import Params, Transformer
+from salt_jax.processes import job
 from salt_jax.storage.export import Export
 from salt_jax.telemetry.progress import Progress
 
@@ -64,6 +65,7 @@ def score(scoring: Scoring) -> Scores:
     dataset = scoring.data.open(seq_len=scoring.seq_len)
     vocabulary = Vocabulary.open(scoring.data.vocabulary)
     export = Export.open_for(scoring.scorer_export, scoring.scorer, vocabulary)
+    job.agree({"data": dataset.fingerprint, "scorer": export.fingerprint})
     writer = ScoresWriter.open(
         scoring.output,
         dataset,

@@ -16,6 +16,7 @@ from salt_jax import config
 from salt_jax.config import Experiment
 from salt_jax.data.reading.loader import open_batches
 from salt_jax.evaluation.held_out_kinds import held_out_of
+from salt_jax.processes import job
 from salt_jax.storage.checkpoint import Checkpointer
 from salt_jax.storage.checkpoint_reading import SavedCheckpoints
 from salt_jax.telemetry.profiling import TracedSteps, Tracer
@@ -88,6 +89,7 @@ def train(
         lock = stack.enter_context(contextlib.ExitStack())
         lock.enter_context(run_directory.held_by_this_job(workdir))
         signals.at_end(lock.close)
+        signals.at_end(lambda: job.tell("a signal stopped it before the first step."))
         warned = stack.enter_context(WarningLog(workdir))
         start = _found(experiment, workdir, accepted_changes)
         if traced is not None and start.meta:
@@ -96,6 +98,7 @@ def train(
             logging.info("Complete at step %d: %s.", start.step, workdir)
             return start.state(program)
         inputs = _Inputs.open(program, start, accepted_changes)
+        job.agree({"step": start.step, "inputs": inputs.fingerprints})
         spent = start.meta.get("spent_seconds", {})
         times = TimeSheet(began, spent, recorded=recorded_seconds(workdir))
         updates = _loaded_updates(program, start.step, compiled)

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "salt_jax"
 LAYERS = [
     {"batch", "files", "gin_reading", "mesh", "optim"},
-    {"data", "model"},
+    {"data", "model", "processes"},
     {"config", "loss", "storage"},
     {"gin_config", "telemetry"},
     {"generation", "hugging_face", "training"},

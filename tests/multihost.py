@@ -9,8 +9,7 @@ import signal
 import sys
 import time
 
-import jax
-
+from salt_jax.processes import job
 from salt_jax.train import train
 from salt_jax.training.stop_signals import PreemptedError
 from tests.runs import experiment, open_then
@@ -24,7 +23,7 @@ def terminate():
 
 if __name__ == "__main__":
     port, index, files, workdir, stop_at = sys.argv[1:]
-    jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(index))
+    job.join(f"127.0.0.1:{port},2,{index}")
     at = int(stop_at) if index == "1" else -1
     try:
         train(experiment(files), workdir, open_batches=open_then(at, terminate))

@@ -54,9 +54,7 @@ def on_two_hosts(arguments_of, *, exit_codes=(0, 0)):
     finally:
         for process in processes:
             process.kill()
-    results = zip(processes, written, exit_codes, strict=True)
-    for process, (_, errors), exit_code in results:
-        assert process.returncode == exit_code, errors
+    assert tuple(x.returncode for x in processes) == exit_codes, written
     return [output for output, _ in written]
 
 

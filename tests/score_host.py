@@ -11,12 +11,11 @@ import signal
 import sys
 import time
 
-import jax
-
 from salt_jax.config import Scoring
 from salt_jax.data.prepared.dataset import PreparedDataset
 from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.mesh.partitioning import MeshShape
+from salt_jax.processes.job import join
 from salt_jax.score import score
 from tests import runs
 
@@ -56,7 +55,6 @@ def make_slow(delay, kill_at):
 if __name__ == "__main__":
     files, output, delay, kill_at, *job = sys.argv[1:]
     if job:
-        port, count, index = map(int, job[0].split(","))
-        jax.distributed.initialize(f"127.0.0.1:{port}", count, index)
+        join(f"127.0.0.1:{job[0]}")
     make_slow(float(delay), int(kill_at))
     score(scoring(files, output))

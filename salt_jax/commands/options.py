@@ -11,6 +11,7 @@ from typing import Any, TypeVar, overload
 
 from etils import epath
 
+from salt_jax.commands.agreeing import agree
 from salt_jax.files import buckets
 
 Job = TypeVar("Job")
@@ -79,6 +80,7 @@ class GinOptions:
             )
         if command not in ("compile", "describe"):  # They read no data.
             buckets.check_paths(job)
+        agree(command, self, job)
         return job
 
     def placement(self, command: str) -> dict[str, Any]:
@@ -89,6 +91,7 @@ class GinOptions:
         does.
         """
         if not self.gin_file:
+            agree(command, self)
             return {}
         from salt_jax.config import Experiment
 
@@ -173,19 +176,9 @@ def join(processes: str | None) -> None:
     """
     if processes is None:
         return
-    import jax
+    from salt_jax.processes import job
 
-    if processes == "auto":
-        jax.distributed.initialize()
-        return
-    try:
-        address, count, index = processes.split(",")
-        jax.distributed.initialize(address, int(count), int(index))
-    except ValueError as error:
-        raise ValueError(
-            f"--distributed={processes} is neither auto nor HOST:PORT,COUNT,INDEX "
-            f"({error})."
-        ) from error
+    job.join(processes)
 
 
 def command_line(command: str, options: Any) -> str:

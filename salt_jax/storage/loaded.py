@@ -18,6 +18,7 @@ from salt_jax.mesh.partitioning import (
     bytes_per_device,
 )
 from salt_jax.model.transformer import Params, Transformer, abstract_params
+from salt_jax.processes import job
 from salt_jax.storage.export import Export
 
 
@@ -80,6 +81,7 @@ class LoadedModel:
         check_fits(parts, available)
         vocabulary = Vocabulary.open(export.vocabulary_path)
         vocabulary.check_model(shape.vocab_size)
+        job.agree({"export": export.fingerprint})
         logging.info("Loading %s.", export.path)
         return cls(
             name=export.path.name,

@@ -9,6 +9,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from salt_jax.processes import job
+
 # A log gets a line after this share of the total or this time, whichever is first.
 LINE_SHARE = 0.1
 LINE_SECONDS = 15.0
@@ -49,6 +51,7 @@ class Progress:
 
     def update(self, done: int, **facts: Any) -> None:
         """Shows that `done` of the total are done, and `facts`; floats in 4 digits."""
+        job.note()
         self._facts = ", ".join(f"{name} {_plain(x)}" for name, x in facts.items())
         if self._bar is not None:
             self._bar.set_postfix_str(self._facts, refresh=False)

@@ -6,6 +6,8 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 
+from salt_jax.processes import job
+
 STEPS, OTHER, LOST = "steps", "other", "lost"
 # "restore" counts loading parameters from a checkpoint or an export.
 PARTS = (STEPS, "compile", "restore", "validation", "save", OTHER, LOST)
@@ -70,6 +72,7 @@ class TimeSheet:
         } | others
 
     def _turn_to(self, part: str) -> None:
+        job.turn(part)
         now = self._clock()
         self._spent[self._part] += now - self._since
         self._part, self._since = part, now

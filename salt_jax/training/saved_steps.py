@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pathlib
 import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
@@ -18,7 +17,6 @@ from absl import logging
 from etils import epath
 from jax.experimental import serialize_executable
 
-import salt_jax
 from salt_jax import config
 from salt_jax.config import Stage
 from salt_jax.files import records
@@ -110,7 +108,7 @@ def facts(program: Program) -> dict[str, Any]:
         "places": _places(devices),
         "slices": len({getattr(device, "slice_index", 0) for device in devices}),
         "versions": versions.of_packages() | {"libtpu": _libtpu(devices)},
-        "code": _code(),
+        "code": versions.of_code(),
     }
 
 
@@ -155,12 +153,3 @@ def _places(devices: Sequence[jax.Device]) -> str:
 
 def _libtpu(devices: Sequence[jax.Device]) -> str:
     return versions.of("libtpu") if devices[0].platform == "tpu" else "not used"
-
-
-def _code() -> str:
-    """Returns a digest of this package's source."""
-    root = pathlib.Path(salt_jax.__path__[0])
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
