@@ -73,7 +73,7 @@ def _run(arguments: Sequence[str], *, verbose: bool) -> int:
         )
         return _refuse(missing, REFUSED, verbose=verbose)
     except BrokenPipeError as error:
-        if isinstance(streams.flush_at_exit(sys.stdout), BrokenPipeError):
+        if streams.has_no_reader(sys.stdout):
             return NO_READER
         return _refuse(error, FAILED, verbose=verbose)
     except (FloatingPointError, OSError) as error:

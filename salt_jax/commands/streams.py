@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import select
 import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
@@ -86,6 +87,15 @@ def fill_closed_descriptors() -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
+
+
+def has_no_reader(stream: TextIO | None) -> bool:
+    """Returns whether a stream is a pipe that nobody reads any more."""
+    poll = select.poll()
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        poll.register(stream.fileno(), select.POLLOUT)  # type: ignore[union-attr]
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    return False
 
 
 def flush_at_exit(stream: TextIO | None) -> OSError | None:

@@ -8,12 +8,14 @@ from typing import Any
 
 import jax
 from etils import epath
-from tensorboardX import SummaryWriter
 
+from salt_jax.files.appending import append
 from salt_jax.files.records import read_lines, record_line
 from salt_jax.files.writing import is_local, write_file
 from salt_jax.loss.weighted_mean import WeightedMean
 from salt_jax.telemetry.bucket_copy import BucketCopy
+from salt_jax.telemetry.event_file import EventFile
+from salt_jax.telemetry.lasting import Lasting
 from salt_jax.telemetry.run_files import METRICS_FILE
 from salt_jax.telemetry.trackers.tracker import Tracker
 
@@ -24,8 +26,9 @@ class MetricWriter:
     """Writes each record to `metrics.jsonl` and to TensorBoard events.
 
     A resumed run repeats the steps after its checkpoint, so opening drops the records
-    of steps after `from_step`. Only process 0 writes. In a bucket nothing can be
-    appended: there both are copies of local files, renewed once a minute.
+    of steps after `from_step`. Only process 0 writes, and later failures to write are
+    warnings. In a bucket nothing can be appended: there both are copies of local files,
+    renewed once a minute.
     """
 
     def __init__(
@@ -37,7 +40,7 @@ class MetricWriter:
     ):
         """Opens the files; `trackers` get the numbers of each record too."""
         self._trackers = trackers
-        self._events: SummaryWriter | None = None
+        self._places: list[Lasting[Any]] = []
         self._copy: BucketCopy | None = None
         folder = workdir = epath.Path(workdir)
         if jax.process_index() != 0:
@@ -45,24 +48,25 @@ class MetricWriter:
         if not is_local(workdir):
             self._copy = BucketCopy(workdir)
             folder = self._copy.folder
-        self._jsonl = folder / METRICS_FILE
+        path = folder / METRICS_FILE
         if (workdir / METRICS_FILE).exists():
             kept = [r for r in read_metrics(workdir) if r["step"] <= from_step]
-            write_file(self._jsonl, "".join(map(record_line, kept)))
-        self._events = SummaryWriter(str(folder / "events"), purge_step=from_step + 1)
+            write_file(path, "".join(map(record_line, kept)))
+        events = EventFile(folder / "events", from_step=from_step)
+        self._places = [
+            Lasting(str(path), lambda _, x: append(path, _line(x))),
+            Lasting("TensorBoard", lambda n, x: events.add(n, _floats(x))),
+        ]
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Writes `values` as the record of step `step`."""
-        if self._events is None:
+        if not self._places:
             return
         record = {"step": step} | {
             name: _plain(value) for name, value in values.items()
         }
-        with self._jsonl.open("a") as file:
-            file.write(record_line(record))
-        for name, value in record.items():
-            if isinstance(value, float):
-                self._events.add_scalar(name, value, step)
+        for place in self._places:
+            place.add(step, record)
         if self._copy is not None:
             self._copy.update()
         numbers = {
@@ -75,18 +79,25 @@ class MetricWriter:
 
     def flush(self) -> None:
         """Copies the records to the bucket, if the run is in one, and waits."""
-        if self._events is not None and self._copy is not None:
-            self._events.flush()
+        if self._copy is not None:
             self._copy.flush()
 
     def close(self) -> None:
-        """Flushes and closes the event file, and the trackers."""
+        """Writes what is left, and closes the files and the trackers."""
         for tracker in self._trackers:
             tracker.close()
-        if self._events is not None:
-            self._events.close()
+        for place in self._places:
+            place.close()
         if self._copy is not None:
             self._copy.close()
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return record_line(dict(record)).encode()
+
+
+def _floats(record: Mapping[str, Any]) -> dict[str, float]:
+    return {name: x for name, x in record.items() if isinstance(x, float)}
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:

@@ -14,9 +14,10 @@ ELSEWHERE = {
     "files.lock": "a lock, which dies with its process",
     "files.writing": "the one writer",
     "hugging_face.safetensors_writing": "rows, into a folder that new_folder flushes",
+    "files.buckets": "local copies and folders of a bucket, where nothing is renamed",
+    "telemetry.bucket_copy": "objects, written again with the next copy",
     "storage.array_pieces": "into a folder that name_folder flushes",
     "storage.checkpoint_folder": "renames and removes checkpoints that Orbax flushed",
-    "telemetry.metric_writer": "appends a line; a torn one is dropped",
 }
 WRITERS = {
     *("write_text", "write_bytes", "rename", "renames", "save", "savez", "tofile"),

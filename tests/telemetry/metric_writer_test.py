@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import masked_crc32c
 
 from salt_jax.files.records import record_line
 from salt_jax.loss.weighted_mean import WeightedMean
@@ -118,9 +119,33 @@ def events_in(workdir):
     (path,) = (workdir / "events").iterdir()
     rest = path.read_bytes()
     while rest:
+        assert int.from_bytes(rest[8:12], "little") == masked_crc32c(rest[:8])
         size = int.from_bytes(rest[:8], "little")
         yield Event.FromString(rest[12 : 12 + size])
         rest = rest[size + 16 :]
+
+
+def test_a_folder_that_is_gone_is_a_warning_and_the_records_wait(tmp_path, caplog):
+    workdir, moved = tmp_path / "run", tmp_path / "moved"
+    workdir.mkdir()
+    writer = MetricWriter(workdir, from_step=0)
+    writer.write(1, {"loss": 1.0})
+    workdir.rename(moved)
+    workdir.touch()  # No folder can be made here.
+    writer.write(2, {"loss": 2.0})
+    workdir.unlink()
+    moved.rename(workdir)
+    writer.write(3, {"loss": 3.0})
+    writer.close()
+    assert steps_in(workdir) == [1, 2, 3]
+    assert [e.step for e in events_in(workdir) if e.summary.value] == [1, 2, 3]
+    assert sum("cannot be written since step 2" in x for x in caplog.messages) == 2
+
+
+def test_tensorboard_hides_the_steps_that_a_resumed_run_repeats(tmp_path):
+    written(tmp_path, 3, from_step=2)
+    starts = [e.step for e in events_in(tmp_path) if e.HasField("session_log")]
+    assert starts == [3]
 
 
 def test_tensorboard_gets_the_same_numbers(tmp_path):
