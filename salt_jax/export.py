@@ -14,7 +14,7 @@ from salt_jax.files.writing import is_there
 from salt_jax.mesh.partitioning import MeshShape
 from salt_jax.processes import job
 from salt_jax.storage.checkpoint_reading import SavedCheckpoints
-from salt_jax.storage.export import Export
+from salt_jax.storage.export import CHAT_TEMPLATE, Export
 from salt_jax.storage.export_writing import write_export
 from salt_jax.storage.finite import check_finite
 from salt_jax.training.program import Program
@@ -67,8 +67,15 @@ def export_run(
         provenance=provenance,
         dtype=dtype,
         seq_len=experiment.seq_len,
+        files=_chat_template(experiment.initial_export),
     )
     logging.info("Exported step %d of %s to %s.", at, workdir, output)
+
+
+def _chat_template(initial: str | None) -> dict[str, str]:
+    """Returns the chat template of the model that the run started from, as a file."""
+    path = initial and epath.Path(initial) / CHAT_TEMPLATE
+    return {CHAT_TEMPLATE: path.read_text()} if path and path.exists() else {}
 
 
 def _is_exported(output: epath.Path, provenance: dict[str, Any], dtype: str) -> bool:

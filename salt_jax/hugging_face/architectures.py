@@ -133,21 +133,29 @@ ARCHITECTURES = {
 
 
 def architecture_in(about: Config) -> Architecture:
-    """Returns the architecture that a config.json names.
+    """Returns the architecture that a config.json names, itself or its base model.
 
     Raises:
       ValueError: it names none, or one that is not in `ARCHITECTURES`.
     """
     names = about.get("architectures")
     by_type = {x.model_type: name for name, x in ARCHITECTURES.items()}
-    if not names:
-        names = [by_type.get(about.get("model_type", ""), about.get("model_type"))]
-    if len(names) != 1 or names[0] not in ARCHITECTURES:
+    with_head = by_type.get(str(about.get("model_type")))
+    if not names or names == [_base(with_head)]:
+        names = [with_head or about.get("model_type")]
+    if not isinstance(names, list) or names[1:] or str(names[0]) not in ARCHITECTURES:
         raise ValueError(
             f"config.json has architectures={names!r}: salt_jax supports "
             f"{', '.join(ARCHITECTURES)}."
         )
     return ARCHITECTURES[names[0]]
+
+
+def _base(name: str | None) -> str | None:
+    """Returns the name of the class without a head, such as "LlamaModel"."""
+    if name == "Gemma3ForCausalLM":
+        return "Gemma3TextModel"
+    return name and name.replace("ForCausalLM", "Model")
 
 
 def architecture_of(model: TransformerConfig) -> Architecture:

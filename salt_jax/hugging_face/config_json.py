@@ -16,7 +16,7 @@ from salt_jax.hugging_face.architectures import (
     architecture_in,
     architecture_of,
 )
-from salt_jax.model.config import TransformerConfig
+from salt_jax.model.config import MOST_LAYERS, TransformerConfig
 
 _ACTIVATIONS = {
     "silu": "silu",
@@ -39,6 +39,11 @@ def read_model(about: Config) -> TransformerConfig:
     _check_only(architecture, about)
     fields = {**architecture.defaults, **_given(about)}
     heads = _number(fields, "num_attention_heads")
+    if _number(fields, "num_hidden_layers") > MOST_LAYERS:
+        raise ValueError(
+            f"config.json has num_hidden_layers={fields['num_hidden_layers']:,}: "
+            f"salt_jax supports up to {MOST_LAYERS:,}."
+        )
     head_dim = fields.get("head_dim") or _number(fields, "hidden_size") // heads
     return TransformerConfig(
         vocab_size=_number(fields, "vocab_size"),

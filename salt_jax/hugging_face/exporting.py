@@ -24,7 +24,7 @@ from salt_jax.hugging_face.tensors import Tensor, tensors_of
 from salt_jax.hugging_face.tokenizer_files import tokenizer_files
 from salt_jax.storage.array_files import CHUNK_BYTES, CorruptArraysError, absolute
 from salt_jax.storage.array_pieces import StoredArrays, contiguous
-from salt_jax.storage.export import Export
+from salt_jax.storage.export import CHAT_TEMPLATE, Export
 from salt_jax.storage.export_writing import check_new
 
 
@@ -72,6 +72,8 @@ def export_to_hugging_face(
         "config.json": as_json(config),
         "generation_config.json": as_json(generation),
     }
+    if (template := export.chat_template) is not None:
+        tokenizer[CHAT_TEMPLATE] = template.encode()
     with new_folder(output) as unfinished:
         for name, content in tokenizer.items():
             write_file(unfinished / name, content)

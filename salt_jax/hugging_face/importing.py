@@ -10,11 +10,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from absl import logging
 from etils import epath
 
 from salt_jax.files.records import read_object
-from salt_jax.hugging_face.architectures import architecture_in
+from salt_jax.hugging_face.architectures import Architecture, architecture_in
+from salt_jax.hugging_face.chat_template import read_chat_template
 from salt_jax.hugging_face.checksums import check_checksums
 from salt_jax.hugging_face.config_json import read_model
 from salt_jax.hugging_face.gin_text import model_gin
@@ -25,14 +27,17 @@ from salt_jax.hugging_face.safetensors_files import (
 )
 from salt_jax.hugging_face.tensors import Tensor, shapes_of, tensors_of
 from salt_jax.hugging_face.tokenizer_files import read_tokenizer
+from salt_jax.model.config import TransformerConfig
 from salt_jax.storage.array_files import absolute
 from salt_jax.storage.array_pieces import ArrayWriter
-from salt_jax.storage.export import Export
+from salt_jax.storage.export import CHAT_TEMPLATE, Export
 from salt_jax.storage.export_writing import check_new, new_export
 from salt_jax.storage.finite import NotFiniteError
 
 # Tables in old files that the model computes instead.
 _COMPUTED = ".rotary_emb.inv_freq"
+_HEAD = "lm_head.weight"
+_PREFIX, _EMBEDDING = "model.", "embed_tokens.weight"
 
 
 def import_from_hugging_face(
@@ -55,10 +60,14 @@ def import_from_hugging_face(
     folder, output = absolute(folder), absolute(output)
     about = _read_config(folder)
     check_checksums(folder)
-    architecture = architecture_in(about)
-    model = read_model(about)
+    architecture, model = _read_model(folder, about)
+    found = _with_prefix(open_tensors(folder))
+    if model.num_layers > len(found):
+        raise ValueError(
+            f"{folder / 'config.json'} has num_hidden_layers={model.num_layers:,}, and "
+            f"there are {len(found):,} tensors: they are of different models."
+        )
     tensors = tensors_of(model, architecture)
-    found = open_tensors(folder)
     _check_tensors(folder, tensors, found)
     dtype = dtype or _dtype(found)
     model = dataclasses.replace(model, dtype=dtype)
@@ -84,6 +93,9 @@ def import_from_hugging_face(
         "step": 0,
     }
     seq_len = _max_length(about)
+    files = {"model.gin": model_gin(model, architecture.name)}
+    if (template := read_chat_template(folder)) is not None:
+        files[CHAT_TEMPLATE] = template
     export = new_export(
         output,
         write_params,
@@ -92,7 +104,7 @@ def import_from_hugging_face(
         provenance=provenance,
         dtype=dtype,
         seq_len=seq_len,
-        files={"model.gin": model_gin(model, architecture.name)},
+        files=files,
     )
     logging.info("Imported %s to %s.", architecture.name, output)
     return export
@@ -109,6 +121,16 @@ def _read_config(folder: epath.Path) -> Mapping[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"No {path}: give the folder of a Hugging Face model.")
     return read_object(path, remedy="fetch it again")
+
+
+def _read_model(
+    folder: epath.Path, about: Mapping[str, Any]
+) -> tuple[Architecture, TransformerConfig]:
+    try:
+        return architecture_in(about), read_model(about)
+    except ValueError as error:
+        said = str(error).removeprefix("config.json has ")
+        raise ValueError(f"{folder / 'config.json'} has {said}") from error
 
 
 def _max_length(about: Mapping[str, Any]) -> int:
@@ -142,9 +164,38 @@ def _check_tensors(
                 f"{name} in {found[name].path} has shape {list(found[name].shape)}, "
                 f"and config.json implies {list(shape)}."
             )
+    if _HEAD in found and _HEAD not in wanted:
+        _check_tied(found)
+
+
+def _with_prefix(found: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:
+    """Returns tensors by the names that they have in a model with a head.
+
+    A base model, such as a LlamaModel, is saved without "model." before its names.
+    """
+    if f"{_PREFIX}{_EMBEDDING}" in found or _EMBEDDING not in found:
+        return found
+    return {
+        name if name == _HEAD else f"{_PREFIX}{name}": tensor
+        for name, tensor in found.items()
+    }
+
+
+def _check_tied(found: Mapping[str, StoredTensor]) -> None:
+    """Raises ValueError if a head that is to be the embedding is another matrix."""
+    head, embedding = found[_HEAD], found[f"{_PREFIX}{_EMBEDDING}"]
+    if head.shape != embedding.shape or any(
+        not np.array_equal(one, other)
+        for one, other in zip(head.rows(), embedding.rows(), strict=True)
+    ):
+        raise ValueError(
+            f"{_HEAD} in {head.path} is not the embedding, and config.json has "
+            "tie_word_embeddings=true: set it to false to import this head, or remove "
+            "the tensor to use the embedding."
+        )
 
 
 def _is_spare(name: str, wanted: Mapping[str, Any]) -> bool:
     """Returns whether a tensor is redundant: a tied copy or a computed table."""
-    is_tied_copy = name == "lm_head.weight" and name not in wanted
+    is_tied_copy = name == _HEAD and name not in wanted
     return is_tied_copy or name.endswith(_COMPUTED)

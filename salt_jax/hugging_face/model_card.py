@@ -29,8 +29,7 @@ tags:
 
 A decoder language model of {model.num_layers} layers, {model.embed_dim} wide, with a
 vocabulary of {model.vocab_size:,}, exported by salt_jax as `{architecture.name}` in
-{dtype}. It was trained to continue texts of up to {max_length:,} tokens, not to follow
-instructions.
+{dtype}. It continues texts of up to {max_length:,} tokens. {_conversations(export)}
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -50,3 +49,9 @@ Origin of the parameters:
 SHA-256 of the vocabulary: {export.vocabulary_fingerprint}
 Fingerprint of the salt_jax export, in {export.dtype}: {export.fingerprint}
 """
+
+
+def _conversations(export: Export) -> str:
+    if export.chat_template is None:
+        return "It has no chat template."
+    return "The chat template is that of the model from which it comes."

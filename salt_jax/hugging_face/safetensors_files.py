@@ -14,6 +14,7 @@ from typing import Any, TypedDict
 
 import ml_dtypes
 import numpy as np
+from absl import logging
 from etils import epath
 
 from salt_jax.files.reading import is_plain_name, read_file
@@ -58,6 +59,18 @@ class StoredTensor:
     def num_bytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
+    def rows(self) -> Iterator[np.ndarray]:
+        """Yields the values some rows at a time, about `READ_BYTES` together."""
+        rows, row_shape = self.shape[0], self.shape[1:]
+        row_bytes = max(math.prod(row_shape) * self.dtype.itemsize, 1)
+        step = max(READ_BYTES // row_bytes, 1)
+        for first in range(0, rows, step):
+            yield dataclasses.replace(
+                self,
+                shape=(min(step, rows - first), *row_shape),
+                begin=self.begin + first * row_bytes,
+            ).read()
+
     def read(self, read_bytes: int = READ_BYTES) -> np.ndarray:
         """Returns the whole tensor, read `read_bytes` at a time."""
         values = np.empty(self.shape, self.dtype)
@@ -76,53 +89,62 @@ class StoredTensor:
 def open_tensors(folder: epath.Path) -> dict[str, StoredTensor]:
     """Returns the tensors in `folder` by name, without reading their values.
 
+    As in transformers, model.safetensors goes before an index of other files, and of
+    files that have one tensor the last one counts; the index has to agree.
+
     Raises:
       FileNotFoundError: there are no safetensors, or the index names a missing file.
-      ValueError: a file is truncated or is not safetensors.
+      ValueError: a file is truncated or is not safetensors, or the index names another
+        file for a tensor than transformers reads.
     """
+    if (folder / SINGLE).exists():
+        if (folder / INDEX).exists():
+            logging.info("Reading %s, and not the files of %s.", folder / SINGLE, INDEX)
+        return {tensor.name: tensor for tensor in _read_header(folder / SINGLE)}
+    weight_map = _weight_map(folder)
     tensors: dict[str, StoredTensor] = {}
-    for path, names in _files(folder).items():
-        found = {tensor.name: tensor for tensor in _read_header(path)}
-        absent = sorted(set(names or ()) - set(found))
-        if absent:
-            raise ValueError(f"{path} lacks {few(absent)}, which {INDEX} lists.")
-        twice = sorted(set(tensors) & set(found))
-        if twice:
-            raise ValueError(f"{path} repeats {few(twice)} of another file.")
+    for file in sorted(set(weight_map.values())):
+        found = {tensor.name: tensor for tensor in _read_header(folder / file)}
+        listed = {name for name in weight_map if weight_map[name] == file}
+        if absent := sorted(listed - set(found)):
+            raise ValueError(
+                f"{folder / file} lacks {few(absent)}, which {INDEX} lists."
+            )
+        for name in sorted(set(tensors) & set(found) - listed):
+            raise ValueError(
+                f"{folder / file} repeats {name} of {tensors[name].path.name}, and "
+                f"{INDEX} does not say that it counts: transformers reads the last. "
+                "Remove one of them."
+            )
         tensors |= found
     return tensors
 
 
-def _files(folder: epath.Path) -> dict[epath.Path, list[str] | None]:
-    """Returns each file of `folder` with the tensors that the index lists for it."""
-    if (folder / INDEX).exists():
-        weight_map = _weight_map(folder / INDEX)
-        names: dict[epath.Path, list[str] | None] = {}
-        for name, file in weight_map.items():
-            if not is_plain_name(file):
-                raise ValueError(f"{folder / INDEX} names {file!r} in another folder.")
-            listed = names.setdefault(folder / file, [])
-            assert listed is not None
-            listed.append(name)
-        for path in names:
-            if not path.exists():
-                raise FileNotFoundError(f"No {path}, which {INDEX} names: fetch it.")
-        return names
-    if (folder / SINGLE).exists():
-        return {folder / SINGLE: None}
+def _weight_map(folder: epath.Path) -> Mapping[str, str]:
+    """Returns the file of each tensor, as the index says."""
+    path = folder / INDEX
+    if not path.exists():
+        raise _no_tensors(folder)
+    found = decode(read_file(path), _Index, where=str(path), remedy=_REMEDY)
+    weight_map = found["weight_map"]
+    for file in set(weight_map.values()):
+        if not is_plain_name(file):
+            raise ValueError(f"{path} names {file!r} in another folder.")
+        if not (folder / file).exists():
+            raise FileNotFoundError(
+                f"No {folder / file}, which {INDEX} names: fetch it."
+            )
+    return weight_map
+
+
+def _no_tensors(folder: epath.Path) -> Exception:
     pickled = sorted(path.name for kind in _PICKLED for path in folder.glob(kind))
     if pickled:
-        raise ValueError(
+        return ValueError(
             f"{folder} has its tensors in {few(pickled)}: reading a pickle can run any "
             "program, so salt_jax never does. Convert them to safetensors."
         )
-    raise FileNotFoundError(f"No {SINGLE} and no {INDEX} in {folder}.")
-
-
-def _weight_map(path: epath.Path) -> Mapping[str, str]:
-    return decode(read_file(path), _Index, where=str(path), remedy=_REMEDY)[
-        "weight_map"
-    ]
+    return FileNotFoundError(f"No {SINGLE} and no {INDEX} in {folder}.")
 
 
 def _read_header(path: epath.Path) -> Iterator[StoredTensor]:

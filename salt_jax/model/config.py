@@ -8,6 +8,8 @@ from collections.abc import Mapping
 ACTIVATIONS = ("gelu", "silu")
 ATTENTIONS = ("auto", "reference", "xla", "splash", "cudnn")
 DTYPES = ("bfloat16", "float32")
+MOST_LAYERS = 10_000  # A larger number is a mistake, and would take all memory.
+_LONGEST_AXIS = (1 << 31) - 1  # Of an array of JAX.
 # Fields that do not change the function: a checkpoint can be read with other values.
 COMPUTE_FIELDS = ("attention", "dtype", "remat")
 REMAT_POLICIES = ("none", "full", "save_dots", "save_dots_without_batch")
@@ -94,9 +96,16 @@ class TransformerConfig:
     def __post_init__(self):
         if isinstance(self.rope_scaling, Mapping):  # Read from JSON.
             object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
-        for name in ("vocab_size", "num_layers", "embed_dim", "mlp_dim", "num_heads"):
+        sizes = ("vocab_size", "num_layers", "embed_dim", "mlp_dim", "num_heads")
+        for name in sizes:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        limits = dict.fromkeys(sizes, _LONGEST_AXIS) | {"num_layers": MOST_LAYERS}
+        for name, limit in limits.items():
+            if getattr(self, name) > limit:
+                raise ValueError(
+                    f"{name}={getattr(self, name):,} is more than {limit:,}."
+                )
         if self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_kv_heads={self.num_kv_heads} does not divide "

@@ -11,7 +11,8 @@ name once all of it is written:
                        and the SHA-256 of the files beside it.
     README.md          The same for people.
 
-An imported export also has the shape as gin text, `model.gin`.
+An imported export also has the shape as gin text, `model.gin`, and the chat template of
+its tokenizer, if there is one, `chat_template.jinja`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any, TypedDict
 from etils import epath
 
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.files.reading import check_sha256, is_plain_name
+from salt_jax.files.reading import check_sha256, is_plain_name, read_file
 from salt_jax.files.records import read_record, typed
 from salt_jax.files.writing import is_there
 from salt_jax.model.config import TransformerConfig
@@ -35,6 +36,7 @@ from salt_jax.storage.array_files import (
 )
 from salt_jax.storage.finite import check_finite
 
+CHAT_TEMPLATE = "chat_template.jinja"  # Of an imported model, and of its students.
 FORMAT_VERSION = 3
 _REMEDY = "export again"
 HOW_TO_EXPORT = "make one with `python -m salt_jax.main export --gin_file=...`"
@@ -103,6 +105,12 @@ class Export:
         export._check_model(model)
         export._check_vocabulary(vocabulary)
         return export
+
+    @property
+    def chat_template(self) -> str | None:
+        """The template that makes a text of a conversation, if the model has one."""
+        path = self.path / CHAT_TEMPLATE
+        return read_file(path).decode() if path.exists() else None
 
     @property
     def vocabulary_path(self) -> epath.Path:

@@ -39,6 +39,7 @@ def write_export(
     provenance: Mapping[str, Any],
     dtype: str,
     seq_len: int,
+    files: Mapping[str, str] | None = None,
 ) -> Export:
     """Writes `params`, with their model and vocabulary, as the new export `path`.
 
@@ -52,6 +53,7 @@ def write_export(
       provenance: The origin of the parameters, as JSON: workdir, step, fingerprints.
       dtype: The dtype to write: "bfloat16" or "float32".
       seq_len: Tokens per training sequence.
+      files: More text files to write, by name.
 
     Raises:
       FileNotFoundError: there is no vocabulary file.
@@ -76,6 +78,7 @@ def write_export(
         provenance=provenance,
         dtype=dtype,
         seq_len=seq_len,
+        files=files,
     )
 
 
@@ -103,7 +106,7 @@ def new_export(
       provenance: As for `write_export`.
       dtype: The dtype of the arrays.
       seq_len: As for `write_export`.
-      files: More text files to write, by name.
+      files: As for `write_export`.
 
     Raises:
       ValueError: `dtype` is not supported, or `path` exists.

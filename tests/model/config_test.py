@@ -87,3 +87,12 @@ def test_an_impossible_part_is_refused(change, message):
 def test_an_impossible_scaling_of_positions_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(LLAMA3, **change)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [("num_layers", 10**8), ("vocab_size", 10**12), ("embed_dim", 1 << 31)],
+)
+def test_a_size_that_no_memory_holds_is_refused(name, value):
+    with pytest.raises(ValueError, match=rf"{name}={value:,} is more than"):
+        dataclasses.replace(SMALL, **{name: value})
