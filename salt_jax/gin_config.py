@@ -7,6 +7,7 @@ import tokenize
 from collections.abc import Sequence
 
 import gin
+from absl import logging
 
 from salt_jax.config import Experiment, Scoring
 from salt_jax.data.preparing.prepare import Preparation
@@ -79,7 +80,7 @@ def load(
         if used.required:
             raise ValueError(messages.not_set(used.required))
         idle = statements.unread(of_files, of_overrides, used)
-        idle += _overruled(value, of_files, paths, overrides, imports)
+        idle += _overruled(value, of_files, used, paths, overrides, imports)
     except OSError as error:
         raise FileNotFoundError(messages.of_gin(error)) from error
     except _ERRORS as error:
@@ -155,21 +156,28 @@ def _root(said: Statements) -> type:
 def _overruled(
     value: Job,
     of_files: Statements,
+    used: Statements,
     paths: Sequence[pathlib.Path],
     overrides: Sequence[str],
     imports: Sequence[str],
 ) -> list[str]:
     """Returns overrides that change nothing, because a narrower scope's binding wins.
 
-    A value equal to a default is no reason to refuse an override by itself.
+    A value equal to a default is no reason to refuse an override by itself. One that
+    changes something, but not where the narrower scope is, is a warning.
     """
     idle = []
-    narrower = statements.shadowed(of_files, _of_overrides(overrides))
+    narrower = statements.shadowed(of_files, _of_overrides(overrides), used)
     for override in overrides:
         names = statements.read(override).bindings.keys() & narrower.keys()
         others = [other for other in overrides if other != override]
-        if names and _built(paths, others, imports)[0] == value:
-            idle += [f"{name} (overruled by {narrower[name]})" for name in names]
+        is_same = bool(names) and _built(paths, others, imports)[0] == value
+        for name in names:
+            winner, wins_everywhere = narrower[name]
+            if wins_everywhere or (is_same and name not in of_files.bindings):
+                idle.append(f"{name} (overruled by {winner})")
+            else:
+                logging.warning("%s does not reach %s, which stays.", name, winner)
     if narrower:
         _built(paths, overrides, imports)  # Its operative config is the last.
     return idle

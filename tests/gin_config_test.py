@@ -464,7 +464,7 @@ def test_a_later_override_wins():
         ("KD_WEIGHT=%KD_WEIGHT", "macro refers to itself"),
         ("MODEL=@none/model.TransformerConfig()", "num_layers.* none"),
         ("config.Stage.distillation=None",
-         r"Stage.distillation \(.* distill/config.Stage.distillation\)"),
+         r"Stage.distillation \(.* distill/config.Stage.distillation"),
         ("optimizer.Adafactor.learning_rate=@schedules.Constant()", "value.*OPTIMIZER"),
         ("KD_SCHEDULE=@schedules.WarmupLinear()", "KD_WARMUP_STEPS is not set"),
         ("TOTAL_STEPS=%gin.REQUIRED", "TOTAL_STEPS is not set"),
@@ -598,3 +598,31 @@ def test_a_fingerprint_ignores_how_and_notices_what():
 def test_changed_fields_are_named_by_their_place():
     before, after = (config.as_json(load(f"KD_WEIGHT={w}")) for w in (0.5, 0.6))
     assert changed_fields(before, after) == ["stages.0.distillation.kd_weight.value"]
+
+
+def test_an_override_of_a_default_that_no_stage_reads_is_refused(tmp_path):
+    # Both stages have a binding of their own, so that the file's default is idle too.
+    (tmp_path / "more.gin").write_text(
+        "from __gin__ import dynamic_registration\n"
+        "from salt_jax import config\n"
+        "config.Stage.distillation = @config.Distillation()\n"
+        "standard/config.Stage.distillation = None\n"
+    )
+    gin_files = [SALT, str(tmp_path / "more.gin")]
+    gin_config.load(gin_files)
+    with pytest.raises(ValueError, match=r"config\.Stage\.distillation \(overruled by"):
+        gin_config.load(gin_files, ["config.Stage.distillation=None"])
+
+
+def test_an_override_that_misses_a_narrower_scope_says_which(tmp_path, caplog):
+    gin_files = [SALT, str(tmp_path / "more.gin")]
+    (tmp_path / "more.gin").write_text(
+        "from __gin__ import dynamic_registration\n"
+        "from salt_jax.data.reading import prepared_text\n"
+        "prepared_text.PreparedText.split = 'val'\n"
+        "distill/prepared_text.PreparedText.split = 'test'\n"
+    )
+    found = gin_config.load(gin_files, ["prepared_text.PreparedText.split='train'"])
+    assert [stage.data.split for stage in found.stages] == ["test", "train"]
+    (line,) = [x.getMessage() for x in caplog.records if x.levelname == "WARNING"]
+    assert "distill/prepared_text.PreparedText.split" in line and "more.gin" in line

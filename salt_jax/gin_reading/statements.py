@@ -6,7 +6,7 @@ Gin accepts any scope and any macro name, so it never reads a misspelled one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 from gin import config_parser
@@ -99,15 +99,31 @@ def unread(
     return idle
 
 
-def shadowed(of_files: Statements, of_overrides: Statements) -> dict[str, str]:
-    """Maps new bindings of overrides to those that shadow them in narrower scopes."""
-    everything = of_files | of_overrides
-    return {
-        name: other
-        for name in of_overrides.bindings
-        for other in everything.bindings
-        if name not in of_files.bindings and name != other and _is_read(name, [other])
-    }
+def shadowed(
+    of_files: Statements, of_overrides: Statements, operative: Statements
+) -> dict[str, tuple[str, bool]]:
+    """Returns the overrides that a binding of a narrower scope keeps from some uses.
+
+    Maps each to that binding, with its place, and to whether it wins in all uses.
+    """
+    everything = of_files.bindings | of_overrides.bindings
+    found = {}
+    for name in of_overrides.bindings:
+        winners = {
+            _winner(use, everything)
+            for use in operative.bindings
+            if "." in name and _is_read(name, [use])
+        }
+        if others := sorted(winners - {name, None}, key=str):
+            place = f"{others[0]}{everything[str(others[0])]}"
+            found[name] = (place, name not in winners)
+    return found
+
+
+def _winner(use: str, bindings: Iterable[str]) -> str | None:
+    """Returns the binding that gin takes for a use: that of the narrowest scope."""
+    reaching = [name for name in bindings if _is_read(name, [use])]
+    return max(reaching, key=lambda name: name.count("/"), default=None)
 
 
 def _is_alternative(name: str, named: set[str]) -> bool:
