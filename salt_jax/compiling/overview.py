@@ -8,7 +8,7 @@ from __future__ import annotations
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from salt_jax.files.records import read_record
 from salt_jax.mesh.memory import GIB
@@ -19,12 +19,52 @@ COLUMNS = (
 )
 
 
+class _Collective(TypedDict):
+    bytes_per_chip: float
+    across_slices: bool
+
+
+class _Loss(TypedDict, total=False):
+    matmul_seconds: float | None
+    embedding_seconds: float | None
+    logits_seconds: float | None
+
+
+class _Program(TypedDict):
+    bytes_held: dict[str, float]
+    bytes_beside: dict[str, float]
+    bytes_peak: float
+    fits: bool
+    matmul_seconds: float | None
+    loss: _Loss | None
+    collectives: list[_Collective]
+    lower_seconds: float
+    compile_seconds: float
+
+
+class _Report(TypedDict):
+    topology: str
+    num_slices: int
+    usable_bytes_per_chip: float
+    programs: dict[str, _Program]
+
+
 def overview(reports: Mapping[str, Mapping[str, Any]]) -> str:
     """Returns a table with one row for each program of the named `reports`."""
     rows = [COLUMNS, ["---"] * len(COLUMNS)]
     for name, report in reports.items():
         rows += _rows(name, report)
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def table_of(paths: Sequence[pathlib.Path]) -> str:
+    """Returns the table of the reports in files, named after the files.
+
+    Raises:
+      ValueError: a report is damaged.
+    """
+    remedy = "compile it again"
+    return overview({x.stem: read_record(x, _Report, remedy=remedy) for x in paths})
 
 
 def _rows(name: str, report: Mapping[str, Any]) -> Iterator[Sequence[str]]:
@@ -65,7 +105,4 @@ def _ms(seconds: float | None) -> str:
 
 
 if __name__ == "__main__":
-    paths = [pathlib.Path(name) for name in sys.argv[1:]]
-    remedy = "compile it again"
-    read = {x.stem: read_record(x, dict[str, Any], remedy=remedy) for x in paths}
-    print(overview(read))
+    print(table_of([pathlib.Path(name) for name in sys.argv[1:]]))

@@ -38,17 +38,27 @@ def sha256_of_file(path: epath.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_sha256(path: epath.PathLike, expected: str, *, remedy: str) -> None:
+def check_sha256(
+    path: epath.PathLike, expected: str, *, recorded_in: epath.PathLike, remedy: str
+) -> None:
     """Checks a file against the SHA-256 that was recorded when it was written.
+
+    Args:
+      path: The file.
+      expected: Its SHA-256.
+      recorded_in: The file that says so, for the message.
+      remedy: What a person can do, such as "export again".
 
     Raises:
       DamagedFileError: the file is missing, or holds something else.
       OSError: the file cannot be read.
     """
     if not epath.Path(path).exists():
-        raise DamagedFileError(f"{path} is missing: {remedy}.")
+        raise DamagedFileError(
+            f"{path} is missing, and {recorded_in} lists it: {remedy}."
+        )
     if (found := sha256_of_file(path)) != expected:
-        raise differs(path, found, expected, remedy=remedy)
+        raise differs(path, found, expected, recorded_in=recorded_in, remedy=remedy)
 
 
 def is_plain_name(name: str) -> bool:
@@ -57,12 +67,17 @@ def is_plain_name(name: str) -> bool:
 
 
 def differs(
-    path: epath.PathLike, found: str, expected: str, *, remedy: str
+    path: epath.PathLike,
+    found: str,
+    expected: str,
+    *,
+    recorded_in: epath.PathLike,
+    remedy: str,
 ) -> DamagedFileError:
     """Returns the error for a file whose SHA-256 is not the recorded one."""
     return DamagedFileError(
         f"{path} is damaged: its SHA-256 is {found[:12]}, not {expected[:12]} as "
-        f"written: {remedy}."
+        f"{recorded_in} has it: {remedy}."
     )
 
 

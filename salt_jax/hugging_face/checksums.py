@@ -52,4 +52,4 @@ def check_checksums(folder: epath.Path, names: Collection[str] | None = None) ->
     for name in files if names is None else names:
         if not is_plain_name(name) or name not in files:
             raise ValueError(f"{path} has no file {name!r} of this folder: {_REMEDY}.")
-        check_sha256(folder / name, files[name], remedy=_REMEDY)
+        check_sha256(folder / name, files[name], recorded_in=path, remedy=_REMEDY)

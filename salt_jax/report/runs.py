@@ -46,9 +46,12 @@ class Run:
 
     def _check_records(self) -> None:
         """Refuses a complete run whose metrics were cut off."""
-        *_, last = self.experiment["stages"]
-        evaluated, found = self.evaluation["step"], self.steps if self.records else 0
-        if evaluated == last["end_step"] and found < evaluated:
+        ends = [stage["end_step"] for stage in self.experiment["stages"]]
+        evaluated = self.evaluation["step"]
+        # A complete run ends with a validation, if it has any.
+        measured = [r for r in self.records if "val_loss" in r] or self.records
+        found = measured[-1]["step"] if measured else 0
+        if evaluated == max(ends, default=0) and found < evaluated:
             raise ValueError(
                 f"{epath.Path(self.workdir) / METRICS_FILE} ends at step {found}, and "
                 f"the run was evaluated after step {evaluated}: it was cut off. "

@@ -88,7 +88,8 @@ class Export:
             provenance=about["provenance"],
         )
         for name, digest in about["files"].items():
-            check_sha256(path / name, digest, remedy=_REMEDY)
+            about_file = path / "export.json"
+            check_sha256(path / name, digest, recorded_in=about_file, remedy=_REMEDY)
         return export
 
     @classmethod
@@ -191,8 +192,8 @@ def _read_about(path: epath.Path) -> _About:
     found = _read_file(file)
     if (version := found.get("format_version")) != FORMAT_VERSION:
         raise ValueError(
-            f"The export at {path} has format version {version}; this salt_jax "
-            f"reads version {FORMAT_VERSION}. Update salt_jax, or export again."
+            f"{file} has format version {str(version)[:40]}; this salt_jax reads "
+            f"version {FORMAT_VERSION}. Update salt_jax, or export again."
         )
     about = typed(found, _About, where=str(file), remedy=_REMEDY)
     if about["vocabulary_file"] not in about["files"]:

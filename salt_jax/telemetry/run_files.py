@@ -2,5 +2,5 @@
 
 METRICS_FILE = "metrics.jsonl"
 EXPERIMENT_FILE = "experiment.json"
-WARNINGS_FILE = "warnings.jsonl"
+WARNINGS_FILE = "warnings.json"
 CHECKPOINTS = "checkpoints"  # A folder for each step.

@@ -11,8 +11,7 @@ from typing import Self, TypedDict
 
 from etils import epath
 
-from salt_jax.files.records import read_lines, record_line
-from salt_jax.files.writing import write_file
+from salt_jax.files.records import read_record, write_record
 from salt_jax.telemetry.run_files import WARNINGS_FILE
 
 KEPT = 100  # Warnings.
@@ -26,6 +25,10 @@ class Warned(TypedDict):
     time: float  # Seconds since 1970.
     level: str
     message: str
+
+
+class _Warnings(TypedDict):
+    warnings: list[Warned]
 
 
 class WarningLog(logging.Handler):
@@ -80,7 +83,7 @@ class WarningLog(logging.Handler):
         self._written_at = self._clock()
         # Whole, because a bucket cannot append.
         with contextlib.suppress(Exception):
-            write_file(self._path, "".join(record_line({**x}) for x in self._found))
+            write_record(self._path, {"warnings": [{**x} for x in self._found]})
             self._is_due = False
 
 
@@ -94,4 +97,5 @@ def read_warnings(workdir: epath.PathLike) -> list[Warned]:
     path = epath.Path(workdir) / WARNINGS_FILE
     if not path.exists():
         return []
-    return read_lines(path, Warned, remedy="remove it; it has only warnings")
+    remedy = "remove it; it has only warnings"
+    return read_record(path, _Warnings, remedy=remedy)["warnings"]

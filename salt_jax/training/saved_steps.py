@@ -82,7 +82,8 @@ def _load(
 ) -> CompiledUpdate:
     contents = read_file(path)
     if (found := sha256_of(contents)) != digest:
-        raise differs(path, found, digest, remedy=_REMEDY)
+        about = path.parent / _ABOUT
+        raise differs(path, found, digest, recorded_in=about, remedy=_REMEDY)
     payload, in_tree, out_tree = pickle.loads(contents)
     return serialize_executable.deserialize_and_load(
         payload,
@@ -118,7 +119,7 @@ def _check(directory: epath.Path, found: Mapping[str, Any], program: Program) ->
     changed = changed_fields(before, expected)
     if changed:
         raise ValueError(
-            f"The compiled steps in {directory} do not match this run: "
+            f"The compiled steps of {directory / _ABOUT} do not match this run: "
             f"{_described(changed, found, expected)}: {_REMEDY}."
         )
 

@@ -93,9 +93,9 @@ def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
 
 
 def test_damaged_warnings_are_a_warning(started):
-    (started / "warnings.jsonl").write_text("{}\n")
+    (started / "warnings.json").write_text("{}\n")
     (warned,) = read_status(started).warnings
-    assert "warnings.jsonl" in warned["message"]
+    assert "warnings.json" in warned["message"]
 
 
 PROGRAM = """

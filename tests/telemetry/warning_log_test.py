@@ -68,7 +68,7 @@ def test_many_warnings_are_written_once_a_second(tmp_path):
 
 
 def test_a_log_that_cannot_be_read_or_written_ends_nothing(tmp_path):
-    (tmp_path / "warnings.jsonl").write_text("{\n")
+    (tmp_path / "warnings.json").write_text("{\n")
     with open_log(tmp_path) as log:
         log.begin()
         absl_logging.warning("after the damage")

@@ -108,7 +108,7 @@ class Manifest:
         version = settings.get("format_version") if isinstance(settings, dict) else None
         if version != FORMAT_VERSION:
             raise ValueError(
-                f"{path} was prepared in format {version}, and this version reads "
+                f"{file} is of format {str(version)[:40]}, and this version reads "
                 f"format {FORMAT_VERSION}: delete it and prepare it again."
             )
         manifest = typed(record, cls, where=str(file), remedy=remedy)

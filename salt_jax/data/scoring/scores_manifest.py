@@ -77,8 +77,8 @@ class ScoresManifest:
         fields = read_record(file, dict[str, Any], remedy=remedy)
         if (version := fields.get("format_version")) != FORMAT_VERSION:
             raise ValueError(
-                f"The scores {path} are in format {version}, and this version reads "
-                f"format {FORMAT_VERSION}: delete them and score again."
+                f"{file} is of format {str(version)[:40]}, and this version reads "
+                f"format {FORMAT_VERSION}: delete {path} and score again."
             )
         return typed(fields, cls, where=str(file), remedy=remedy)
 

@@ -320,7 +320,7 @@ def test_another_format_is_refused_with_both_versions(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["settings"]["format_version"] = 7
     write_record(folder / "manifest.json", manifest)
-    with pytest.raises(ValueError, match=r"prepared in format 7, .* reads format 3"):
+    with pytest.raises(ValueError, match=r"of format 7, .* reads format 3"):
         PreparedDataset.open(folder)
 
 

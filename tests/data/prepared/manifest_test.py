@@ -34,7 +34,7 @@ def test_an_older_format_is_refused_with_both_versions(train, tmp_path):
         tmp_path, train.manifest, lambda x: x["settings"].update(format_version=1)
     )
     with pytest.raises(
-        ValueError, match=f"in format 1, .* reads format {FORMAT_VERSION}"
+        ValueError, match=f"of format 1, .* reads format {FORMAT_VERSION}"
     ):
         Manifest.read(path)
 

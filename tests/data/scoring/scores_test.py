@@ -351,7 +351,7 @@ def test_a_damaged_manifest_is_refused_by_name(text, written, train):
 def test_the_first_format_is_refused_with_what_to_do(written, train):
     path = written.path / "manifest.json"
     write_record(path, {"format_version": 1})
-    with pytest.raises(ValueError, match="in format 1, .* format 3: delete them and"):
+    with pytest.raises(ValueError, match="of format 1, .* format 3: delete .* and"):
         Scores.open(written.path, train)
 
 
