@@ -321,7 +321,7 @@ def test_an_experiment_that_is_far_too_large_is_refused_before_anything_is_made(
     with pytest.raises(ValueError, match=r"at least [\d.]+ GiB") as no:
         train(experiment(files, model=huge), tmp_path / "run")
     assert "optimizer" in str(no.value) and "has" in str(no.value)
-    assert len(jax.live_arrays()) == before
+    assert len(jax.live_arrays()) <= before  # Earlier tests' arrays may be freed.
     assert not (tmp_path / "run").exists()
 
 

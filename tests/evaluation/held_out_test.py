@@ -154,9 +154,10 @@ def test_sequences_come_in_the_order_that_they_were_asked_for(files, params):
     np.testing.assert_array_equal(tokens, dataset.read(ids).tokens)
     ce_NL, rank_NL = dense_reading(runs.STUDENT, params, dataset.read(ids))
     is_target = np.concatenate([part.is_target for part in parts])
-    for name, expected in ("ce_NL", ce_NL), ("rank_NL", rank_NL):
-        found = np.concatenate([getattr(part, name) for part in parts])
-        np.testing.assert_allclose(found[is_target], expected[is_target], rtol=1e-5)
+    # A last bit of a logit can swap it with its neighbor in rank.
+    for name, expected, atol in ("ce_NL", ce_NL, 0), ("rank_NL", rank_NL, 1):
+        found = np.concatenate([getattr(part, name) for part in parts])[is_target]
+        np.testing.assert_allclose(found, expected[is_target], rtol=1e-5, atol=atol)
 
 
 def test_no_sequences_are_no_batches(files):
