@@ -53,7 +53,11 @@ ONLY_IN = {
     "tensorflow": TENSORFLOW,
     "tensorstore": {"storage.array_pieces", "storage.stored_sums"},
     "tensorflow_datasets": TENSORFLOW,
-    "tokenizers": {"data.tokenizers_vocabulary", "hugging_face.tokenizer_files"},
+    "tokenizers": {
+        "data.tokenizer_json",
+        "data.tokenizers_vocabulary",
+        "hugging_face.tokenizer_files",
+    },
     "tqdm": {"telemetry.progress"},
     "wandb": {"telemetry.trackers.wandb_tracker"},
 }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +15,13 @@ import tokenizers
 from etils import epath
 
 from salt_jax.data.sentencepiece_vocabulary import PROBES, SPACE
+from salt_jax.data.tokenizer_json import (
+    as_json,
+    refusal,
+    special_token,
+    tokenizer_of,
+    with_special,
+)
 from salt_jax.files.records import decode_object
 
 # An additional key in the file, which names the begin, end and pad tokens.
@@ -47,8 +56,6 @@ class TokenizersCodec:
         """
         record = _record(contents, path)
         roles = record.pop(ROLES_KEY, None)
-        tokenizer = tokenizer_of(record, path)
-        tokens = frozenset(tokenizer.get_vocab(with_added_tokens=True).values())
         others = roles.pop(OTHER_ENDS, []) if isinstance(roles, dict) else []
         if not isinstance(roles, dict) or sorted(roles) != sorted(ROLES):
             raise ValueError(
@@ -62,6 +69,9 @@ class TokenizersCodec:
                 "tokens. Import it again."
             )
         said = [*roles.items(), *((OTHER_ENDS, token) for token in others)]
+        ids = frozenset(token for _, token in said if type(token) is int)
+        tokenizer = tokenizer_of(with_special(record, ids), path)
+        tokens = frozenset(tokenizer.get_vocab(with_added_tokens=True).values())
         for name, token in said:
             if type(token) is not int or token not in tokens:
                 raise ValueError(
@@ -82,9 +92,37 @@ class TokenizersCodec:
 
     def encode_array(self, text: str) -> np.ndarray:
         """Returns the tokens of `text` as int32 [N]."""
-        # The fast variant does not compute character offsets.
-        (encoded,) = self.tokenizer.encode_batch_fast([text], add_special_tokens=False)
-        return np.array(encoded.ids, np.int32)
+        ids = self._encode(text)
+        if not self._controls.keys().isdisjoint(ids):
+            # The name of a control piece, which some models also have as a word. In
+            # two parts it is none. `(?=` also finds names that overlap.
+            names = "|".join(map(re.escape, self._controls.values()))
+            cuts = [x.start() + 1 for x in re.finditer(f"(?={names})", text)]
+            parts = itertools.pairwise([0, *cuts, len(text)])
+            ids = [x for begin, end in parts for x in self._encode(text[begin:end])]
+        return np.array(ids, np.int32)
+
+    def _encode(self, text: str) -> list[int]:
+        try:
+            # The fast variant does not compute character offsets.
+            found = self.tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        except BaseException as error:
+            raise refusal(
+                f"The tokenizer cannot encode {text[:40]!r}, of {len(text):,} letters",
+                error,
+            ) from error
+        return found[0].ids
+
+    @functools.cached_property
+    def _controls(self) -> dict[int, str]:
+        """The special tokens that no text is encoded as, and their names."""
+        added = self.tokenizer.get_added_tokens_decoder()
+        unknown = getattr(self.tokenizer.model, "unk_token", None)
+        return {
+            token: x.content
+            for token, x in added.items()
+            if x.special and x.content != unknown
+        }
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of `ids`; special tokens decode to nothing."""
@@ -129,38 +167,6 @@ class TokenizersCodec:
             lengths[token] = 0 if added.special else length_of(added.content)
         lengths[[self.begin_id, *self.end_ids, self.pad_id]] = 0
         return lengths
-
-
-def tokenizer_of(record: Mapping[str, Any], path: epath.Path) -> tokenizers.Tokenizer:
-    """Returns the tokenizer of a tokenizer.json, without truncation and padding.
-
-    Raises:
-      ValueError: the library cannot read it.
-    """
-    try:
-        tokenizer = tokenizers.Tokenizer.from_str(json.dumps(record))
-    except Exception as error:  # The library raises plain Exceptions.
-        raise ValueError(
-            f"{path} is not a tokenizer.json that tokenizers "
-            f"{tokenizers.__version__} reads ({' '.join(str(error).split())[:200]})."
-        ) from error
-    # A file may set a maximum length, as those of sentence encoders do.
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    # The names of special tokens in a text are text, and must not end it.
-    tokenizer.encode_special_tokens = True
-    return tokenizer
-
-
-def special_token(token: int, name: str) -> dict[str, Any]:
-    """Returns the entry of a control piece in "added_tokens"."""
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"id": token, "content": name, **flags, "special": True}
-
-
-def as_json(record: Mapping[str, Any]) -> bytes:
-    """Returns `record` as the bytes of a JSON file."""
-    return (json.dumps(record, ensure_ascii=False, indent=1) + "\n").encode()
 
 
 def _record(contents: bytes, path: epath.Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from salt_jax.data.tokenizers_vocabulary import as_json
+from salt_jax.data.tokenizer_json import as_json
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.files.writing import new_folder, write_file
 from salt_jax.hugging_face.architectures import architecture_of

@@ -60,6 +60,12 @@ def other_ends(folder: epath.Path, eos_id: int, known: Collection[int]) -> list[
     return []
 
 
+def known_ids(roles: Mapping[str, Any]) -> set[int]:
+    """Returns all tokens that have a role."""
+    others = roles.get(OTHER_ENDS, [])
+    return {token for name, token in roles.items() if name != OTHER_ENDS} | {*others}
+
+
 def read_json(path: epath.Path, *, is_needed: bool = True) -> dict[str, Any]:
     """Returns the JSON object in a file; {} if the file is missing and not needed.
 

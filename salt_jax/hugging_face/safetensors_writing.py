@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from salt_jax.data.tokenizers_vocabulary import as_json
+from salt_jax.data.tokenizer_json import as_json
 from salt_jax.files.reading import named_errors
 from salt_jax.files.writing import write_file
 from salt_jax.hugging_face.safetensors_files import DTYPES, INDEX, LENGTH_BYTES, SINGLE

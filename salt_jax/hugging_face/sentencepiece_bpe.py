@@ -16,7 +16,7 @@ from typing import Any
 from sentencepiece import sentencepiece_model_pb2
 
 from salt_jax.data.sentencepiece_vocabulary import SPACE, SentencePieceCodec
-from salt_jax.data.tokenizers_vocabulary import special_token
+from salt_jax.data.tokenizer_json import special_token
 
 _FORMAT: Any = sentencepiece_model_pb2  # Its classes are made when it is imported.
 _Piece = _FORMAT.ModelProto.SentencePiece

@@ -16,10 +16,11 @@ from absl import logging
 from etils import epath
 
 from salt_jax.data.sentencepiece_vocabulary import PROBES, SPACE, SentencePieceCodec
-from salt_jax.data.tokenizers_vocabulary import ROLES_KEY, as_json, tokenizer_of
+from salt_jax.data.tokenizer_json import as_json, tokenizer_of, with_special
+from salt_jax.data.tokenizers_vocabulary import ROLES_KEY
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.hugging_face import sentencepiece_bpe
-from salt_jax.hugging_face.roles import other_ends, read_json, read_roles
+from salt_jax.hugging_face.roles import known_ids, other_ends, read_json, read_roles
 
 _TOKENIZER = "tokenizer.json"
 _SENTENCEPIECE = "tokenizer.model"
@@ -104,6 +105,7 @@ def read_tokenizer(
         known = tokenizer_of(record, path).get_vocab(with_added_tokens=True)
         _check_size(1 + max(known.values()), vocab_size, path)
         roles = read_roles(folder, known)
+        record = with_special(record, known_ids(roles))
         return as_json(record | {ROLES_KEY: roles}), "vocabulary.json"
     path = folder / _SENTENCEPIECE
     if path.exists():
@@ -153,7 +155,7 @@ def _tokenizer(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
     codec = vocabulary.codec
     if not isinstance(codec, SentencePieceCodec):
         record = read_json(vocabulary.path)
-        del record[ROLES_KEY]
+        record = with_special(record, known_ids(record.pop(ROLES_KEY)))
         return tokenizer_of(record, vocabulary.path)
     try:
         record = sentencepiece_bpe.tokenizer_json(codec)

@@ -1,5 +1,7 @@
 """Vocabularies of the tokenizers library, small ones of the kinds that models have."""
 
+import base64
+import functools
 import json
 import pickle
 
@@ -8,6 +10,7 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
 
 from salt_jax.data.vocabulary import Vocabulary
 from tests import small_tokenizers
@@ -237,3 +240,120 @@ def test_bytes_are_not_guessed_of_a_decoder_that_is_not_known(decoder, path, tmp
     vocabulary = Vocabulary.open(changed(path, tmp_path, decoder=decoder))
     with pytest.raises(ValueError, match="How many bytes tokens stand for"):
         vocabulary.byte_lengths()
+
+
+def as_record(tokenizer):
+    return json.loads(tokenizer.to_str())
+
+
+def opened(record, path):
+    path.write_text(json.dumps(record | {"salt_jax": ROLES}))
+    return Vocabulary.open(path)
+
+
+def test_the_name_of_a_control_token_is_text_even_if_it_is_not_special(tmp_path):
+    record = as_record(small_tokenizers.byte_level())
+    for token in record["added_tokens"]:
+        token["special"] = False
+    vocabulary = opened(record, tmp_path / "v.json")
+    said = "a tag <|end|> in a page"
+    tokens = vocabulary.encode(said)
+    assert not {0, 1, 2} & set(tokens)
+    assert vocabulary.decode(tokens) == said
+
+
+@pytest.mark.parametrize("text", ["a<|end|>b", "<|end|>", "<|e<|end|>nd|>", "<|pad|>a"])
+def test_the_name_of_a_control_token_is_text_even_if_the_model_has_it_as_a_word(
+    text, tmp_path
+):
+    letters = [(letter, -3.0) for letter in "abcdefghilnopqrstu <>|"]
+    words = [(name, 0.0) for name in small_tokenizers.SPECIAL]
+    tokenizer = Tokenizer(models.Unigram([*words, *letters], 0, False))
+    tokenizer.add_special_tokens(small_tokenizers.SPECIAL)
+    tokenizer.decoder = decoders.Fuse()
+    vocabulary = opened(as_record(tokenizer), tmp_path / "v.json")
+    tokens = vocabulary.encode(text)
+    assert not {0, 1, 2} & set(tokens)
+    assert vocabulary.decode(tokens) == text
+
+
+GROWS = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+BEYOND = {
+    "a normalizer that doubles": {
+        "normalizer": {"type": "Sequence", "normalizers": [GROWS] * 40}
+    },
+    "a decoder that doubles": {
+        "decoder": {"type": "Sequence", "decoders": [GROWS] * 40}
+    },
+    "a long replacement": {"normalizer": GROWS | {"content": "a" * 1_000}},
+    "a regular expression for nothing": {
+        "normalizer": GROWS | {"pattern": {"Regex": "b*"}, "content": "a" * 100}
+    },
+    "a table of long texts": {
+        "normalizer": {
+            "type": "Precompiled",
+            "precompiled_charsmap": base64.b64encode(bytes(4) + b"a" * 999).decode(),
+        }
+    },
+    "a token of four billion": {
+        "added_tokens": [
+            {"id": 4_294_967_295, "content": "<e>", "special": True}
+            | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        ]
+    },
+    "what is nested too deeply": {
+        "normalizer": functools.reduce(
+            lambda inner, _: {"type": "Sequence", "normalizers": [inner]},
+            range(300),
+            {"type": "NFC"},
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("change", BEYOND.values(), ids=BEYOND)
+def test_a_tokenizer_that_would_take_all_memory_is_refused_by_its_file(
+    change, tmp_path
+):
+    record = as_record(small_tokenizers.byte_level()) | change
+    with pytest.raises(ValueError, match=r"v.json is not a tokenizer.json"):
+        opened(record, tmp_path / "v.json")
+
+
+def test_tokens_that_depend_on_chance_are_refused(tmp_path):
+    record = as_record(small_tokenizers.byte_level())
+    record["model"]["dropout"] = 0.1
+    with pytest.raises(ValueError, match="v.json .* dropout is 0.1"):
+        opened(record, tmp_path / "v.json")
+
+
+def test_a_padding_of_terabytes_is_not_applied(tmp_path):
+    record = as_record(small_tokenizers.byte_level())
+    record["padding"] = {
+        "strategy": {"Fixed": 1 << 40},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "x",
+    }
+    assert len(opened(record, tmp_path / "v.json").encode("a")) == 1
+
+
+def test_a_pattern_that_takes_for_ever_ends_in_one_line(tmp_path, capfd):
+    record = as_record(small_tokenizers.byte_level())
+    record["pre_tokenizer"] = {
+        "type": "Split",
+        "pattern": {"Regex": "(x+x+)+y"},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    vocabulary = opened(record, tmp_path / "v.json")
+    with pytest.raises(ValueError, match="cannot encode 'xxx.*', of 32 letters"):
+        vocabulary.encode("x" * 32)
+    capfd.readouterr()  # The library's own trace.
+
+
+def test_half_of_a_surrogate_pair_is_refused(byte_level):
+    with pytest.raises(ValueError, match=r"cannot encode 'half .+ud83d'"):
+        byte_level.encode("half \ud83d")
