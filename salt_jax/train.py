@@ -153,7 +153,8 @@ class _Start:
     def state(self, program: Program) -> TrainState:
         # A run starts from, in this order: its own latest checkpoint; the export named
         # by the experiment; fresh parameters.
-        state = resumption.restore_latest(program, self.saved, self.meta)
+        at = self.step if self.meta else None
+        state = resumption.restore(program, self.saved, self.meta, at)
         return program.fresh_state() if state is None else state
 
 

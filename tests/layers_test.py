@@ -17,7 +17,7 @@ LAYERS = [
     {"generation", "hugging_face", "training"},
     {"evaluation"},
     {"compiling", "few_shot", "report"},
-    {"evaluate", "export", "score", "train"},
+    {"debug_step", "evaluate", "export", "score", "train"},
     {"commands"},
     {"main"},
 ]

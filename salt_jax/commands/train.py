@@ -22,6 +22,7 @@ from salt_jax.commands.options import (
     add_gin,
     add_workdir,
     join,
+    positive,
     record,
 )
 from salt_jax.training.stop_signals import PreemptedError, StopSignals
@@ -40,10 +41,17 @@ class Options(RunOptions):
     trust_pickles: bool = False
     profile: str | None = None
     tracker: Sequence[str] = ()
+    debug_step: int | None = None
     distributed: str | None = None
 
     def __post_init__(self):
         super().__post_init__()
+        idle = self.compiled or self.profile or self.tracker
+        if self.debug_step is not None and idle:
+            raise ValueError(
+                "--debug_step trains nothing: leave out --compiled, --profile and "
+                "--tracker."
+            )
         if self.compiled is not None and not self.trust_pickles:
             raise ValueError(
                 f"--compiled={self.compiled} holds pickles, which can run any program "
@@ -85,6 +93,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         choices=("mlflow", "wandb"),
         help="show the metrics there too, beside TensorBoard; repeatable",
     )
+    group.add_argument(
+        "--debug_step",
+        type=positive,
+        metavar="N",
+        help="instead of training, replay step N from the nearest checkpoint and print "
+        "its norms by layer and its losses by row",
+    )
     add_distributed(group.add_argument)
 
 
@@ -100,6 +115,8 @@ def run(options: Options) -> int:
     """
     from salt_jax.telemetry.trackers.opening import check_installed
 
+    if options.debug_step is not None:
+        return _debug(options, options.debug_step)
     began = time.monotonic()
     check_installed(options.tracker)
     # The log of a run is not worth the run.
@@ -132,6 +149,24 @@ def _train(options: Options, began: float, signals: StopSignals) -> None:
         trackers=options.tracker,
         signals=signals,
     )
+
+
+def _debug(options: Options, step: int) -> int:
+    """Prints what a step was made of."""
+    join(options.distributed)
+    import jax
+
+    from salt_jax.config import Experiment
+    from salt_jax.debug_step import debug_step
+
+    experiment = options.load("train", Experiment)
+    accepted = options.accept_change
+    text = debug_step(
+        experiment, options.run_directory(), step, accepted_changes=accepted
+    )
+    if jax.process_index() == 0:
+        print(text)
+    return 0
 
 
 def _record(options: Options) -> None:

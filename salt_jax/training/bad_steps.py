@@ -69,7 +69,8 @@ def _ways_on(experiment: Experiment, step: int) -> str:
     ranges = batch_ranges.including(experiment.skip_batches, step - 1)
     return (
         f"To leave batch {step - 1} out, run the same command with "
-        f'--gin.config.Experiment.skip_batches="{ranges}".'
+        f'--gin.config.Experiment.skip_batches="{ranges}"; with --debug_step={step} it '
+        "shows which rows and layers are bad."
     )
 
 

@@ -105,28 +105,34 @@ def check_skipped(
         )
 
 
-def restore_latest(
-    program: Program, saved: SavedCheckpoints, meta: Mapping[str, Any]
+def restore(
+    program: Program,
+    saved: SavedCheckpoints,
+    meta: Mapping[str, Any],
+    step: int | None,
 ) -> TrainState | None:
-    """Returns the state of the latest checkpoint, or None without one.
+    """Returns the state of the checkpoint of `step`, or None without one.
 
     A guard that the run did not have, or one with another window, begins anew.
 
     Args:
       program: The program of the experiment.
       saved: The checkpoints of the run.
-      meta: The latest one's `meta`; empty if there is none.
+      meta: Its `meta`.
+      step: The step of the checkpoint; None: there is none.
 
     Raises:
       ValueError: the checkpoint is damaged, or of another model or optimizer.
     """
+    if step is None:
+        return None
     like, was = program.abstract_state, meta.get("experiment", {}).get("guard")
     guard = None
     if was is not None:
         guard = program.partitioning.abstract(UpdateGuard(window=was["window"]).init)
-    state = saved.restore_latest(dataclasses.replace(like, guard=guard))
+    state = saved.restore(step, dataclasses.replace(like, guard=guard))
     now = program.experiment.guard
-    if state is None or (now and now.window) == (was and was["window"]):
+    if (now and now.window) == (was and was["window"]):
         return state
     fresh = None if now is None else program.partitioning.materialize(now.init)
     return dataclasses.replace(state, guard=fresh)

@@ -74,12 +74,7 @@ class Update:
         self, state: TrainState, teacher_params: Params | None, batch: Batch
     ) -> tuple[TrainState, Metrics]:
         """Returns the next state, and metrics of the parameters it started from."""
-        shared = _Shared(state.params, teacher_params, self.kd_weight(state.step))
-        grads, metrics = self._sums_over_replicas(shared, batch)
-        # The only division, by the weight of the whole global batch: microbatches and
-        # devices with fewer targets count for less.
-        weight = jnp.maximum(metrics["loss"].weight, 1.0)
-        grads = jax.tree.map(lambda sums: sums / weight, grads)
+        grads, metrics = self.gradients(state, teacher_params, batch)
         with jax.named_scope("optimizer"):
             updates, opt_state = self.optimizer.update(
                 grads, state.opt_state, state.params
@@ -89,12 +84,24 @@ class Update:
             "grad_norm": optax.tree.norm(grads),
             "update_norm": optax.tree.norm(updates),
         }
-        if self.teacher is not None:
-            metrics |= {"kd_weight": shared.kd_weight}
         updated = TrainState(state.step + 1, params, opt_state, state.guard)
         if self.guard is None:
             return updated, metrics
         return self._guarded(self.guard, state, updated, metrics)
+
+    def gradients(
+        self, state: TrainState, teacher_params: Params | None, batch: Batch
+    ) -> tuple[Params, Metrics]:
+        """Returns the gradient of the mean loss over the global batch, and metrics."""
+        shared = _Shared(state.params, teacher_params, self.kd_weight(state.step))
+        grads, metrics = self._sums_over_replicas(shared, batch)
+        # The only division, by the weight of the whole global batch: microbatches and
+        # devices with fewer targets count for less.
+        weight = jnp.maximum(metrics["loss"].weight, 1.0)
+        grads = jax.tree.map(lambda sums: sums / weight, grads)
+        if self.teacher is not None:
+            metrics |= {"kd_weight": shared.kd_weight}
+        return grads, metrics
 
     def _guarded(
         self, guard: UpdateGuard, state: TrainState, updated: TrainState, found: Metrics
