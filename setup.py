@@ -76,6 +76,7 @@ setuptools.setup(
             "transformers>=5.23,<6",
             "gcp-storage-emulator>=2026.7,<2027",
             "hypothesis>=6.170,<7",
+            "kubernetes-validate>=1.37,<2",
             "mypy>=2.4,<3",
             "pdoc>=16.0,<17",
             "pre-commit>=4.7,<5",
