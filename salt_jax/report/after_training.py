@@ -42,10 +42,11 @@ def few_shot(folder: epath.PathLike) -> str:
 
     Raises:
       FileNotFoundError: there are none.
+      ValueError: they are damaged.
     """
-    tables = read_json(
-        epath.Path(folder) / "few_shot.json", "evaluate --tasks", FewShotFile
-    )
+    path = epath.Path(folder) / "few_shot.json"
+    tables = read_json(path, "evaluate --tasks", FewShotFile)
+    _check_rows(path, [*tables["tasks"], *tables.get("slices", ())])
     parts = [
         page.note(
             "Evaluated with lm-evaluation-harness. SE is the standard error over "
@@ -60,6 +61,16 @@ def few_shot(folder: epath.PathLike) -> str:
         by_part = page.note(_PARTS_NOTE) + sliced
         parts.append(page.folded("By the teacher's score", by_part))
     return page.folded_section("Few-shot tasks", *parts)
+
+
+def _check_rows(path: epath.Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raises ValueError if the rows of a table are not of the same models."""
+    models = [sorted(row["marks"]) for row in rows]
+    if not models or any(names != models[0] for names in models):
+        raise ValueError(
+            f"{path} has no rows, or rows of different models: run evaluate --tasks "
+            "again."
+        )
 
 
 def _marks_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -85,14 +85,18 @@ def _change(rng, tree):
         parent.pop(key, None)
     elif how == 1:
         if isinstance(parent, dict):
-            parent[rng.choice(("x", "", "step", "files"))] = rng.choice(VALUES)
+            parent[rng.choice(("x", "", "step", "files"))] = _value(rng)
         else:
-            parent.append(rng.choice(VALUES))
+            parent.append(_value(rng))
     elif how == 2 and places:
         other, its = rng.choice(places)
         parent[key] = json.loads(json.dumps(other[its]))
     else:
-        parent[key] = json.loads(json.dumps(rng.choice(VALUES)))
+        parent[key] = _value(rng)
+
+
+def _value(rng):
+    return json.loads(json.dumps(rng.choice(VALUES)))
 
 
 def _places(tree):

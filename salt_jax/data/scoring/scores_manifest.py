@@ -31,6 +31,16 @@ class ScoresManifest:
     zero_shares: dict[str, float] | None = None
     format_version: int = FORMAT_VERSION
 
+    def __post_init__(self):
+        if self.count < 1 or self.shard_size < 1:
+            raise ValueError(
+                f"count={self.count} and shard_size={self.shard_size} must be positive"
+            )
+        if not self.ks or min(self.ks) < 1 or len({*self.ks}) < len(self.ks):
+            raise ValueError(f"ks={self.ks} must be positive and different")
+        if set(self.columns) != set(self.dtype.names or ()):
+            raise ValueError(f"columns={sorted(self.columns)} are not those of ks")
+
     @property
     def num_shards(self) -> int:
         """The number of shard files."""
