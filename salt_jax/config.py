@@ -78,7 +78,7 @@ class Validation:
 # Fields that may change when a run is resumed; `skip_batches`, for later batches only.
 OPERATIONAL_FIELDS = (
     *("keep_steps", "log_every", "max_to_keep", "mesh"),
-    *("rules", "save_every", "skip_batches", "validation"),
+    *("rules", "save_every", "save_every_minutes", "skip_batches", "validation"),
 )
 # The same within models, distillations and data.
 _OPERATIONAL_WITHIN = ("attention", "limits", "teacher_rules")
@@ -101,6 +101,7 @@ class Experiment:
     num_microbatches: int = 1
     loss_chunk_tokens: int = 1024  # Tokens whose logits a device holds at once.
     save_every: int = 1000
+    save_every_minutes: float | None = None  # Saves sooner if steps are slow.
     max_to_keep: int = 2
     keep_steps: Sequence[int] = ()  # Saved and never deleted: an early scorer's.
     log_every: int = 100
@@ -135,6 +136,9 @@ class Experiment:
         _check_positive(
             self, "save_every", "max_to_keep", "log_every", "loss_chunk_tokens"
         )
+        minutes = self.save_every_minutes
+        if minutes is not None and minutes <= 0:
+            raise ValueError(f"save_every_minutes must be positive, got {minutes}.")
         batch_ranges.check(self.skip_batches, self.total_steps)
         if self.batch_size % self.num_microbatches:
             raise ValueError(

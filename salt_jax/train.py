@@ -17,14 +17,14 @@ from salt_jax.config import Experiment
 from salt_jax.data.reading.loader import open_batches
 from salt_jax.evaluation.held_out_kinds import held_out_of
 from salt_jax.processes import job
-from salt_jax.storage.checkpoint import Checkpointer
+from salt_jax.storage.array_files import absolute, check_name
 from salt_jax.storage.checkpoint_reading import SavedCheckpoints
 from salt_jax.telemetry.profiling import TracedSteps, Tracer
 from salt_jax.telemetry.time_sheet import TimeSheet
 from salt_jax.telemetry.trackers.opening import open_trackers
 from salt_jax.telemetry.trackers.tracker import TrackedRun, Tracker
 from salt_jax.telemetry.warning_log import WarningLog
-from salt_jax.training import resumption, run_directory
+from salt_jax.training import going_back, resumption, run_directory, saving
 from salt_jax.training.loop import Loop, Measure, OpenBatches
 from salt_jax.training.position import Position
 from salt_jax.training.preemption import PreemptionGuard
@@ -46,6 +46,7 @@ def train(
     traced: TracedSteps | None = None,
     began: float | None = None,
     compiled: epath.PathLike | None = None,
+    restore_step: int | None = None,
     devices: Sequence[jax.Device] | None = None,
     trackers: Sequence[str] = (),
     open_batches: OpenBatches = open_batches,
@@ -61,6 +62,8 @@ def train(
       traced: The steps to profile, into `profile` of the run directory.
       began: `time.monotonic()` when the process began; default: now.
       compiled: A directory of compiled steps; None: compile them.
+      restore_step: The checkpoint to resume from; later ones are set aside. None: the
+        latest.
       devices: The devices to train on; default: all.
       trackers: The names of services that show the metrics, beside TensorBoard.
       open_batches: Opens the batches of a loader from an index on.
@@ -75,10 +78,12 @@ def train(
         another job, its files are not of one run, the experiment does not fit the
         devices, an export is of another model or vocabulary, or the run does not reach
         the steps to profile.
+      OSError: the storage failed.
       FloatingPointError: a loss was not finite.
       PreemptedError: a signal asked to stop, and the state was saved.
     """
     workdir, began = epath.Path(workdir), began or time.monotonic()
+    check_name(absolute(workdir))
     program = Program.on(experiment, devices)
     program.check_memory()
     if traced is not None:
@@ -91,12 +96,13 @@ def train(
         signals.at_end(lock.close)
         signals.at_end(lambda: job.tell("a signal stopped it before the first step."))
         warned = stack.enter_context(WarningLog(workdir))
-        start = _found(experiment, workdir, accepted_changes)
+        start = _found(experiment, workdir, accepted_changes, restore_step)
         if traced is not None and start.meta:
             traced = traced.still_ahead(start.step, experiment.total_steps)
         if start.step >= experiment.total_steps:
             logging.info("Complete at step %d: %s.", start.step, workdir)
             return start.state(program)
+        saving.check_room(program, start.saved)
         inputs = _Inputs.open(program, start, accepted_changes)
         job.agree({"step": start.step, "inputs": inputs.fingerprints})
         spent = start.meta.get("spent_seconds", {})
@@ -110,6 +116,7 @@ def train(
             warned.begin()
         with times.spending("compile"):
             updates = updates or program.compile_from(start.step)
+        going_back.set_aside(start.saved, start.step)
         speed = Speedometer.on(experiment, program.devices, start.position)
         dropped = 0 if state.guard is None else int(state.guard.dropped)
         recorder = Recorder(
@@ -125,12 +132,13 @@ def train(
         loop = Loop(
             program=program,
             fingerprints=start.meta.get("inputs", {}) | inputs.fingerprints,
-            saved=stack.enter_context(_open_checkpoints(experiment, workdir)),
+            saver=stack.enter_context(saving.saver_of(experiment, workdir)),
             recorder=recorder,
             tracer=stack.enter_context(tracer),
             guard=PreemptionGuard(signals),
             measure=inputs.measure,
             open_batches=open_batches,
+            restored_step=restore_step or start.meta.get(going_back.RESTORED_STEP),
         )
         for stage, update in zip(inputs.stages, updates, strict=True):
             state = loop.run(stage, update, state)
@@ -159,14 +167,17 @@ class _Start:
 
 
 def _found(
-    experiment: Experiment, workdir: epath.Path, accepted: Sequence[str]
+    experiment: Experiment,
+    workdir: epath.Path,
+    accepted: Sequence[str],
+    restore_step: int | None,
 ) -> _Start:
     """Returns where to start, once all that is in `workdir` is found to be of one run.
 
     Nothing is written.
     """
     saved = SavedCheckpoints(workdir / "checkpoints")
-    latest = saved.latest_step()
+    latest = going_back.step_to_resume(saved, restore_step)
     meta = {} if latest is None else saved.read_meta(latest)
     resumption.check_experiment(experiment, meta, accepted)
     resumption.check_skipped(experiment, meta, latest or 0, accepted)
@@ -217,12 +228,3 @@ def _trackers(
         return []
     about = config.as_json(experiment)
     return open_trackers(names, TrackedRun(workdir=workdir, experiment=about))
-
-
-def _open_checkpoints(experiment: Experiment, workdir: epath.Path) -> Checkpointer:
-    return Checkpointer(
-        workdir / "checkpoints",
-        every=experiment.save_every,
-        max_to_keep=experiment.max_to_keep,
-        keep_steps=experiment.keep_steps,
-    )

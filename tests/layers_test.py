@@ -46,7 +46,12 @@ ONLY_IN = {
     },
     "mlflow": {"telemetry.trackers.mlflow_tracker"},
     "msgspec": {"files.lease", "files.records"},
-    "orbax": {"storage.array_files", "storage.checkpoint", "storage.checksums"},
+    "orbax": {
+        "storage.array_files",
+        "storage.checkpoint",
+        "storage.checksums",
+        "storage.finishing",
+    },
     "pyarrow": {"data.corpora.parquet", "data.corpora.parquet_pages"},
     "rouge_score": {"evaluation.answer_scores"},
     "seqio": TENSORFLOW,

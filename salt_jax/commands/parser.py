@@ -19,6 +19,7 @@ COMMANDS = {
     "describe": "salt_jax.commands.describe",
     "train": "salt_jax.commands.train",
     "status": "salt_jax.commands.status",
+    "checkpoints": "salt_jax.commands.checkpoints",
     "score": "salt_jax.commands.score",
     "select": "salt_jax.commands.select",
     "evaluate": "salt_jax.commands.evaluate",

@@ -41,6 +41,7 @@ class Options(RunOptions):
     trust_pickles: bool = False
     profile: str | None = None
     tracker: Sequence[str] = ()
+    restore_step: int | None = None
     debug_step: int | None = None
     distributed: str | None = None
 
@@ -86,6 +87,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--profile", metavar="START:N", help="trace N steps after step START"
+    )
+    group.add_argument(
+        "--restore_step",
+        type=int,
+        metavar="N",
+        help="resume from the checkpoint of step N; later ones are set aside",
     )
     group.add_argument(
         "--tracker",
@@ -146,6 +153,7 @@ def _train(options: Options, began: float, signals: StopSignals) -> None:
         traced=TracedSteps.parse(options.profile) if options.profile else None,
         began=began,
         compiled=options.compiled,
+        restore_step=options.restore_step,
         trackers=options.tracker,
         signals=signals,
     )

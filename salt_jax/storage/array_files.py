@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -185,19 +186,29 @@ def _read(function: Callable[[], Any], path: epath.Path) -> Any:
 
 @contextlib.contextmanager
 def no_stray_callbacks() -> Iterator[None]:
-    """Drops the tracebacks that a failed read prints besides its error.
+    """Drops the tracebacks that a failed read of Orbax prints besides its error.
 
     The other reads in flight report to an event loop that is closed by then. They may
-    do so after the error has left this block, so after an error the hook stays.
+    do so after the error has left this block, so after an error nothing is undone.
     """
-    previous = sys.unraisablehook
+    previous, loops = sys.unraisablehook, logging.getLogger("asyncio")
 
-    def hook(unraisable):
-        if str(unraisable.exc_value) != "Event loop is closed":
+    def hook(unraisable: Any) -> None:
+        is_closed = str(unraisable.exc_value) == "Event loop is closed"
+        if not is_closed and "array_index" not in repr(unraisable.object):
             previous(unraisable)
 
+    def is_ours(record: logging.LogRecord) -> bool:
+        return "exception was never retrieved" not in record.getMessage()
+
     sys.unraisablehook = hook
-    yield
+    loops.addFilter(is_ours)
+    try:
+        yield
+    except BaseException:
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited")
+        raise
+    loops.removeFilter(is_ours)
     sys.unraisablehook = previous
 
 

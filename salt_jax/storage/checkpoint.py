@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 import jax
@@ -27,7 +27,7 @@ from salt_jax.storage.array_files import (
 from salt_jax.storage.checkpoint_folder import BEST_BY, Record
 from salt_jax.storage.checkpoint_reading import SavedCheckpoints
 from salt_jax.storage.checksums import checksums
-from salt_jax.storage.finishing import Finishing
+from salt_jax.storage.finishing import Finishing, background_writer
 from salt_jax.storage.retention import Retention
 
 
@@ -38,40 +38,29 @@ class SaveError(OSError):
 class Checkpointer(SavedCheckpoints):
     """The checkpoints of one run, written in the background while training continues.
 
-    It keeps the latest `max_to_keep`, the one with the lowest "val_loss" and those of
-    `keep_steps`. The others are deleted once a new checkpoint is on disk and its index
-    was read back. The next call that saves, polls or waits raises the error of a failed
+    It keeps those that its `Retention` says. The others are deleted once a new one is on
+    disk and its index was read back. The next call that saves, polls or waits raises the error of a failed
     save.
     """
 
-    def __init__(
-        self,
-        directory: epath.PathLike,
-        *,
-        every: int,
-        max_to_keep: int,
-        keep_steps: Sequence[int] = (),
-    ):
+    def __init__(self, directory: epath.PathLike, retention: Retention):
         """Opens `directory`, created if missing, and removes unfinished checkpoints.
 
         All processes must call it.
 
         Args:
           directory: The directory of the checkpoints.
-          every: Steps between two checkpoints.
-          max_to_keep: The number of latest checkpoints to keep.
-          keep_steps: Steps that are saved too, and never deleted.
+          retention: The steps to save, and the checkpoints to keep.
 
         Raises:
-          ValueError: a number is not positive, or Orbax cannot write to `directory`.
+          ValueError: Orbax cannot write to `directory`.
           OSError: the directory cannot be written.
         """
         super().__init__(directory)
         check_name(self.directory)
-        self.retention = Retention(
-            every=every, max_to_keep=max_to_keep, keep_steps=tuple(keep_steps)
-        )
+        self.retention = retention
         self._finishing: Finishing | None = None
+        self._unread: int | None = None  # A step that could not be read back.
         if jax.process_index() == 0:
             self.directory.mkdir(parents=True, exist_ok=True)
             self.remove_unfinished()
@@ -79,7 +68,7 @@ class Checkpointer(SavedCheckpoints):
         with contextlib.ExitStack() as stack:
             stack.enter_context(quiet_orbax())
             stack.enter_context(no_stray_callbacks())
-            self._writer = _writer(self.directory)
+            self._writer = background_writer(self.directory)
             stack.callback(self._writer.close)
             self._on_close = stack.pop_all()
 
@@ -98,19 +87,6 @@ class Checkpointer(SavedCheckpoints):
     def is_due(self, step: int) -> bool:
         """Returns whether `save` saves at `step`."""
         return self.retention.is_due(step)
-
-    def check_space(self, state: Any, *, measured: bool) -> None:
-        """Checks that there is room for the checkpoints that will be kept at once.
-
-        Args:
-          state: The state, or its shapes and dtypes.
-          measured: Whether a best checkpoint is kept too.
-
-        Raises:
-          ValueError: there is not.
-        """
-        kept = self.retention.most_at_once(measured=measured) - len(self.all_steps())
-        free_space.check_room(self.directory, state, max(kept, 1))
 
     def save(
         self,
@@ -146,8 +122,12 @@ class Checkpointer(SavedCheckpoints):
 
     def poll(self) -> None:
         """Raises the OSError of the last save if it has failed; does not wait."""
-        if self._finishing is not None and not self._finishing.is_alive():
+        if not self.is_saving():
             self.wait()
+
+    def is_saving(self) -> bool:
+        """Returns whether a save goes on in the background."""
+        return self._finishing is not None and self._finishing.is_alive()
 
     def wait(self) -> None:
         """Waits until the last save is on disk, and was read back.
@@ -177,7 +157,10 @@ class Checkpointer(SavedCheckpoints):
         self.wait()
         latest = self.latest_step()
         if step == latest:
-            return False
+            if step != self._unread:
+                return False
+            self._start(step, self._read_back)
+            return True
         if latest is not None and step < latest:
             raise ValueError(
                 f"Not saving step {step} in {self.directory}: it has a checkpoint of "
@@ -194,15 +177,21 @@ class Checkpointer(SavedCheckpoints):
         with self._failure_named(step):
             free_space.check_free(self.directory, state)
             self._writer.save(self.path(step), args=arguments)
-        self._finishing = Finishing(step, self._finish)
-        self._finishing.start()
+        self._start(step, self._finish)
         return True
 
+    def _start(self, step: int, finish: Callable[[int], None]) -> None:
+        self._finishing = Finishing(step, finish)
+        self._finishing.start()
+
     def _finish(self, step: int) -> None:
-        """Waits until `step` is written, reads its index back, and deletes others."""
         self._writer.wait_until_finished()
-        if jax.process_index() != 0:
-            return
+        if jax.process_index() == 0:
+            self._read_back(step)
+
+    def _read_back(self, step: int) -> None:
+        """Reads the index of `step` back, and then deletes what need not be kept."""
+        self._unread = step
         if is_local(self.directory):
             flush_tree(self.path(step))
             flush_folder(self.directory)
@@ -211,9 +200,7 @@ class Checkpointer(SavedCheckpoints):
         except ValueError:
             self.delete(step)
             raise
-        self._prune()
-
-    def _prune(self) -> None:
+        self._unread = None
         losses = {}
         for step in self.all_steps():
             with contextlib.suppress(ValueError):  # Damaged: not the best.
@@ -227,23 +214,11 @@ class Checkpointer(SavedCheckpoints):
             yield
         except Exception as error:
             if jax.process_count() == 1:  # Others may still be writing.
-                self.remove_unfinished()
+                with contextlib.suppress(OSError):  # Or our own writes in flight.
+                    self.remove_unfinished()
+            good = [other for other in self.all_steps() if other != self._unread]
             raise SaveError(
                 f"Saving the checkpoint of step {step} in {self.directory} failed; "
-                f"the last good one is of step {self.latest_step()} "
+                f"the last good one is of step {max(good, default=None)} "
                 f"({one_line(error)})."
             ) from error
-
-
-def _writer(directory: epath.Path) -> ocp.AsyncCheckpointer:
-    """Returns Orbax's writer: a rename completes a save, in buckets a last object."""
-    mode = ocp.options.AtomicityMode
-    options = ocp.options.AtomicityOptions(
-        mode=mode.ATOMIC_RENAME if is_local(directory) else mode.COMMIT_FILE
-    )
-    return ocp.AsyncCheckpointer(
-        ocp.CompositeCheckpointHandler(
-            composite_options=ocp.CompositeOptions(atomicity_options=options)
-        ),
-        atomicity_options=options,
-    )

@@ -1,9 +1,14 @@
-"""The part of a save that goes on in the background."""
+"""What goes on in the background of a save."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+
+import orbax.checkpoint as ocp
+from etils import epath
+
+from salt_jax.files.writing import is_local
 
 
 class Finishing(threading.Thread):
@@ -25,3 +30,17 @@ class Finishing(threading.Thread):
         self.join()
         if self._error is not None:
             raise self._error
+
+
+def background_writer(directory: epath.Path) -> ocp.AsyncCheckpointer:
+    """Returns Orbax's writer: a rename completes a save, in buckets a last object."""
+    mode = ocp.options.AtomicityMode
+    options = ocp.options.AtomicityOptions(
+        mode=mode.ATOMIC_RENAME if is_local(directory) else mode.COMMIT_FILE
+    )
+    return ocp.AsyncCheckpointer(
+        ocp.CompositeCheckpointHandler(
+            composite_options=ocp.CompositeOptions(atomicity_options=options)
+        ),
+        atomicity_options=options,
+    )

@@ -18,10 +18,10 @@ class Retention:
         for name in ("every", "max_to_keep"):
             value = getattr(self, name)
             if value < 1:
-                raise ValueError(f"Checkpointer.{name} must be positive, got {value}.")
+                raise ValueError(f"{name} must be positive, got {value}.")
         if min(self.keep_steps, default=1) < 1:
             steps = list(self.keep_steps)
-            raise ValueError(f"Checkpointer.keep_steps must be positive, got {steps}.")
+            raise ValueError(f"keep_steps must be positive, got {steps}.")
 
     def is_due(self, step: int) -> bool:
         """Returns whether a checkpoint is due at `step`."""

@@ -60,7 +60,8 @@ class TimeSheet:
     def record(self) -> dict[str, float]:
         """Returns `totals` under the names of the metrics.
 
-        "seconds" is the time in steps, "wall_seconds" the total, "goodput" their ratio.
+        "seconds" is the time in steps, "wall_seconds" the total, "goodput" their ratio;
+        "save_share" is the time steps waited for saving, by the time in steps.
         """
         totals = self.totals()
         wall = sum(totals.values())
@@ -69,6 +70,7 @@ class TimeSheet:
             "seconds": totals[STEPS],
             "wall_seconds": wall,
             "goodput": totals[STEPS] / max(wall, 1e-9),
+            "save_share": totals["save"] / max(totals[STEPS], 1e-9),
         } | others
 
     def _turn_to(self, part: str) -> None:

@@ -94,6 +94,7 @@ def _experiment(experiment: Experiment) -> dict[str, Any]:
         "mesh": describe_mesh(experiment.mesh),
         "checkpoints": {
             "save_every": experiment.save_every,
+            "save_every_minutes": experiment.save_every_minutes,
             "max_to_keep": experiment.max_to_keep,
             "keep_steps": list(experiment.keep_steps),
         },

@@ -13,12 +13,13 @@ from salt_jax import config
 from salt_jax.config import Stage
 from salt_jax.data.reading.loader import Loader
 from salt_jax.model.transformer import Params
-from salt_jax.storage.checkpoint import Checkpointer
 from salt_jax.telemetry import versions
 from salt_jax.telemetry.profiling import Tracer
+from salt_jax.training.going_back import RESTORED_STEP
 from salt_jax.training.preemption import PreemptionGuard
 from salt_jax.training.program import CompiledUpdate, Program
 from salt_jax.training.recorder import Recorder
+from salt_jax.training.saving import Saver
 from salt_jax.training.stage_inputs import StageInputs
 from salt_jax.training.train_step import TrainState, leave_out
 
@@ -33,12 +34,13 @@ class Loop:
 
     program: Program
     fingerprints: Mapping[str, str]  # Of the data and teachers of all stages.
-    saved: Checkpointer
+    saver: Saver
     recorder: Recorder
     tracer: Tracer
     guard: PreemptionGuard
     measure: Measure | None  # None without validation.
     open_batches: OpenBatches
+    restored_step: int | None = None  # Where the run went back to, if it did.
 
     def run(
         self, inputs: StageInputs, update: CompiledUpdate, state: TrainState
@@ -84,10 +86,10 @@ class Loop:
         is_last = step == self.program.experiment.total_steps
         stop = self.guard.requested()
         measured = self._validate(step, state.params, is_last)
-        if is_last or stop or self.saved.is_due(step):
+        if self.saver.is_due(step) or is_last or stop:
             # Waits for the loss: a state with a bad one is not saved.
             with self.recorder.pausing("save"):
-                save = self.saved.save_now if is_last or stop else self.saved.save
+                save = self.saver.save_last if is_last or stop else self.saver.save
                 save(step, state, self._meta(step, stage), measured)
         if stop and not is_last:
             raise self.guard.stopped(step)
@@ -116,4 +118,5 @@ class Loop:
             "inputs": dict(self.fingerprints),
             "spent_seconds": self.recorder.times.totals(),
             "versions": versions.of_packages(),
+            RESTORED_STEP: self.restored_step,
         }

@@ -123,6 +123,7 @@ def restore(
 
     Raises:
       ValueError: the checkpoint is damaged, or of another model or optimizer.
+      OSError: the storage failed.
     """
     if step is None:
         return None

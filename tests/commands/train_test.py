@@ -152,16 +152,19 @@ import resource, signal, sys
 from salt_jax import train as module
 from salt_jax.main import main
 
-real = module.Checkpointer.save
+from salt_jax.training import saving
 
-def save(self, step, *rest):
+real = module.Checkpointer.begin
+
+def begin(self, step, *rest):
     if step == 4:
         self.wait()
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
     return real(self, step, *rest)
 
-module.Checkpointer.save = save
+module.Checkpointer.begin = begin
+saving.DELAYS = (0.1, 0.1)
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -179,8 +182,12 @@ def test_a_disk_that_is_full_ends_the_run_and_the_last_checkpoint_survives(
     assert "salt_jax/main.py" not in done.stderr
     lines = done.stderr.splitlines()
     (line,) = [line for line in lines if line.startswith("salt_jax: ")]
-    assert line.startswith("salt_jax: Saving the checkpoint of step 4 in ")
-    assert "the last good one is of step 2 (" in line
+    assert line.startswith("salt_jax: Saving the checkpoint of step 6 in ")
+    assert "the last good one is of step 2 (" in line and "was tried 3 times" in line
+    (noticed,) = [
+        line for line in lines if line.startswith("Saving the checkpoint of step 4")
+    ]
+    assert "Training goes on; trying again after the next step." in noticed
     assert main(named) == 0
     steps = [r["step"] for r in read_metrics(tmp_path / "run") if "loss" in r]
     assert steps == list(range(1, 7))

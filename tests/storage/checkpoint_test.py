@@ -19,9 +19,11 @@ from flax import linen as nn
 from salt_jax.mesh.partitioning import MeshShape, Partitioning
 from salt_jax.optim.optimizer import Adafactor, AdamW
 from salt_jax.optim.schedules import Constant
-from salt_jax.storage import array_files
+from salt_jax.storage import array_files, free_space
 from salt_jax.storage.checkpoint import Checkpointer
+from salt_jax.storage.checkpoint_folder import CheckpointFolder
 from salt_jax.storage.checkpoint_reading import SavedCheckpoints
+from salt_jax.storage.retention import Retention
 from tests.optim.facts import facts_of
 
 RATE = Constant(value=0.1)
@@ -65,7 +67,7 @@ def like(partitioning=ON_2X4, **options):
 
 
 def opened(path, **options):
-    return Checkpointer(path, **{"every": 1, "max_to_keep": 2} | options)
+    return Checkpointer(path, Retention(**{"every": 1, "max_to_keep": 2} | options))
 
 
 def filled(path, *steps, **options):
@@ -197,11 +199,12 @@ CHILD = """
     import os, pathlib, resource, signal, sys
     import jax, jax.numpy as jnp
     from salt_jax.storage.checkpoint import Checkpointer
+    from salt_jax.storage.retention import Retention
 
     def state(fill, size):
         return {"params": {"w": jnp.full((size,), fill)}}
 
-    checkpoints = Checkpointer(sys.argv[1], every=1, max_to_keep=1)
+    checkpoints = Checkpointer(sys.argv[1], Retention(every=1, max_to_keep=1))
     checkpoints.__enter__()
     checkpoints.save_now(1, state(1.0, 1000), {"step": 1})
 """
@@ -461,13 +464,6 @@ def test_any_other_name_will_do(tmp_path, name):
 # ---- Checksums -----------------------------------------------------------------------
 
 
-def flip(path, bit=0):
-    """Flips a bit in the middle of a file."""
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1 << bit
-    path.write_bytes(content)
-
-
 def test_a_record_with_a_flipped_bit_is_refused_by_its_file(tmp_path):
     filled(tmp_path, 1, 2)
     file = tmp_path / "2" / "meta" / "metadata"
@@ -542,12 +538,13 @@ def test_too_little_room_is_refused_with_both_numbers(tmp_path, monkeypatch):
     state = {"w": jax.ShapeDtypeStruct((2**28,), jnp.float32)}  # 1 GiB
     disk = lambda path: shutil._ntuple_diskusage(0, 0, free)
     monkeypatch.setattr("shutil.disk_usage", disk)
-    with opened(tmp_path, max_to_keep=2) as checkpoints:
-        checkpoints.check_space(state, measured=False)
-        message = r"3.00 GiB free, and 4 more .* of 1.00 GiB need 4.00 GiB"
-        with pytest.raises(ValueError, match=message):
-            checkpoints.check_space(state, measured=True)
-        free = 100
+    folder = CheckpointFolder(tmp_path / "new").directory
+    free_space.check_room(folder, state, 3)
+    message = r"3.00 GiB free, and 4 more .* of 1.00 GiB need 4.00 GiB"
+    with pytest.raises(ValueError, match=message):
+        free_space.check_room(folder, state, 4)
+    free = 100
+    with opened(tmp_path) as checkpoints:
         with pytest.raises(OSError, match=r"step 1 .*0.00 GiB are free"):
             checkpoints.save(1, made(1), {})
         assert checkpoints.all_steps() == []

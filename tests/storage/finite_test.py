@@ -14,6 +14,7 @@ from salt_jax.storage.export import Export
 from salt_jax.storage.export_writing import new_export, write_export
 from salt_jax.storage.finite import NotFiniteError, check_finite
 from salt_jax.storage.loaded import LoadedModel
+from salt_jax.storage.retention import Retention
 from salt_jax.train import train
 from salt_jax.training.program import Program
 from tests import runs
@@ -97,7 +98,8 @@ def test_a_checkpoint_is_neither_exported_nor_evaluated(files, tmp_path):
     run = runs.experiment(files, validation=None)
     state = Program.on(run).fresh_state()
     state = dataclasses.replace(state, params=spoil(state.params))
-    with Checkpointer(tmp_path / "checkpoints", every=1, max_to_keep=1) as saved:
+    keep = Retention(every=1, max_to_keep=1)
+    with Checkpointer(tmp_path / "checkpoints", keep) as saved:
         saved.save_now(3, state, {"experiment_fingerprint": "", "stage": "distill"})
     said = f"Step 3 of {tmp_path} .*{NAMED}"
     with pytest.raises(ValueError, match=said):

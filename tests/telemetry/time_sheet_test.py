@@ -85,5 +85,5 @@ def test_a_record_has_every_part_and_they_add_up_to_all_time(clock):
             clock.now += 1.0
     record = times.record()
     parts = {"seconds"} | {f"{part}_seconds" for part in PARTS if part != "steps"}
-    assert set(record) == parts | {"wall_seconds", "goodput"}
+    assert set(record) == parts | {"wall_seconds", "goodput", "save_share"}
     assert sum(record[name] for name in parts) == record["wall_seconds"] == 10.0
