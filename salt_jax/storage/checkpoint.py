@@ -38,9 +38,9 @@ class SaveError(OSError):
 class Checkpointer(SavedCheckpoints):
     """The checkpoints of one run, written in the background while training continues.
 
-    It keeps those that its `Retention` says. The others are deleted once a new one is on
-    disk and its index was read back. The next call that saves, polls or waits raises the error of a failed
-    save.
+    It keeps those that its `Retention` says. The others are deleted once a new one is
+    on disk and its index was read back. The next call that saves, polls or waits raises
+    the error of a failed save.
     """
 
     def __init__(self, directory: epath.PathLike, retention: Retention):
