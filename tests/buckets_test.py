@@ -11,6 +11,7 @@ from etils import epath
 from salt_jax.files import buckets
 from salt_jax.files.writing import begin_folder, is_there, name_folder, new_folder
 from salt_jax.main import main
+from salt_jax.storage.checkpoint_folder import CheckpointFolder
 from salt_jax.storage.export import Export
 from salt_jax.telemetry.bucket_copy import BucketCopy
 from salt_jax.telemetry.metric_writer import METRICS_FILE, MetricWriter, read_metrics
@@ -54,6 +55,9 @@ def commands(gin_files, root):
     yield "report", *compared, *others, f"--output={root}/report"
     words = f"--corpus={root}/corpus", f"--output={root}/vocabulary.model"
     yield "vocabulary", *words, "--size=400"
+    yield "train", *named("baseline"), "--restore_step=4"
+    yield "status", f"{root}/baseline"
+    yield "checkpoints", f"{root}/baseline"
 
 
 @pytest.fixture(scope="module", params=["disk", "bucket"])
@@ -125,6 +129,15 @@ def test_events_are_beside_the_metrics(place):
 
 
 @pytest.mark.slow
+def test_checkpoints_after_one_that_is_restored_are_set_aside_whole(place):
+    _, root, _ = place
+    aside = root / "baseline" / "set_aside" / "after_step_4"
+    assert CheckpointFolder(aside / "checkpoints").all_steps() == [6]
+    CheckpointFolder(aside / "checkpoints").verify_arrays(6)
+    assert CheckpointFolder(root / "baseline" / "checkpoints").all_steps() == [4, 6]
+
+
+@pytest.mark.slow
 def test_nothing_unfinished_is_left(place):
     _, root, _ = place
     names = [name for _, folders, files in root.walk() for name in [*folders, *files]]
@@ -135,9 +148,9 @@ def test_nothing_unfinished_is_left(place):
 @pytest.mark.slow
 def test_what_is_complete_is_not_done_again_and_nothing_is_replaced(place, capsys):
     _, root, codes = place
-    done = {command[0]: command for command, _ in codes if command[0] != "export"}
-    exported = next(command for command, _ in codes if command[0] == "export")
-    for command in (done["prepare"][:2], done["train"], exported):
+    done = {command[0]: command for command, _ in reversed(codes)}  # The first of each.
+    exported = done["export"]
+    for command in (done["prepare"], done["train"], exported):
         capsys.readouterr()
         assert main([*command]) == 0
         said = capsys.readouterr().err
@@ -181,6 +194,23 @@ def test_a_folder_of_a_bucket_that_others_wrote_is_not_removed(bucket):
     (output / "theirs").write_text("theirs")
     name_folder(begin_folder(output), output)
     assert (output / "theirs").read_text() == "theirs"
+
+
+def test_a_folder_that_is_moved_is_whole_in_one_place_at_any_time(bucket, monkeypatch):
+    source, target = (epath.Path(bucket) / "moved" / name for name in ("from", "to"))
+    for name in "last", "a/b", "z":
+        (source / name).write_text(name)
+    remove, there = type(source).unlink, []
+
+    def unlink(path, **options):
+        there.append((target / "last").exists() and (target / "a" / "b").exists())
+        remove(path, **options)
+
+    monkeypatch.setattr(type(source), "unlink", unlink)
+    buckets.move_folder(source, target, last="last")
+    assert there == [True]
+    assert not source.exists()
+    assert (target / "a" / "b").read_text() == "a/b"
 
 
 def test_a_file_of_a_bucket_is_copied_once_and_compared(bucket, tmp_path, monkeypatch):

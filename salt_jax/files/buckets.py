@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -135,3 +135,25 @@ def copy_folder(source: epath.Path, target: epath.Path, *, last: str) -> None:
     for name in (*names, last):
         with (source / name).open("rb") as file, (target / name).open("wb") as copy:
             shutil.copyfileobj(file, copy, _BLOCK_BYTES)
+
+
+def move_folder(source: epath.Path, target: epath.Path, *, last: str) -> None:
+    """Moves a folder of a bucket; killed in between, one of both has its file `last`.
+
+    Raises:
+      OSError: a file cannot be read or written.
+    """
+    files = [file.relative_to(source) for file in _files(source)]
+    for file in sorted(files, key=lambda file: (str(file) == last, file)):
+        with (source / file).open("rb") as read, (target / file).open("wb") as written:
+            shutil.copyfileobj(read, written, _BLOCK_BYTES)
+    (source / last).unlink()
+    source.rmtree()
+
+
+def _files(folder: epath.Path) -> Iterator[epath.Path]:
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _files(path)
+        else:
+            yield path

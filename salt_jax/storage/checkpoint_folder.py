@@ -14,6 +14,7 @@ from typing import Any
 
 from etils import epath
 
+from salt_jax.files.buckets import move_folder
 from salt_jax.files.failures import retried
 from salt_jax.files.records import decode_record
 from salt_jax.files.writing import is_local, write_file
@@ -156,7 +157,10 @@ class CheckpointFolder:
         if metrics.exists():
             write_file(aside / metrics.name, metrics.read_bytes())
         for other in reversed(later):
-            self.path(other).rename(folder / str(other))
+            if is_local(folder):
+                self.path(other).rename(folder / str(other))
+            else:
+                move_folder(self.path(other), folder / str(other), last=COMMITTED)
         return aside
 
     def damaged(self, step: int, reason: str) -> ValueError:
