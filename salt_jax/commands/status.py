@@ -96,11 +96,15 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
 
 
 def _state(status: Status) -> str:
-    if status.is_complete:
-        return "complete"
+    if (holder := status.holder) is not None:
+        state = (
+            f"process {holder.pid} on {holder.host} works on it since {holder.started}"
+        )
+    else:
+        state = "complete" if status.is_complete else "no process works on it"
     if status.record_age_seconds is None:
-        return "no step was recorded yet"
-    return f"last recorded {_duration(status.record_age_seconds)} ago"
+        return f"{state}; no step was recorded yet"
+    return f"{state}; last recorded {_duration(status.record_age_seconds)} ago"
 
 
 def _speed(status: Status) -> str:

@@ -11,6 +11,8 @@ import contextlib
 import errno
 import fcntl
 import os
+import socket
+import time
 from collections.abc import Iterator
 from typing import IO
 
@@ -41,6 +43,29 @@ def alone_in(folder: epath.PathLike) -> Iterator[None]:
         for each in made:
             with contextlib.suppress(OSError):
                 os.rmdir(each)  # Fails where something was written.
+
+
+def holder_of(folder: epath.PathLike) -> Holder | None:
+    """Returns who works in `folder`, as far as files tell; None if nobody does.
+
+    The lock is not touched, so that whoever wants it is not refused meanwhile. A
+    process of this machine that is gone works no more. Of a process elsewhere it is
+    known only in a bucket, by its renewals.
+
+    Raises:
+      OSError: the lock cannot be read.
+    """
+    path = epath.Path(folder) / ".lock"
+    try:
+        holder, written = read_holder(path.read_text()), path.stat().mtime
+    except FileNotFoundError:
+        return None
+    if holder is None:
+        return None
+    if holder.host == socket.gethostname() and not _is_running(holder.pid):
+        return None
+    is_over = time.time() - written > 2 * LeaseTimes().ends_after
+    return None if is_over and not is_local(path) else holder
 
 
 @contextlib.contextmanager
@@ -96,6 +121,16 @@ def _locked(path: epath.Path, what: str) -> IO[str]:
             file.close()
             raise
         file.close()
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # It is another user's.
+    return True
 
 
 def _is_still_at(path: epath.Path, file: IO[str]) -> bool:

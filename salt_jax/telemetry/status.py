@@ -13,6 +13,8 @@ from typing import Any
 
 from etils import epath
 
+from salt_jax.files.lease import Holder
+from salt_jax.files.lock import holder_of
 from salt_jax.files.records import decode_record, read_record
 from salt_jax.telemetry.run_files import CHECKPOINTS, EXPERIMENT_FILE, METRICS_FILE
 from salt_jax.telemetry.warning_log import Warned, read_warnings
@@ -47,6 +49,7 @@ class Status:
     left_seconds: float | None  # To the end, if it goes on as it has.
     skipped_updates: int
     warnings: Sequence[Warned]
+    holder: Holder | None  # The process that works in the directory now.
 
     @property
     def goodput(self) -> float | None:
@@ -97,6 +100,7 @@ def read_status(workdir: epath.PathLike) -> Status:
         left_seconds=_left(total - step, last, parts),
         skipped_updates=int(last.get("skipped_updates", 0)),
         warnings=_warnings(workdir),
+        holder=holder_of(workdir),
     )
 
 

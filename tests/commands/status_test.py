@@ -9,6 +9,7 @@ import pytest
 from salt_jax import config
 from salt_jax.commands import parser
 from salt_jax.data.reading.loader import open_batches
+from salt_jax.files.lock import alone_in
 from salt_jax.files.records import write_record
 from salt_jax.main import main
 from salt_jax.optim.guard import UpdateGuard
@@ -52,6 +53,15 @@ def test_a_run_that_has_made_no_step_has_a_status(started, capsys):
     assert "no step" in said and f"0 of {TOTAL_STEPS}" in said and "'distill'" in said
     status = read_status(started)
     assert (status.checkpoint, status.left_seconds, status.goodput) == (None,) * 3
+
+
+def test_the_process_that_works_on_a_run_is_named(started, capsys):
+    with alone_in(started):
+        assert read_status(started).holder.pid == os.getpid()
+        assert main(["status", str(started)]) == 0
+        assert f"process {os.getpid()} on " in capsys.readouterr().out
+    assert main(["status", str(started), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["holder"] is None
 
 
 def test_a_status_is_the_last_record_and_the_time_that_is_left(started):

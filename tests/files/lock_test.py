@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -7,8 +8,8 @@ import sys
 import pytest
 
 from salt_jax.files import lock
-from salt_jax.files.lease import LeaseTimes, LockedError
-from salt_jax.files.lock import alone_at, alone_in
+from salt_jax.files.lease import Holder, LeaseTimes, LockedError
+from salt_jax.files.lock import alone_at, alone_in, holder_of
 
 HOLD = """
 import sys, time
@@ -31,7 +32,9 @@ def test_a_lock_ends_with_a_process_that_is_killed(tmp_path):
         holder.stdout.readline()
         with pytest.raises(LockedError, match=str(holder.pid)), alone_in(tmp_path):
             pass
+        assert holder_of(tmp_path).pid == holder.pid
         holder.send_signal(signal.SIGKILL)
+    assert holder_of(tmp_path) is None
     assert json.loads((tmp_path / ".lock").read_text())["pid"] == holder.pid
     with alone_in(tmp_path):
         pass
@@ -43,6 +46,17 @@ def test_a_lock_that_was_refused_leaves_that_of_the_holder(tmp_path):
         for _ in range(2):
             with pytest.raises(LockedError), alone_in(tmp_path):
                 pass
+
+
+def test_who_holds_a_lock_is_told_without_touching_it(tmp_path):
+    assert holder_of(tmp_path) is None
+    with alone_in(tmp_path):
+        assert holder_of(tmp_path).pid == os.getpid()
+    (tmp_path / ".lock").touch()  # Just being written.
+    assert holder_of(tmp_path) is None
+    elsewhere = dataclasses.replace(Holder.me(), host="elsewhere", pid=2**22 + 1)
+    (tmp_path / ".lock").write_text(elsewhere.to_json())
+    assert holder_of(tmp_path).host == "elsewhere"
 
 
 def test_folders_made_for_a_lock_are_removed_unless_something_is_in_them(tmp_path):
