@@ -1,6 +1,7 @@
 import logging
 import os
 import pathlib
+import random
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from salt_jax.storage.checkpoint_folder import CheckpointFolder
 from salt_jax.storage.checkpoint_reading import SavedCheckpoints
 from salt_jax.storage.retention import Retention
 from tests.optim.facts import facts_of
+from tests.soak import checkpoint_kills
 
 RATE = Constant(value=0.1)
 FACTS = facts_of({"embedding_VD": 0, "layers": {"gate": 0}})
@@ -260,6 +262,12 @@ def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(tmp_path):
     assert "the last good one is of step 1 (" in message
     assert (latest, child.returncode, child.stderr) == ("1", 0, "")
     assert_step_1_is_whole(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", checkpoint_kills.MOMENTS)
+def test_a_process_killed_at_any_moment_of_a_save_loses_nothing(tmp_path, moment):
+    checkpoint_kills.kill_once(tmp_path, moment, random.Random(3))
 
 
 @pytest.mark.slow
