@@ -46,7 +46,8 @@ def few_shot(folder: epath.PathLike) -> str:
     """
     path = epath.Path(folder) / "few_shot.json"
     tables = read_json(path, "evaluate --tasks", FewShotFile)
-    _check_rows(path, [*tables["tasks"], *tables.get("slices", ())])
+    for rows in (tables["tasks"], tables.get("slices") or tables["tasks"]):
+        _check_rows(path, rows)
     parts = [
         page.note(
             "Evaluated with lm-evaluation-harness. SE is the standard error over "

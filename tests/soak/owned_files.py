@@ -63,6 +63,7 @@ class Owned:
     read: Callable[[], Any]
     kind: str = JSON
     others: tuple[pathlib.Path, ...] = ()  # Valid files that do not belong here.
+    share: float = 1.0  # Of the inputs of a campaign, for a slow reader.
 
 
 def owned_files(folder):
@@ -140,7 +141,7 @@ def _half_prepared(folder):
                 counted)  # fmt: skip
     yield Owned("report of a shard", _local(first), done)
     yield Owned("settings of a resumed prepare", _local(partial / "settings.json"),
-                resumed)  # fmt: skip
+                resumed, share=0.02)  # fmt: skip
 
 
 class StoppedError(Exception):

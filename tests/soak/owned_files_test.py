@@ -20,9 +20,7 @@ def test_every_kind_of_file_is_read(files):
 
 @pytest.mark.parametrize("index", range(NUM_READERS))
 def test_a_reader_refuses_mutated_files_by_name_or_reads_them(index, files):
-    count = 20 if files[index].name.startswith("settings") else 200
-    found = fuzz(files[index], count, seed=2)
-    assert found.total() == count
+    found = fuzz(files[index], 200, seed=2)
     assert {*found} <= {"read", "refused"}, files[index].name
 
 

@@ -24,6 +24,7 @@ _MOST_GROWTH = 200_000  # KiB, of the process over all inputs of a reader.
 def fuzz(owned: Owned, count: int, seed: int) -> collections.Counter:
     """Gives a reader `count` mutated files; returns what came of it, by outcome."""
     rng = random.Random(f"{seed} {owned.name}")
+    count = max(4, round(count * owned.share))
     whole = owned.path.read_bytes()
     owned.read()
     outcomes: collections.Counter = collections.Counter()
