@@ -19,7 +19,8 @@ scripts=()
 for name in "${@:2}"; do
   scripts+=("tests/soak/$name.py")
 done
-[[ ${#scripts[@]} -gt 0 ]] || scripts=(tests/soak/*.py)
+# Beside the campaigns there are modules that they share.
+[[ ${#scripts[@]} -gt 0 ]] || mapfile -t scripts < <(grep -l '"--count"' tests/soak/*.py)
 
 failed=()
 for script in "${scripts[@]}"; do

@@ -86,7 +86,7 @@ def load(
     except _ERRORS as error:
         # What is %gin.REQUIRED still fails where it is used, by any error.
         unset = _required_by_what_was_read()
-        text = messages.not_set(unset) if unset else messages.of_gin(error)
+        text = messages.not_set(unset) if unset else messages.of_gin(error, paths)
         raise ValueError(text) from error
     if idle:
         raise ValueError(
@@ -126,7 +126,7 @@ def _built(
     gin.clear_config()
     of_files = statements.read("")
     for path in files.parse(paths):
-        with path.open(encoding="utf-8-sig") as file:
+        with files.read(path) as file:
             of_files |= statements.read(file)
     everything = of_files | _of_overrides(overrides)
     gin.parse_config(
@@ -138,10 +138,10 @@ def _built(
             *overrides,
         ]
     )
-    return gin.get_configurable(_root(everything))(), of_files
+    return gin.get_configurable(_root(everything, paths))(), of_files
 
 
-def _root(said: Statements) -> type:
+def _root(said: Statements, paths: Sequence[pathlib.Path]) -> type:
     bound = {statements.short(name) for name in said.bindings}
     roots = [
         root for root, field in ROOTS.items() if f"{root.__name__}.{field}" in bound
@@ -149,7 +149,9 @@ def _root(said: Statements) -> type:
     if len(roots) != 1:
         names = ", ".join(root.__name__ for root in ROOTS)
         found = ", ".join(root.__name__ for root in roots) or "none"
-        raise ValueError(f"The gin files must bind one of {names}; they bind {found}.")
+        raise ValueError(
+            f"{files.all_shown(paths)} must bind one of {names}; they bind {found}."
+        )
     return roots[0]
 
 

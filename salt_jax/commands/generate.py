@@ -196,10 +196,7 @@ def _prompts(options: Options, *, several: bool) -> list[str]:
     path = epath.Path(options.prompt_file)
     if not path.is_file():
         raise FileNotFoundError(f"No file of prompts at {path}.")
-    try:
-        return prompts_of(path.read_text(encoding="utf-8"), where=str(path))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {error}.") from error
+    return prompts_of(path.read_bytes(), where=str(path))
 
 
 def _load(options: Options) -> Any:

@@ -5,10 +5,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import sentencepiece
 from etils import epath
+from google.protobuf.message import DecodeError
+from sentencepiece import sentencepiece_model_pb2
+
+from salt_jax.data.tokenizer_json import MOST_GROWTH, charsmap_growth
+
+_FORMAT: Any = sentencepiece_model_pb2  # Its classes are made when it is imported.
 
 # SentencePiece's symbol for a space. It decodes to a space even if the text had it.
 SPACE = "\u2581"
@@ -37,13 +44,19 @@ class SentencePieceCodec:
         """Returns the codec of a model file; `path` is for messages.
 
         Raises:
-          ValueError: it is not a SentencePiece model, or has no eos token.
+          ValueError: it is not a SentencePiece model, is cut off, or has no eos token.
         """
         processor = sentencepiece.SentencePieceProcessor()
         try:
+            _check(contents)
             processor.LoadFromSerializedProto(contents)
-        except RuntimeError as error:
-            raise ValueError(f"{path} is not a SentencePiece model.") from error
+            for token in range(processor.vocab_size()):
+                processor.id_to_piece(token)  # Raises unless it is UTF-8.
+        except (RuntimeError, DecodeError, ValueError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"{path} is not a SentencePiece model, or is damaged ({said})."
+            ) from error
         if processor.eos_id() < 0:
             raise ValueError(
                 f"The vocabulary {path} has no eos token, which ends each document: "
@@ -136,6 +149,16 @@ class SentencePieceCodec:
     def _bytes_of(self, text: str) -> list[int]:
         """Returns the byte pieces that spell `text`."""
         return [self.processor.piece_to_id(f"<0x{x:02X}>") for x in text.encode()]
+
+
+def _check(contents: bytes) -> None:
+    """Raises ValueError if a model is cut off, or makes texts many times as long."""
+    model = _FORMAT.ModelProto.FromString(contents)
+    if not (model.HasField("trainer_spec") and model.HasField("normalizer_spec")):
+        raise ValueError("it is cut off, or empty")
+    growth = charsmap_growth(model.normalizer_spec.precompiled_charsmap)
+    if growth > MOST_GROWTH:
+        raise ValueError(f"a text may become {growth:,.0f} times as long")
 
 
 def in_pieces(text: str) -> Iterator[str]:

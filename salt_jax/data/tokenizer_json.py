@@ -17,7 +17,7 @@ import tokenizers
 from etils import epath
 
 MOST_TOKENS = 1 << 24
-_MOST_GROWTH = 64  # Letters that a letter may become before it is tokenized, or after.
+MOST_GROWTH = 64  # Letters that a letter may become before it is tokenized, or after.
 
 
 def tokenizer_of(record: Mapping[str, Any], path: epath.Path) -> tokenizers.Tokenizer:
@@ -89,10 +89,10 @@ def _check(record: Mapping[str, Any]) -> None:
         growth = 1.0
         for each in _steps(record.get(step)):
             growth *= _growth(each)
-        if growth > _MOST_GROWTH:
+        if growth > MOST_GROWTH:
             raise ValueError(
                 f"its {step} makes a text {growth:,.0f} times as long, and at most "
-                f"{_MOST_GROWTH} are allowed"
+                f"{MOST_GROWTH} are allowed"
             )
     model = record.get("model")
     if isinstance(model, Mapping) and model.get("dropout"):

@@ -5,25 +5,32 @@ from __future__ import annotations
 import json
 
 
-def prompts_of(text: str, *, where: str = "standard input") -> list[str]:
+def prompts_of(text: str | bytes, *, where: str = "standard input") -> list[str]:
     """Returns the prompts in `text`: its lines, or the "prompt" of JSON lines.
 
     The lines are JSON if the first one is an object with a "prompt". A byte order mark
     at the beginning is dropped.
 
     Args:
-      text: The text.
+      text: The text, as read from a file if it is bytes.
       where: The file, for messages.
 
     Raises:
       ValueError: there is no prompt, or only some lines are JSON objects with one, or
         a prompt has half of a surrogate pair.
     """
+    if isinstance(text, bytes):
+        try:
+            text = text.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{where} is not UTF-8: {error}.") from error
     # Not `splitlines`: it also splits at characters that JSON strings may contain.
     numbered = enumerate(text.removeprefix("\ufeff").split("\n"), start=1)
     lines = [(n, line.removesuffix("\r")) for n, line in numbered if line.strip()]
     if not lines:
-        raise ValueError("There is no prompt: give --prompt=TEXT, or lines of text.")
+        raise ValueError(
+            f"There is no prompt in {where}: give --prompt=TEXT, or lines of text."
+        )
     are_json = _prompt_in(lines[0][1]) is not None
     prompts = []
     for number, line in lines:

@@ -65,6 +65,11 @@ def shown(path: str) -> str:
     return path if relative.startswith("..") else relative
 
 
+def all_shown(paths: Sequence[pathlib.Path]) -> str:
+    """Returns the paths of the gin files that were given, for a message."""
+    return ", ".join(shown(str(path)) for path in paths)
+
+
 def _names(trees: Sequence) -> Iterator[str]:
     for tree in trees:
         yield tree.filename
@@ -83,10 +88,29 @@ def _not_of_resources(record: logging.LogRecord) -> bool:
     return record.module != "resource_reader"
 
 
+def read(path: pathlib.Path) -> TextIO:
+    """Returns an opened gin file, after the byte order mark that it may begin with.
+
+    Raises:
+      ValueError: it is not UTF-8.
+    """
+    file = path.open(encoding="utf-8-sig")
+    try:
+        file.read()
+    except UnicodeDecodeError as error:
+        file.close()
+        raise ValueError(f"{shown(str(path))} is not UTF-8: {error}.") from error
+    file.seek(0)
+    return file
+
+
 def _open(name: str) -> TextIO:
-    return named(name, _FOLDERS.get()).open(encoding="utf-8-sig")
+    return read(named(name, _FOLDERS.get()))
 
 
-gin.config.register_file_reader(
-    _open, lambda name: _found(name, _FOLDERS.get()) is not None
-)
+def _is_there(name: str) -> bool:
+    return pathlib.Path(name).is_file() or _found(name, _FOLDERS.get()) is not None
+
+
+# Before gin's own reader, which opens a file as it is: `register_file_reader` appends.
+gin.config._FILE_READERS.insert(0, (_open, _is_there))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import pathlib
 import re
 import sys
-from collections.abc import Iterable
+import tokenize
+from collections.abc import Iterable, Sequence
 
 from salt_jax.gin_reading import files
 
@@ -40,13 +42,23 @@ def of_override(override: str, error: Exception) -> str:
     )
 
 
-def of_gin(error: Exception) -> str:
-    """Returns a one-line message for an error of gin or of a value that it builds."""
+def of_gin(error: Exception, paths: Sequence[pathlib.Path] = ()) -> str:
+    """Returns a one-line message for an error of gin or of a value that it builds.
+
+    Args:
+      error: The error.
+      paths: The gin files that were read.
+    """
+    if isinstance(error, tokenize.TokenError):
+        what, (line, _) = error.args
+        return f"{files.all_shown(paths)}: {what}, from line {line} on."
     if isinstance(error, RecursionError):
         return "A gin file includes itself, or a macro refers to itself."
     if isinstance(error, SyntaxError) and error.filename:
         line = (error.text or "").strip()
-        place = f"{files.shown(error.filename)}, line {error.lineno}"
+        shown = files.shown(error.filename)
+        shown = files.all_shown(paths) if error.filename == "<tokenize>" else shown
+        place = f"{shown}, line {error.lineno}"
         return f"{place}: {_first_line(error)} in {line!r}."
     text = str(error)
     where = [
@@ -59,6 +71,8 @@ def of_gin(error: Exception) -> str:
     text = _what(text.split("\n  No values supplied by Gin")[0], calls)
     if isinstance(error, TypeError) and calls and not where:
         text = f"{calls[0][0]}: {text}"
+    if not where and isinstance(error, (AttributeError, TypeError)) and not calls:
+        where = [f"{files.all_shown(paths)}: "] * bool(paths)
     return "".join(where[:1]) + " ".join(text.split())
 
 

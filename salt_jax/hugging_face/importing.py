@@ -58,9 +58,8 @@ def import_from_hugging_face(
         more tokens than the model.
     """
     folder, output = absolute(folder), absolute(output)
-    about = _read_config(folder)
     check_checksums(folder)
-    architecture, model = _read_model(folder, about)
+    architecture, model, seq_len = read_shape(folder)
     found = _with_prefix(open_tensors(folder))
     if model.num_layers > len(found):
         raise ValueError(
@@ -92,7 +91,6 @@ def import_from_hugging_face(
         "architecture": architecture.name,
         "step": 0,
     }
-    seq_len = _max_length(about)
     files = {"model.gin": model_gin(model, architecture.name)}
     if (template := read_chat_template(folder)) is not None:
         files[CHAT_TEMPLATE] = template
@@ -116,21 +114,23 @@ def _dtype(found: Mapping[str, StoredTensor]) -> str:
     return "bfloat16" if is_narrow else "float32"
 
 
-def _read_config(folder: epath.Path) -> Mapping[str, Any]:
+def read_shape(folder: epath.Path) -> tuple[Architecture, TransformerConfig, int]:
+    """Returns the architecture, the model and the longest text of a config.json.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: it has parts that this model lacks, or fields of other types.
+    """
     path = folder / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"No {path}: give the folder of a Hugging Face model.")
-    return read_object(path, remedy="fetch it again")
-
-
-def _read_model(
-    folder: epath.Path, about: Mapping[str, Any]
-) -> tuple[Architecture, TransformerConfig]:
+    about = read_object(path, remedy="fetch it again")
     try:
-        return architecture_in(about), read_model(about)
-    except ValueError as error:
+        return architecture_in(about), read_model(about), _max_length(about)
+    except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
+        # A field of another type fails wherever it is used.
         said = str(error).removeprefix("config.json has ")
-        raise ValueError(f"{folder / 'config.json'} has {said}") from error
+        raise ValueError(f"{path} has {said}") from error
 
 
 def _max_length(about: Mapping[str, Any]) -> int:

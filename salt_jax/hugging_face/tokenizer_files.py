@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import tokenizers
 from absl import logging
@@ -19,11 +19,18 @@ from salt_jax.data.sentencepiece_vocabulary import PROBES, SPACE, SentencePieceC
 from salt_jax.data.tokenizer_json import as_json, tokenizer_of, with_special
 from salt_jax.data.tokenizers_vocabulary import ROLES_KEY
 from salt_jax.data.vocabulary import Vocabulary
+from salt_jax.files.records import typed
 from salt_jax.hugging_face import sentencepiece_bpe
 from salt_jax.hugging_face.roles import known_ids, other_ends, read_json, read_roles
 
 _TOKENIZER = "tokenizer.json"
 _SENTENCEPIECE = "tokenizer.model"
+
+
+class _AddedToken(TypedDict):
+    id: int
+    content: str
+    special: bool
 
 
 def tokenizer_files(
@@ -126,7 +133,10 @@ def _without_specials_from(
     vocab_size: int, record: Mapping[str, Any], path: epath.Path
 ) -> dict[str, Any]:
     """Returns a tokenizer.json without special tokens whose id is >= `vocab_size`."""
+    checked = {"where": str(path), "remedy": "fetch it again"}
     added = record.get("added_tokens") or []
+    typed(added, list[_AddedToken], **checked)
+    model = typed(record.get("model"), dict[str, Any], **checked)
     beyond = [x for x in added if x["special"] and x["id"] >= vocab_size]
     if not beyond:
         return dict(record)
@@ -134,11 +144,11 @@ def _without_specials_from(
     logging.info(
         "Dropped %s of %s: the model has %d tokens.", sorted(names), path, vocab_size
     )
-    kept = {"added_tokens": [x for x in added if x not in beyond]}
-    vocab = record["model"].get("vocab")
+    kept: dict[str, Any] = {"added_tokens": [x for x in added if x not in beyond]}
+    vocab = model.get("vocab")
     if isinstance(vocab, dict):  # Some files list special tokens here too.
         vocab = {name: token for name, token in vocab.items() if name not in names}
-        kept["model"] = record["model"] | {"vocab": vocab}
+        kept["model"] = model | {"vocab": vocab}
     return {**record, **kept}
 
 

@@ -92,7 +92,10 @@ def test_the_mesh_is_that_of_an_experiment(run, tmp_path):
     [
         (["--prompt=a", "--prompt_file=b"], "Give --prompt or --prompt_file, not both"),
         (["--prompt_file=nowhere"], "No file of prompts at nowhere."),
-        ([], "There is no prompt: give --prompt=TEXT, or lines of text."),
+        (
+            [],
+            "There is no prompt in standard input: give --prompt=TEXT",
+        ),
         (["--prompt=a", "--top_k=3"], "have no effect at temperature=0"),
         (["--prompt=a", "--temperature=-1"], "temperature=-1.0 is not"),
         (["--prompt=a", "--stop="], "is not a list of nonempty strings"),

@@ -5,6 +5,7 @@ import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sentencepiece import sentencepiece_model_pb2
 
 from salt_jax.data import embedded
 from salt_jax.data.vocabulary import Vocabulary
@@ -224,3 +225,23 @@ def test_a_model_that_predicts_fewer_tokens_is_refused_with_both_numbers():
     vocabulary = Vocabulary.open("embedded:tokenizer/spm_4k.model")
     with pytest.raises(ValueError, match=r"has 4,096 tokens, .* vocab_size=4,095"):
         vocabulary.check_model(4095)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
+def test_a_model_that_is_cut_off_is_refused_by_its_file(share, tmp_path):
+    whole = embedded.resolve("embedded:tokenizer/spm_4k.model").read_bytes()
+    path = tmp_path / "cut.model"
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match=r"cut.model is not a SentencePiece model"):
+        Vocabulary.open(path)
+
+
+def test_a_model_that_is_cut_off_between_two_pieces_is_refused_too(tmp_path):
+    model = sentencepiece_model_pb2.ModelProto.FromString(
+        embedded.resolve("embedded:tokenizer/spm_4k.model").read_bytes()
+    )
+    model.ClearField("trainer_spec")
+    model.ClearField("normalizer_spec")
+    (tmp_path / "cut.model").write_bytes(model.SerializeToString())
+    with pytest.raises(ValueError, match=r"cut.model .* cut off"):
+        Vocabulary.open(tmp_path / "cut.model")
