@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 
 import gin
 import pytest
@@ -200,15 +201,20 @@ def test_a_folder_that_is_moved_is_whole_in_one_place_at_any_time(bucket, monkey
     source, target = (epath.Path(bucket) / "moved" / name for name in ("from", "to"))
     for name in "last", "a/b", "z":
         (source / name).write_text(name)
-    remove, there = type(source).unlink, []
+    remove, copy, there = type(source).unlink, shutil.copyfileobj, []
 
     def unlink(path, **options):
-        there.append((target / "last").exists() and (target / "a" / "b").exists())
+        there.append("removed")
         remove(path, **options)
 
+    def copied(*arguments):
+        there.append((target / "last").exists())
+        copy(*arguments)
+
     monkeypatch.setattr(type(source), "unlink", unlink)
+    monkeypatch.setattr(shutil, "copyfileobj", copied)
     buckets.move_folder(source, target, last="last")
-    assert there == [True]
+    assert there == [False, False, False, "removed"]
     assert not source.exists()
     assert (target / "a" / "b").read_text() == "a/b"
 

@@ -100,7 +100,8 @@ def test_the_job_of_a_job_set_is_valid_and_only_code_2_ends_the_set():
     assert job_set["apiVersion"] == "jobset.x-k8s.io/v1alpha2"
     (slices,) = job_set["spec"]["replicatedJobs"]
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "slice"}}
-    kubernetes_validate.validate(job | {"spec": slices["template"]["spec"]}, "1.31")
+    job["spec"] = slices["template"]["spec"]
+    kubernetes_validate.validate(job, "1.31", strict=True)
     assert slices["replicas"] == 4
     spec = slices["template"]["spec"]
     assert spec["backoffLimit"] == 0
