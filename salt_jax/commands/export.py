@@ -18,10 +18,12 @@ from salt_jax.commands.options import (
     add_distributed,
     add_gin,
     add_workdir,
+    alone_writing,
     join,
     positive,
     record,
 )
+from salt_jax.files.lock import alone_at
 
 EXAMPLES = """\
   salt_jax export --gin_file=gin/slm_1p5b.gin --step=26000 --output=/exports/slm_early
@@ -108,7 +110,8 @@ def run(options: Options) -> int:
       ValueError: something else is at the output, or no Hugging Face class fits.
     """
     if options.export:
-        _convert(options, options.export[0], options.output or "")
+        with alone_at(options.output or ""):
+            _convert(options, options.export[0], options.output or "")
         record(options.output or "", "export", options)
         return 0
     join(options.distributed)
@@ -121,18 +124,20 @@ def run(options: Options) -> int:
     workdir, dtype = options.run_directory(), options.dtype or "float32"
     if options.format != "hf":
         output = epath.Path(options.output or workdir / "export")
-        export_run(experiment, workdir, output, step=options.step, dtype=dtype)
+        with alone_writing(output, options.distributed):
+            export_run(experiment, workdir, output, step=options.step, dtype=dtype)
         record(workdir, "export", options)
         return 0
     output = epath.Path(options.output or workdir / "hugging_face")
     # Before a checkpoint is read for it.
     architecture_of(experiment.model)
     check_new(output, dtype)
-    # On the way, and in the way of no other export.
-    between = output.parent / f"{output.name}.salt_jax"
-    export_run(experiment, workdir, between, step=options.step, dtype=dtype)
-    _convert(options, between, output)
-    between.rmtree()
+    with alone_writing(output, options.distributed):
+        # On the way, and in the way of no other export.
+        between = output.parent / f"{output.name}.salt_jax"
+        export_run(experiment, workdir, between, step=options.step, dtype=dtype)
+        _convert(options, between, output)
+        between.rmtree()
     record(workdir, "export", options)
     return 0
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
+from salt_jax.files.lock import alone_at
+
 EXAMPLES = """\
   salt_jax import --from=gemma-2b --output=/exports/gemma_2b --dtype=bfloat16"""
 
@@ -51,6 +53,7 @@ def run(options: Options) -> int:
     """
     from salt_jax.hugging_face.importing import import_from_hugging_face
 
-    import_from_hugging_face(options.source, options.output, dtype=options.dtype)
+    with alone_at(options.output):
+        import_from_hugging_face(options.source, options.output, dtype=options.dtype)
     print(f"The model is in {options.output}; model.gin there is its shape.")
     return 0

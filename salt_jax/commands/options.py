@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import pathlib
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, overload
 
 from etils import epath
 
 from salt_jax.commands.agreeing import agree
 from salt_jax.files import buckets
+from salt_jax.files.lock import alone_at
 
 Job = TypeVar("Job")
 
@@ -213,6 +215,23 @@ def record(directory: epath.PathLike, command: str, options: Any) -> None:
         if jax.process_index() != 0:
             return
     record_command(directory, command_line(command, options))
+
+
+@contextlib.contextmanager
+def alone_writing(output: epath.PathLike, distributed: str | None) -> Iterator[None]:
+    """Keeps other jobs from writing `output`; `distributed` as of the command.
+
+    Raises:
+      LockedError: another job writes it.
+    """
+    if distributed is not None:
+        import jax
+
+        if jax.process_index() != 0:
+            yield
+            return
+    with alone_at(output):
+        yield
 
 
 def positive(text: str) -> int:

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from salt_jax.commands.options import command_line
+from salt_jax.files.lock import alone_at
 
 EXAMPLES = """\
   salt_jax report --baseline=runs/baseline --salt=runs/salt --slm=runs/slm \\
@@ -89,17 +90,18 @@ def run(options: Options) -> int:
     """
     from salt_jax.report.write import write_report
 
-    page = write_report(
-        options.output,
-        baseline=options.baseline[0],
-        salt=options.salt[0],
-        slm=options.slm,
-        scores=options.scores,
-        step_times=options.step_times,
-        few_shot=options.few_shot,
-        fine_tuned=options.fine_tuned,
-        exports=options.export,
-        command=command_line("report", options),
-    )
+    with alone_at(options.output):
+        page = write_report(
+            options.output,
+            baseline=options.baseline[0],
+            salt=options.salt[0],
+            slm=options.slm,
+            scores=options.scores,
+            step_times=options.step_times,
+            few_shot=options.few_shot,
+            fine_tuned=options.fine_tuned,
+            exports=options.export,
+            command=command_line("report", options),
+        )
     print(f"The report is {page}.")
     return 0

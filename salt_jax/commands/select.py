@@ -12,6 +12,7 @@ import dataclasses
 from etils import epath
 
 from salt_jax.commands.options import RunOptions, add_gin, add_workdir, record
+from salt_jax.files.lock import alone_at
 
 EXAMPLES = """\
   salt_jax select --gin_file=gin/tiny_salt_ds.gin
@@ -50,7 +51,9 @@ def run(options: Options) -> int:
 
     experiment = options.load("select", Experiment)
     output = epath.Path(options.output or options.run_directory() / "selection")
-    for line in report_selections(experiment, output):
+    with alone_at(output):
+        warnings = report_selections(experiment, output)
+    for line in warnings:
         print(line)
     print(f"The selection is shown in {output / 'selection.html'}.")
     record(options.output or options.run_directory(), "select", options)

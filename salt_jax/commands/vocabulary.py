@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
+from salt_jax.files.lock import alone_at
+
 EXAMPLES = """\
   salt_jax vocabulary --corpus=my_text --size=32000 --output=my.model
   salt_jax vocabulary --corpus=tfds:c4/en --size=256000 --output=c4.model
@@ -142,8 +144,9 @@ def run(options: Options) -> int:
 
     output = epath.Path(options.output)
     check_new(output)
-    contents = _extended(options) if options.corpus is None else _trained(options)
-    write_vocabulary(output, contents)
+    with alone_at(output):
+        contents = _extended(options) if options.corpus is None else _trained(options)
+        write_vocabulary(output, contents)
     size = Vocabulary.open(output).size
     print(
         f"{output} has {size:,} tokens: models that use it need a vocab_size of at "

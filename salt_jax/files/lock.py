@@ -35,14 +35,8 @@ def alone_in(folder: epath.PathLike) -> Iterator[None]:
       OSError: the lock cannot be written.
     """
     folder = epath.Path(folder)
-    made = _make(folder)
-    try:
-        with _held(folder / ".lock", str(folder), LeaseTimes()):
-            yield
-    finally:
-        for each in made:
-            with contextlib.suppress(OSError):
-                os.rmdir(each)  # Fails where something was written.
+    with _folder(folder), _held(folder / ".lock", str(folder), LeaseTimes()):
+        yield
 
 
 def holder_of(folder: epath.PathLike) -> Holder | None:
@@ -77,9 +71,10 @@ def alone_at(output: epath.PathLike) -> Iterator[None]:
       OSError: the lock cannot be written.
     """
     output = epath.Path(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with _held(output.parent / f".{output.name}.lock", str(output), LeaseTimes()):
-        yield
+    with _folder(output.parent):
+        path = output.parent / f".{output.name}.lock"
+        with _held(path, str(output), LeaseTimes()):
+            yield
 
 
 @contextlib.contextmanager
@@ -140,12 +135,18 @@ def _is_still_at(path: epath.Path, file: IO[str]) -> bool:
         return False
 
 
-def _make(folder: epath.Path) -> list[epath.Path]:
-    """Creates a folder; returns what was missing, the innermost first."""
+@contextlib.contextmanager
+def _folder(folder: epath.Path) -> Iterator[None]:
+    """Makes a folder if it is missing, and removes it again if it is left empty."""
     missing = []
     at = folder
     while is_local(folder) and not at.exists():
         missing.append(at)
         at = at.parent
     folder.mkdir(parents=True, exist_ok=True)
-    return missing
+    try:
+        yield
+    finally:
+        for each in missing:
+            with contextlib.suppress(OSError):
+                os.rmdir(each)  # Fails where something was written.

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from salt_jax.files.lock import alone_at
 from salt_jax.files.records import write_record
 from salt_jax.main import main
 from salt_jax.storage.export import Export
@@ -90,3 +91,10 @@ def test_something_else_where_an_export_is_to_go_is_refused(trained, tmp_path, r
     named, _ = trained
     (tmp_path / "out").mkdir()
     assert "is no export" in refused("export", *named, f"--output={tmp_path}/out")
+
+
+def test_two_exports_to_one_place_are_refused(trained, refused, tmp_path):
+    named, _ = trained
+    with alone_at(tmp_path / "export"):
+        line = refused("export", *named, f"--output={tmp_path}/export")
+    assert f"working in {tmp_path}/export (process " in line
