@@ -11,6 +11,7 @@ from typing import Any
 from salt_jax.data.reading import batch_ranges
 from salt_jax.data.reading.answers import Answers
 from salt_jax.data.reading.prepared_text import PreparedText, StageData
+from salt_jax.files.reading import is_plain_name
 from salt_jax.mesh.partitioning import AxisRules, MeshShape
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.quantized import HELD_DTYPES
@@ -44,6 +45,13 @@ class Stage:
     end_step: int  # Exclusive, counted from the start of the experiment.
     data: StageData
     distillation: Distillation | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.name, str) or not is_plain_name(self.name):
+            raise ValueError(
+                f"The name of a stage names files too: it has no slash, got "
+                f"{self.name!r}."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

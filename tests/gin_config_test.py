@@ -626,3 +626,11 @@ def test_an_override_that_misses_a_narrower_scope_says_which(tmp_path, caplog):
     assert [stage.data.split for stage in found.stages] == ["test", "train"]
     (line,) = [x.getMessage() for x in caplog.records if x.levelname == "WARNING"]
     assert "distill/prepared_text.PreparedText.split" in line and "more.gin" in line
+
+
+@pytest.mark.parametrize("name", ["a/b", "", "..", 3])
+def test_a_stage_whose_name_cannot_name_a_file_is_refused(name):
+    stage = load().stages[0]
+    with pytest.raises(ValueError, match=f"name of a stage .* {name!r}"):
+        dataclasses.replace(stage, name=name)
+    assert dataclasses.replace(stage, name="v1.0 a").name == "v1.0 a"
