@@ -53,7 +53,8 @@ def of_gin(error: Exception, paths: Sequence[pathlib.Path] = ()) -> str:
         what, (line, _) = error.args
         return f"{files.all_shown(paths)}: {what}, from line {line} on."
     if isinstance(error, RecursionError):
-        return "A gin file includes itself, or a macro refers to itself."
+        named = files.all_shown(paths) or "A gin file"
+        return f"{named} includes itself, or a macro refers to itself."
     if isinstance(error, SyntaxError) and error.filename:
         line = (error.text or "").strip()
         shown = files.shown(error.filename)
