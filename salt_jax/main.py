@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from salt_jax.commands import parser, streams
+from salt_jax.commands import agreeing, parser, streams
 from salt_jax.commands.log_lines import log_to_stderr
 from salt_jax.files import buckets
 from salt_jax.processes import job
@@ -54,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str], *, verbose: bool) -> int:
     try:
         command, options = parser.parse(arguments)
+        agreeing.check_alone(command.__name__)
         buckets.check_paths(options)
         return command.run(options)
     except KeyboardInterrupt as error:

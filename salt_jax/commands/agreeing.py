@@ -1,9 +1,38 @@
-"""What processes of one job are told by their command lines, compared."""
+"""What several processes may be told by their command lines."""
 
 from __future__ import annotations
 
+import os
 import platform
 from typing import Any
+
+# They write, and have no --distributed.
+ONE_PROCESS = ("vocabulary", "prepare", "select", "import", "report", "compare")
+
+
+def check_alone(module: str) -> None:
+    """Checks that no launcher has started a command of one process several times.
+
+    Args:
+      module: The name of the command's module.
+
+    Raises:
+      ValueError: it has.
+    """
+    command = module.rpartition(".")[2].rstrip("_")
+    if command not in ONE_PROCESS:
+        return
+    from salt_jax.processes import launchers
+
+    try:
+        found = launchers.launched(os.environ)
+    except ValueError:
+        return  # Not of this command's concern: it joins nobody.
+    if found is not None and found.count > 1:
+        raise ValueError(
+            f"{command} works in one process, and {found.kind} started {found.count} "
+            f"({found.index} is this one): start it once, for example with srun -n 1."
+        )
 
 
 def agree(command: str, options: Any, job: Any = None) -> None:
