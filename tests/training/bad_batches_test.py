@@ -10,6 +10,9 @@ import pytest
 
 from salt_jax.data.reading.loader import open_batches
 from salt_jax.optim.guard import UpdateGuard
+from salt_jax.storage.export import Export
+from salt_jax.storage.export_writing import write_export
+from salt_jax.storage.loaded import LoadedModel
 from salt_jax.telemetry.metric_writer import read_metrics
 from salt_jax.train import train
 from tests import runs
@@ -166,3 +169,29 @@ def test_a_guard_is_added_and_removed_where_a_run_resumes(files, tmp_path):
     assert int(state.guard.dropped) == 1
     expected = run(files, tmp_path / "x", skip_batches=((3, 4), (5, 6)))
     assert_close(state, expected)
+
+
+@pytest.mark.slow
+def test_logits_of_the_teacher_that_are_not_finite_are_said_to_be_the_teachers(
+    files, tmp_path
+):
+    found = LoadedModel.open(files / "teacher")
+    # Finite numbers, as loading demands, whose products are not.
+    scale = jax.numpy.full_like(found.params["params"]["final_norm"]["scale"], 3e38)
+    write_export(
+        tmp_path / "teacher",
+        {"params": found.params["params"] | {"final_norm": {"scale": scale}}},
+        model=found.model.config,
+        vocabulary=Export.open(files / "teacher").vocabulary_path,
+        provenance={},
+        dtype="float32",
+        seq_len=runs.SEQ_LEN,
+    )
+    distill, *others = runs.experiment(files).stages
+    distillation = dataclasses.replace(
+        distill.distillation, teacher_export=str(tmp_path / "teacher")
+    )
+    distill = dataclasses.replace(distill, distillation=distillation)
+    said = r"step 1 .*teacher's logits.* ce=8\.\d+, teacher_ce=nan"
+    with pytest.raises(FloatingPointError, match=said):
+        run(files, tmp_path / "run", stages=(distill, *others))
