@@ -66,7 +66,9 @@ def with_special(record: Mapping[str, Any], ids: Collection[int]) -> dict[str, A
     return {
         **record,
         "added_tokens": [
-            {**x, "special": True} if isinstance(x, dict) and x.get("id") in ids else x
+            {**x, "special": True}
+            if isinstance(x, dict) and x.get("id") in [*ids]
+            else x
             for x in added
         ],
     }

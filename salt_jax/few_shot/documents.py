@@ -33,7 +33,11 @@ def open_documents(config_source: str, **metadata: Any) -> Mapping[str, Any]:
         path = folder / f"{name}.jsonl"
         if not path.is_file():
             raise FileNotFoundError(f"The task of {config_source} has no {path.name}.")
-        splits[name] = datasets.Dataset.from_list([*_records(path)])
+        records = [*_records(path)]
+        try:
+            splits[name] = datasets.Dataset.from_list(records)
+        except (TypeError, ValueError) as error:  # A field of several types.
+            raise ValueError(f"{path} cannot be read ({error}): mend it.") from error
     return splits
 
 

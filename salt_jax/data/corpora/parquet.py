@@ -83,7 +83,7 @@ class ParquetFile(FilePart):
                     buffer_size=_READ_BYTES,
                     page_checksum_verification=True,
                 )
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # An error of the disk, not of the contents.
             what = str(error).partition("\n")[0].rstrip(". ")
