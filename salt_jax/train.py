@@ -89,12 +89,7 @@ def train(
     if traced is not None:
         traced.check(from_step=0, total_steps=experiment.total_steps)
     with contextlib.ExitStack() as stack:
-        if signals is None:
-            signals = stack.enter_context(StopSignals())
-        lock = stack.enter_context(contextlib.ExitStack())
-        lock.enter_context(run_directory.held_by_this_job(workdir))
-        signals.at_end(lock.close)
-        signals.at_end(lambda: job.tell("a signal stopped it before the first step."))
+        signals = _hold(workdir, stack, signals)
         warned = stack.enter_context(WarningLog(workdir))
         start = _found(experiment, workdir, accepted_changes, restore_step)
         if traced is not None and start.meta:
@@ -105,8 +100,7 @@ def train(
         saving.check_room(program, start.saved)
         inputs = _Inputs.open(program, start, accepted_changes)
         job.agree({"step": start.step, "inputs": inputs.fingerprints})
-        spent = start.meta.get("spent_seconds", {})
-        times = TimeSheet(began, spent, recorded=recorded_seconds(workdir))
+        times = start.time_sheet(workdir, began)
         updates = _loaded_updates(program, start.step, compiled)
         with times.spending("restore"):
             state = start.state(program)
@@ -117,14 +111,12 @@ def train(
         with times.spending("compile"):
             updates = updates or program.compile_from(start.step)
         going_back.set_aside(start.saved, start.step)
-        speed = Speedometer.on(experiment, program.devices, start.position)
-        dropped = 0 if state.guard is None else int(state.guard.dropped)
         recorder = Recorder(
-            speed,
+            Speedometer.on(experiment, program.devices, start.position),
             workdir,
             from_step=start.step,
             times=times,
-            dropped=dropped,
+            dropped=0 if state.guard is None else int(state.guard.dropped),
             trackers=_trackers(trackers, experiment, workdir),
         )
         stack.enter_context(contextlib.closing(recorder))
@@ -146,6 +138,19 @@ def train(
     return state
 
 
+def _hold(
+    workdir: epath.Path, stack: contextlib.ExitStack, signals: StopSignals | None
+) -> StopSignals:
+    """Locks `workdir` for this job, also if a signal ends it before the first step."""
+    if signals is None:
+        signals = stack.enter_context(StopSignals())
+    lock = stack.enter_context(contextlib.ExitStack())
+    lock.enter_context(run_directory.held_by_this_job(workdir))
+    signals.at_end(lock.close)
+    signals.at_end(lambda: job.tell("a signal stopped it before the first step."))
+    return signals
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Start:
     """Where a run starts: at its latest checkpoint, or at step 0 without one."""
@@ -157,6 +162,10 @@ class _Start:
     @property
     def position(self) -> Position:
         return Position.of(self.meta)
+
+    def time_sheet(self, workdir: epath.Path, began: float) -> TimeSheet:
+        spent = self.meta.get("spent_seconds", {})
+        return TimeSheet(began, spent, recorded=recorded_seconds(workdir))
 
     def state(self, program: Program) -> TrainState:
         # A run starts from, in this order: its own latest checkpoint; the export named

@@ -244,13 +244,13 @@ def test_sigterm_saves_and_the_run_goes_on_from_there(files, unbroken, tmp_path)
 
 
 def test_signals_during_the_save_change_nothing(files, tmp_path, monkeypatch):
-    def wait(saved):
+    def save_now(saved, *arguments):
         for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
             os.kill(os.getpid(), signum)
-        return real(saved)
+        return real(saved, *arguments)
 
-    real = Checkpointer.wait
-    monkeypatch.setattr(Checkpointer, "wait", wait)
+    real = Checkpointer.save_now
+    monkeypatch.setattr(Checkpointer, "save_now", save_now)
     terminate = lambda: os.kill(os.getpid(), signal.SIGUSR2)
     with pytest.raises(PreemptedError) as stopped:
         train(experiment(files), tmp_path, open_batches=open_then(2, terminate))

@@ -57,6 +57,9 @@ class Job:
         self._member.wait_for("start")
         import jax
 
+        # On CPUs a program whose peer is gone fails while the next already runs, and
+        # gloo aborts a process whose peer is one program further.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
         here = self.cluster
         jax.distributed.initialize(
             coordinator_address=self._member.jax_address,
