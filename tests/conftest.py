@@ -24,6 +24,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from salt_jax.files import buckets
 from tests import object_store
@@ -62,6 +63,16 @@ def bucket():
     with object_store.serving() as variables:
         os.environ.update(variables)
         yield object_store.BUCKET
+
+
+@pytest.fixture
+def without_cache():
+    """Disables the cache of programs, from which none for absent chips can be read."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(autouse=True)

@@ -126,8 +126,7 @@ class JobOf:
         log = os.open(self.logs[index], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        devices = f"--xla_force_host_platform_device_count={DEVICES // self.count}"
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {devices}"
+        _simulate(DEVICES // self.count)
         fault, doom_at = self.fault, -1
         if fault is not None and fault.victim == index:
             doom_at = fault.step
@@ -156,8 +155,14 @@ class JobOf:
         return code
 
 
+def _simulate(num_devices):
+    """Sets how many devices this process simulates; JAX has not started yet."""
+    flag = f"--xla_force_host_platform_device_count={num_devices}"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"
+
+
 def in_a_fork(work):
-    """Calls `work` in a process of its own, which may start JAX.
+    """Calls `work` in a process of its own with all devices, which may start JAX.
 
     Raises:
       RuntimeError: it failed.
@@ -165,6 +170,7 @@ def in_a_fork(work):
     pid = os.fork()
     if pid == 0:
         try:
+            _simulate(DEVICES)
             work()
         except BaseException:
             import traceback

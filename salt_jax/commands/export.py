@@ -124,7 +124,7 @@ def run(options: Options) -> int:
     workdir, dtype = options.run_directory(), options.dtype or "float32"
     if options.format != "hf":
         output = epath.Path(options.output or workdir / "export")
-        with alone_writing(output, options.distributed):
+        with alone_writing(output):
             export_run(experiment, workdir, output, step=options.step, dtype=dtype)
         record(workdir, "export", options)
         return 0
@@ -132,7 +132,7 @@ def run(options: Options) -> int:
     # Before a checkpoint is read for it.
     architecture_of(experiment.model)
     check_new(output, dtype)
-    with alone_writing(output, options.distributed):
+    with alone_writing(output):
         # On the way, and in the way of no other export.
         between = output.parent / f"{output.name}.salt_jax"
         export_run(experiment, workdir, between, step=options.step, dtype=dtype)

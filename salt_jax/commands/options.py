@@ -209,29 +209,27 @@ def record(directory: epath.PathLike, command: str, options: Any) -> None:
     """Records a command that has ended in the directory it wrote; in one process."""
     from salt_jax.telemetry.recorded_commands import record_command
 
-    if getattr(options, "distributed", None) is not None:
-        import jax
-
-        if jax.process_index() != 0:
-            return
+    if not _is_first():
+        return
     record_command(directory, command_line(command, options))
 
 
 @contextlib.contextmanager
-def alone_writing(output: epath.PathLike, distributed: str | None) -> Iterator[None]:
-    """Keeps other jobs from writing `output`; `distributed` as of the command.
+def alone_writing(output: epath.PathLike) -> Iterator[None]:
+    """Keeps other jobs from writing `output`; process 0 holds the lock for its job.
 
     Raises:
       LockedError: another job writes it.
     """
-    if distributed is not None:
-        import jax
-
-        if jax.process_index() != 0:
-            yield
-            return
-    with alone_at(output):
+    with alone_at(output) if _is_first() else contextlib.nullcontext():
         yield
+
+
+def _is_first() -> bool:
+    """Returns whether this is process 0 of its job, or in none; starts no device."""
+    from salt_jax.processes import job
+
+    return job.index() == 0
 
 
 def positive(text: str) -> int:

@@ -176,6 +176,11 @@ def join(processes: str, *, join_seconds: float = JOIN_SECONDS) -> None:
     logging.info("%s, %d local devices.", here, jax.local_device_count())
 
 
+def index() -> int:
+    """Returns the index of this process in its job; 0 without one."""
+    return 0 if _job is None else _job.cluster.index
+
+
 def agree(facts: Mapping[str, Any]) -> None:
     """Compares `facts` with those of the other processes, if there are any.
 

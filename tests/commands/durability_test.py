@@ -14,7 +14,7 @@ class Disk:
 
     def __init__(self, monkeypatch):
         self._flushed = {}  # By inode: the last change before the last flush.
-        self._folders = []  # Those with a new name in them.
+        self._folders = set()  # Those with a new name that is not flushed.
         self.num_renames = 0
         self.too_early = []
         real = {name: getattr(os, name) for name in ("fsync", "rename", "replace")}
@@ -23,6 +23,9 @@ class Disk:
             real["fsync"](descriptor)
             stat = os.fstat(descriptor)
             self._flushed[stat.st_ino] = stat.st_mtime_ns
+            self._folders -= {
+                x for x in self._folders if x.stat().st_ino == stat.st_ino
+            }
 
         def renamed(how):
             def rename(source, target, **kwargs):
@@ -30,7 +33,7 @@ class Disk:
                 # Orbax gives names within a folder that has none yet.
                 if not any(x.endswith(".unfinished") for x in target.parts):
                     self._look(pathlib.Path(source))
-                    self._folders.append(target.parent)
+                    self._folders.add(target.parent)
                 real[how](source, target, **kwargs)
 
             return rename
@@ -50,7 +53,7 @@ class Disk:
 
     def unflushed_folders(self):
         """Returns the folders whose new names may be lost."""
-        return [x for x in set(self._folders) if x.exists() and not self._is_flushed(x)]
+        return [x for x in self._folders if x.exists()]
 
 
 @pytest.fixture

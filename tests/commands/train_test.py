@@ -21,7 +21,7 @@ from tests import command_files, runs
         (["SEQ_LEN=32"], "prepared with seq_len=16, not 32; a longer one"),
         (["BATCH_SIZE=6"], "batch_size=6 does not divide into 4 parts"),
         (["partitioning.MeshShape.model=3"], "8 devices"),
-        (["llm/model.TransformerConfig.mlp_dim=99_999_999_998"], "GiB"),
+        (["llm/model.TransformerConfig.mlp_dim=1_999_999_998"], "GiB"),
         (["DATA='/nowhere'"], "No prepared data at /nowhere"),
     ],
 )
@@ -149,12 +149,11 @@ def test_what_was_run_is_in_the_workdir(trained):
 # No file may grow past a limit: what a full disk does to the arrays' files.
 ON_A_FULL_DISK = """
 import resource, signal, sys
-from salt_jax import train as module
 from salt_jax.main import main
-
+from salt_jax.storage.checkpoint import Checkpointer
 from salt_jax.training import saving
 
-real = module.Checkpointer.begin
+real = Checkpointer.begin
 
 def begin(self, step, *rest):
     if step == 4:
@@ -163,7 +162,7 @@ def begin(self, step, *rest):
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
     return real(self, step, *rest)
 
-module.Checkpointer.begin = begin
+Checkpointer.begin = begin
 saving.DELAYS = (0.1, 0.1)
 sys.exit(main(sys.argv[1:]))
 """
@@ -183,11 +182,12 @@ def test_a_disk_that_is_full_ends_the_run_and_the_last_checkpoint_survives(
     lines = done.stderr.splitlines()
     (line,) = [line for line in lines if line.startswith("salt_jax: ")]
     assert line.startswith("salt_jax: Saving the checkpoint of step 6 in ")
-    assert "the last good one is of step 2 (" in line and "was tried 3 times" in line
-    (noticed,) = [
-        line for line in lines if line.startswith("Saving the checkpoint of step 4")
-    ]
-    assert "Training goes on; trying again after the next step." in noticed
+    assert "the last good one is of step 2 (" in line and re.search(
+        r"was tried [234] times", line
+    )
+    # Noticed at the next step, or by the last save if that is so soon.
+    (noticed,) = [x for x in lines if " Saving the checkpoint of step 4" in x]
+    assert "trying again" in noticed.lower()
     assert main(named) == 0
     steps = [r["step"] for r in read_metrics(tmp_path / "run") if "loss" in r]
     assert steps == list(range(1, 7))

@@ -267,7 +267,7 @@ def compiled(devices, *, has_prefix, **changes):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("fully_optimized")
+@pytest.mark.usefixtures("fully_optimized", "without_cache")
 @pytest.mark.parametrize("has_prefix", [False, True])
 def test_on_tpus_attention_compiles_to_kernels_forward_and_backward(has_prefix, tpu):
     text = compiled(tpu, has_prefix=has_prefix).as_text()

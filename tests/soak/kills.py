@@ -30,7 +30,15 @@ from salt_jax.train import train
 from tests import runs
 
 # What differs from one run to the next, in metrics.jsonl.
-CLOCKS = ("seconds", "_seconds", "_per_second", "per_device", "stall", "goodput")
+CLOCKS = (
+    "seconds",
+    "_seconds",
+    "_per_second",
+    "per_device",
+    "stall",
+    "goodput",
+    "save_share",
+)
 LEFTOVERS = (".partial", ".unfinished", ".deleting", "orbax-checkpoint-tmp", ".lock")
 NO_BATCH = -1
 

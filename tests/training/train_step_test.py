@@ -109,11 +109,12 @@ def test_the_schedule_counts_steps_not_microbatches():
 @pytest.mark.slow
 def test_at_weight_zero_a_teacher_changes_nothing():
     batch = packed_batch(rows=8)
-    taught = two_steps(*stage(kd_weight=Constant(value=0.0)), batch)[0]
-    alone = two_steps(*stage(with_teacher=False), batch)[0]
+    taught = two_steps(*stage(kd_weight=Constant(value=0.0)), batch)[0].params
+    alone = two_steps(*stage(with_teacher=False), batch)[0].params
+    difference = jax.tree.map(lambda a, b: jnp.abs(a - b), taught, alone)
     # AdamW divides a gradient near zero by its own size, and so scales its rounding up.
-    # A teacher that counts moves parameters by 1e-3: see the next test.
-    assert_close(taught, alone, atol=1e-4)
+    # A teacher that counts moves parameters by 4e-3 on average.
+    assert max(float(x.mean()) for x in jax.tree.leaves(difference)) < 1e-5
 
 
 def test_a_teacher_changes_the_update():
