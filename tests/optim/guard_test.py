@@ -35,6 +35,14 @@ def test_a_loss_or_a_norm_above_its_bound_is_dropped():
     assert kept == [True, False, True, False]
 
 
+def test_a_dropped_update_leaves_the_window_as_it_was():
+    _, before = judged(UpdateGuard(window=4), [2.0, 3.0])
+    _, after = judged(UpdateGuard(window=4), [2.0, NAN, NAN, 3.0])
+    assert int(after.kept) == 2
+    for name in ("losses_W", "grad_norms_W"):
+        np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
+
+
 def test_dropped_updates_in_a_row_are_counted_until_one_is_kept():
     kept, state = judged(UpdateGuard(), [NAN, 1.0, NAN, NAN])
     assert kept == [False, True, False, False]
