@@ -4,6 +4,7 @@ import collections
 import importlib.metadata
 import os
 import pathlib
+import signal
 import sys
 
 # PyTorch imports Triton with its first model, which crashes a process in which XLA has
@@ -38,6 +39,8 @@ CACHE = os.environ.setdefault(
 
 
 def pytest_configure():
+    # A shell ignores it in what it runs in the background, and processes inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     jax.config.update("jax_compilation_cache_dir", CACHE)
     jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -214,7 +214,9 @@ class Checkpointer(SavedCheckpoints):
             yield
         except Exception as error:
             if jax.process_count() == 1:  # Others may still be writing.
-                with contextlib.suppress(OSError):  # Or our own writes in flight.
+                with contextlib.suppress(Exception):  # Orbax's other writes end first.
+                    self._writer.wait_until_finished()
+                with contextlib.suppress(OSError):
                     self.remove_unfinished()
             good = [other for other in self.all_steps() if other != self._unread]
             raise SaveError(
