@@ -17,7 +17,7 @@ LAYERS = [
     {"generation", "hugging_face", "training"},
     {"evaluation"},
     {"compiling", "few_shot", "report"},
-    {"debug_step", "evaluate", "export", "score", "train"},
+    {"evaluate", "export", "score", "train"},
     {"commands"},
     {"main"},
 ]

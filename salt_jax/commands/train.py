@@ -165,7 +165,7 @@ def _debug(options: Options, step: int) -> int:
     import jax
 
     from salt_jax.config import Experiment
-    from salt_jax.debug_step import debug_step
+    from salt_jax.evaluation.debug_step import debug_step
 
     experiment = options.load("train", Experiment)
     accepted = options.accept_change

@@ -6,7 +6,7 @@ import pytest
 
 from salt_jax.commands import parser
 from salt_jax.data.reading.rows import SequenceRows
-from salt_jax.debug_step import debug_step
+from salt_jax.evaluation.debug_step import debug_step
 from salt_jax.optim.guard import UpdateGuard
 from salt_jax.telemetry.metric_writer import read_metrics
 from salt_jax.train import train
