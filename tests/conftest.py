@@ -82,3 +82,15 @@ def without_cache():
 def _from_the_root(monkeypatch):
     """Runs tests in the repository root, to which `include` paths are relative."""
     monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture(autouse=True)
+def _own_environment():
+    """Takes back the variables that a test sets: `compile` sets those of a TPU host.
+
+    A later test in the same process would read that GKE had started it.
+    """
+    kept = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(kept)

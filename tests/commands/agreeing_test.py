@@ -1,5 +1,7 @@
 """Commands of one process are refused where a launcher started several."""
 
+import os
+
 import pytest
 
 from salt_jax.main import main
@@ -17,6 +19,8 @@ SLURM = {
 
 @pytest.fixture
 def slurm(monkeypatch):
+    for name in [x for x in os.environ if x.startswith(("OMPI_", "SLURM_", "TPU_"))]:
+        monkeypatch.delenv(name)
     for name, value in SLURM.items():
         monkeypatch.setenv(name, value)
     return lambda count: monkeypatch.setenv("SLURM_STEP_NUM_TASKS", str(count))
