@@ -12,7 +12,8 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "salt_jax"
 LAYERS = [
     {"batch", "files", "gin_reading", "mesh", "optim"},
     {"data", "model", "processes"},
-    {"config", "loss", "storage"},
+    {"loss", "storage"},
+    {"config"},
     {"gin_config", "telemetry"},
     {"generation", "hugging_face", "training"},
     {"evaluation"},
