@@ -43,6 +43,7 @@ setuptools.setup(
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
         "pyarrow>=25.0,<26",
+        "scipy>=1.17.1,<2",
         "sentencepiece>=0.2.2,<0.3",
         "seqio>=0.0.20,<0.1",
         "tensorboardX>=2.6,<3",

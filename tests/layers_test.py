@@ -55,6 +55,7 @@ ONLY_IN = {
     },
     "pyarrow": {"data.corpora.parquet", "data.corpora.parquet_pages"},
     "rouge_score": {"evaluation.answer_scores"},
+    "scipy": {"report.intervals"},
     "seqio": TENSORFLOW,
     "tensorflow": TENSORFLOW,
     "tensorstore": {"storage.array_pieces", "storage.stored_sums"},

@@ -1,8 +1,8 @@
 """Compare BASELINE and SALT over several seeds.
 
-The table has means and standard errors. Give the run directories in pairs: the first
---baseline and the first --salt have one seed, and so on. The runs must have been
-evaluated; all were fine-tuned, or none.
+The table has means, standard errors and 95 % intervals over seeds. Give the run
+directories in pairs: the first --baseline and the first --salt have one seed, and so
+on. The runs must have been evaluated; all were fine-tuned, or none.
 """
 
 from __future__ import annotations

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from salt_jax.report.runs import Run
-from salt_jax.report.seeds import Pair, mean_and_error
+from salt_jax.report.seeds import Pair, with_error
 
 # Columns: heading, metric, scale, format and unit.
 _MEASURES = (
@@ -27,7 +26,8 @@ def fine_tuned_table(pairs: Sequence[Pair]) -> str:
     """Returns a Markdown table of mean and standard error over seeds.
 
     Each set of questions has three rows (BASELINE, SALT, and their paired difference)
-    for all of its questions, and three for each value of the set's first column.
+    for all of its questions, and three for each value of the set's first column. In
+    brackets: Student's 95 % interval of the difference.
 
     Args:
       pairs: Runs of one set and one seed each, on any number of sets. The table shows
@@ -68,9 +68,7 @@ def _lines(
         sign = "+" if start == "difference" else ""
         for _, key, scale, form, unit in _MEASURES:
             values = [scale * of(x[key], y[key]) for x, y in pairs]
-            mean, error = mean_and_error(values)
-            shown = "" if math.isnan(error) else f" \u00b1 {error:{form}}"
-            cells.append(f"{mean:{sign}{form}}{shown}{unit}")
+            cells.append(with_error(values, sign + form, interval=bool(sign)) + unit)
         lines.append(_line([*cells[:2], start, *cells[2:]]))
     return lines
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
 
 from salt_jax.report.curves import LossCurve, passing_point
+from salt_jax.report.intervals import Estimate
 from salt_jax.report.runs import Run
 
 
@@ -53,17 +53,28 @@ class Pair:
         return None if point is None else point.share_of_steps
 
 
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Returns the mean and its standard error, which is NaN for one value."""
-    if len(values) < 2:
-        return float(np.mean(values)), math.nan
-    return float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5)
+def with_error(
+    values: Sequence[float] | np.ndarray, form: str, *, interval: bool
+) -> str:
+    """Returns the mean over seeds as text and, of several, its standard error.
+
+    Args:
+      values: One value for each seed.
+      form: The format of a number, such as "+.4f".
+      interval: Whether Student's 95 % interval follows, in brackets.
+    """
+    found = Estimate.of(values)
+    if found.error is None or found.t is None:
+        return f"{found.mean:{form}}"
+    shown = f"{found.mean:{form}} \u00b1 {found.error:{form.lstrip('+')}}"
+    low, high = found.t
+    return shown + f" [{low:{form}}, {high:{form}}]" * interval
 
 
 def seeds_table(pairs: Sequence[Pair]) -> str:
     """Returns a Markdown table with one row per seed, and one for the mean.
 
-    A negative difference favors SALT.
+    A negative difference favors SALT. In brackets: Student's 95 % interval over seeds.
     """
     header = (
         "| seed | BASELINE val | SALT val | difference | BASELINE test | SALT test | "
@@ -83,9 +94,8 @@ def _mean_cells(pairs: Sequence[Pair]) -> list[str]:
     cells = ["mean"]
     for split in ("val", "test"):
         baseline, salt = (np.array(x) for x in zip(*_losses(pairs, split), strict=True))
-        mean, error = mean_and_error(salt - baseline)
         cells += [f"{baseline.mean():.4f}", f"{salt.mean():.4f}"]
-        cells += [f"{mean:+.4f} \u00b1 {error:.4f}"]
+        cells += [with_error(salt - baseline, "+.4f", interval=True)]
     shares = [pair.passing_share() for pair in pairs]
     known = [share for share in shares if share is not None]
     whole = len(known) == len(shares)

@@ -80,7 +80,10 @@ def test_the_difference_is_taken_within_a_seed(pairs):
     difference = cells(fine_tuned_table(pairs).split("\n")[4])
     values = np.array([10.0, 8.0, 14.0])
     error = values.std(ddof=1) / 3**0.5
-    assert difference[3] == f"+{values.mean():.1f} \u00b1 {error:.1f} %"
+    low, high = values.mean() + np.array([-1, 1]) * 4.302653 * error
+    assert difference[3] == (
+        f"+{values.mean():.1f} \u00b1 {error:.1f} [{low:+.1f}, {high:+.1f}] %"
+    )
     assert difference[6].startswith("-")  # The loss of SALT is less.
 
 
