@@ -13,10 +13,16 @@ from salt_jax.config import Experiment, Scoring
 from salt_jax.data.preparing.prepare import Preparation
 from salt_jax.gin_reading import field_types, files, messages, statements
 from salt_jax.gin_reading.statements import Statements
+from salt_jax.lab.values import Lab
 
 # What can be run, and the field that tells which: shared files may bind other fields of
 # all of them.
-ROOTS = {Experiment: "stages", Scoring: "scorer", Preparation: "corpus"}
+ROOTS = {
+    Experiment: "stages",
+    Scoring: "scorer",
+    Preparation: "corpus",
+    Lab: "arms",
+}
 
 # What an override may name beside what the files import.
 _IMPORTS = (
@@ -37,7 +43,7 @@ _IMPORTS = (
     "from salt_jax.data.selecting import selection",
     "from salt_jax.model import config as model",
 )
-Job = Experiment | Scoring | Preparation
+Job = Experiment | Scoring | Preparation | Lab
 _ERRORS = (
     AttributeError,
     ImportError,

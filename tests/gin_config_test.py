@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from salt_jax import config, gin_config
+from salt_jax.commands.lab import reading
 from salt_jax.compiling.topology import open_topology, prepare_process
 from salt_jax.config import Experiment, Scoring
 from salt_jax.data.preparing.prepare import Preparation
@@ -24,6 +25,8 @@ from salt_jax.data.selecting.ranking import (
 from salt_jax.data.selecting.selection import Selection
 from salt_jax.files.changes import changed_fields
 from salt_jax.gin_reading import files
+from salt_jax.lab.planning import plan
+from salt_jax.lab.values import Lab
 from salt_jax.mesh.partitioning import AxisRules, MeshShape
 from salt_jax.model.transformer import Transformer, abstract_params
 from salt_jax.optim.schedules import (
@@ -77,6 +80,8 @@ def test_every_file_in_the_folder_loads_and_builds(path):
         assert program.abstract_state.step.shape == ()
         for stage in value.stages:
             program.update(stage)
+    elif isinstance(value, Lab):  # All experiments in it load too.
+        assert plan(value, reading()).nodes
     else:
         assert isinstance(value, (Scoring, Preparation))
 

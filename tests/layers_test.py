@@ -11,7 +11,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "salt_jax"
 LAYERS = [
     {"batch", "files", "gin_reading", "mesh", "optim"},
-    {"data", "model", "processes"},
+    {"data", "lab", "model", "processes"},
     {"loss", "storage"},
     {"config"},
     {"gin_config", "telemetry"},

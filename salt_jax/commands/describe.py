@@ -1,7 +1,7 @@
 """Describe what gin files resolve to: stages, parameters, schedules and FLOPs.
 
 Nothing is read but the gin files, and no array is allocated: any experiment can be
-described on a laptop. Works for training, scoring and preparation.
+described on a laptop. Works for training, scoring, preparation and laboratories.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from salt_jax.commands.options import GinOptions, add_gin
+from salt_jax.lab.description import lab_sections
 
 EXAMPLES = """\
   salt_jax describe --gin_file=salt_2p8b.gin
@@ -58,6 +59,9 @@ def lines_of(description: Mapping[str, Any]) -> Iterator[str]:
         yield from _experiment(description)
     elif description["kind"] == "Scoring":
         yield from _scoring(description)
+    elif description["kind"] == "Lab":
+        for title, of in lab_sections(description):
+            yield from _section(title, [(name, value_text(x)) for name, x in of])
     else:
         facts = {k: v for k, v in description.items() if k not in ("kind", "type")}
         yield from _section(

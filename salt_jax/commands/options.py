@@ -26,6 +26,7 @@ COMMANDS_OF = {
     ),
     "Scoring": ("score", "compile", "describe"),
     "Preparation": ("prepare", "describe"),
+    "Lab": ("lab", "describe"),
 }
 
 

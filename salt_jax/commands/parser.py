@@ -28,6 +28,7 @@ COMMANDS = {
     "import": "salt_jax.commands.import_",
     "compile": "salt_jax.commands.compile",
     "time_steps": "salt_jax.commands.time_steps",
+    "lab": "salt_jax.commands.lab",
     "report": "salt_jax.commands.report",
     "compare": "salt_jax.commands.compare",
 }
@@ -38,9 +39,9 @@ EPILOG = """examples:
   salt_jax evaluate --gin_file=gin/tiny_salt_ds.gin --workdir=runs/mine
   salt_jax generate --export=runs/demo/exports/salt_ds --prompt=The
 
-Without a COMMAND, --gin_file decides: an Experiment trains, a Scoring scores and a
-Preparation prepares. `salt_jax COMMAND --help` lists the options of a command.
-`python -m salt_jax.main` is the same as `salt_jax`."""
+Without a COMMAND, --gin_file decides: an Experiment trains, a Scoring scores, a
+Preparation prepares, a Lab runs all that it compares. `salt_jax COMMAND --help` lists
+the options of a command. `python -m salt_jax.main` is the same as `salt_jax`."""
 
 _Options = TypeVar("_Options")
 

@@ -34,9 +34,18 @@ class Options(GinOptions):
 
     output: str
     beside: Sequence[str] = ()
+    beside_bindings: Sequence[str] = ()
     rounds: int = 30
     steps_per_block: int = 4
     distributed: str | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.beside_bindings and not self.beside:
+            raise ValueError(
+                f"--beside_bindings={self.beside_bindings[0]} is for --beside, which "
+                "is missing."
+            )
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +58,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="gin file of another experiment to measure too, such as the small "
         "model's; repeatable",
+    )
+    group.add_argument(
+        "--beside_bindings",
+        action="append",
+        metavar="'NAME = VALUE'",
+        help="override one binding of the files of --beside; repeatable",
     )
     group.add_argument(
         "--rounds",
@@ -88,7 +103,11 @@ def run(options: Options) -> int:
 
     experiments = {_stem(options.gin_file[-1:]): options.load("time_steps", Experiment)}
     for file in options.beside:
-        other = GinOptions(gin_file=(file,), gin_import=options.gin_import)
+        other = GinOptions(
+            gin_file=(file,),
+            gin_bindings=options.beside_bindings,
+            gin_import=options.gin_import,
+        )
         experiments[_stem([file])] = other.load("time_steps", Experiment)
     timed = time_steps(
         experiments, rounds=options.rounds, steps_per_block=options.steps_per_block

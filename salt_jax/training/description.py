@@ -9,6 +9,7 @@ import jax
 
 from salt_jax.config import Experiment, Scoring, Stage, as_json
 from salt_jax.data.preparing.prepare import Preparation
+from salt_jax.lab.values import Lab
 from salt_jax.mesh.partitioning import MeshShape, Partitioning
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.flops import forward_flops
@@ -18,7 +19,7 @@ from salt_jax.training.rates import Speedometer
 PARTS = ("embedding", "attention", "feed_forward", "norms")
 
 
-def describe(job: Experiment | Scoring | Preparation) -> dict[str, Any]:
+def describe(job: Experiment | Scoring | Preparation | Lab) -> dict[str, Any]:
     """Returns a description of what gin files bind, as JSON types.
 
     FLOPs are model FLOPs, as in metrics.jsonl; parameters are counts.
@@ -27,7 +28,7 @@ def describe(job: Experiment | Scoring | Preparation) -> dict[str, Any]:
         return _experiment(job)
     if isinstance(job, Scoring):
         return _scoring(job)
-    return {"kind": "Preparation"} | as_json(job)
+    return {"kind": type(job).__name__} | as_json(job)
 
 
 def count_params(config: TransformerConfig) -> dict[str, int]:

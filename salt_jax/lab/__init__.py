@@ -1,0 +1,1 @@
+"""Laboratories: questions about training, answered by a graph of commands."""
