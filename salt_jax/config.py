@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from salt_jax.data.languages.markov import MarkovLanguage
 from salt_jax.data.reading import batch_ranges
 from salt_jax.data.reading.answers import Answers
 from salt_jax.data.reading.prepared_text import PreparedText, StageData
@@ -71,7 +72,7 @@ class Answering:
 class Validation:
     """Measurements on held-out data while training: the loss, and answers."""
 
-    data: PreparedText | Answers
+    data: PreparedText | Answers | MarkovLanguage
     every: int  # Steps between validations; the last step has one too.
     num_sequences: int  # Rows to read: the first of `data`, the same every time.
     answering: Answering | None = None  # Needs `data` to be Answers.

@@ -32,6 +32,7 @@ _IMPORTS = (
     "from salt_jax.mesh import partitioning",
     "from salt_jax.optim import schedules",
     "from salt_jax.data.corpora import document",
+    "from salt_jax.data.languages import markov",
     "from salt_jax.data.selecting import near_duplicates",
     "from salt_jax.data.reading import answers",
     "from salt_jax.data.reading import mixture",

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from salt_jax.data.languages.markov import MarkovLanguage
 from salt_jax.data.reading.answers import Answers
 from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.evaluation.held_out import HeldOut
+from salt_jax.evaluation.held_out_language import HeldOutLanguage
 from salt_jax.evaluation.held_out_questions import HeldOutQuestions
 from salt_jax.evaluation.held_out_text import HeldOutText
 from salt_jax.training.program import Program
@@ -15,6 +17,7 @@ from salt_jax.training.program import Program
 KINDS: Mapping[type, Callable[[Program, Any], HeldOut]] = {
     PreparedText: HeldOutText,
     Answers: HeldOutQuestions,
+    MarkovLanguage: HeldOutLanguage,
 }
 
 

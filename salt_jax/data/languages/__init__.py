@@ -1,0 +1,1 @@
+"""Languages that are made, so that their next-token distributions are known."""
