@@ -17,6 +17,7 @@ from salt_jax.mesh.partitioning import AxisRules, MeshShape
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.quantized import HELD_DTYPES
 from salt_jax.optim.guard import UpdateGuard
+from salt_jax.optim.moving_average import MovingAverage
 from salt_jax.optim.optimizer import Adafactor, AdamW
 from salt_jax.optim.schedules import Schedule
 
@@ -115,6 +116,7 @@ class Experiment:
     keep_steps: Sequence[int] = ()  # Saved and never deleted: an early scorer's.
     log_every: int = 100
     guard: UpdateGuard | None = None  # Drops updates that are out of bounds.
+    average: MovingAverage | None = None  # Of the parameters, evaluated beside them.
     # Batches whose steps make no update: ranges (FIRST, END) of indices, END exclusive.
     skip_batches: Sequence[tuple[int, int]] = ()
 
@@ -149,6 +151,11 @@ class Experiment:
         if minutes is not None and minutes <= 0:
             raise ValueError(f"save_every_minutes must be positive, got {minutes}.")
         batch_ranges.check(self.skip_batches, self.total_steps)
+        if self.average is not None and self.average.begin_step >= self.total_steps:
+            raise ValueError(
+                f"The average begins after step {self.average.begin_step}, and the "
+                f"last step is {self.total_steps}: let it begin earlier."
+            )
         if self.batch_size % self.num_microbatches:
             raise ValueError(
                 f"num_microbatches={self.num_microbatches} does not divide "

@@ -26,14 +26,18 @@ def evaluate_run(
     *,
     step: str = "latest",
     export: epath.PathLike | None = None,
+    average: bool = False,
 ) -> str:
     """Writes `evaluation.json` and `samples.json` into the run directory.
+
+    Those of a moving average are `evaluation_average.json` and `samples_average.json`.
 
     Args:
       experiment: The run's experiment.
       workdir: The run directory.
       step: The checkpoint to evaluate: a number, "latest" or "best".
       export: An export to evaluate instead of a checkpoint.
+      average: Whether to evaluate the moving average of the parameters.
 
     Returns:
       The metrics as a table: one row per split and domain, or per split and group.
@@ -41,7 +45,8 @@ def evaluate_run(
     Raises:
       FileNotFoundError: the checkpoint, the export or a split is missing.
       ValueError: the parameters are of another model or vocabulary, or do not fit the
-        devices; or the held-out data does not fit the experiment.
+        devices; the run keeps no moving average; or the held-out data does not fit the
+        experiment.
     """
     program = Program.on(experiment)
     like = program.abstract_state.params
@@ -53,12 +58,13 @@ def evaluate_run(
         saved = SavedCheckpoints.of(workdir / "checkpoints")
         at = saved.step_named(step)
         job.agree({"step": at, "checkpoint": saved.read_meta(at)})
-        params = saved.restore_params(at, like)
+        params = saved.restore_params(at, like, average=average)
         check_finite(params, f"Step {at} of {workdir}")
     evaluation = held_out_of(program).evaluate(params)
     if jax.process_index() == 0:
         count = sum(x.size for x in jax.tree.leaves(params))
-        evaluation.write(workdir, step=at, params=count)
+        suffix = "_average" if average else ""
+        evaluation.write(workdir, step=at, params=count, suffix=suffix)
     return evaluation.table
 
 

@@ -27,6 +27,7 @@ def export_run(
     *,
     step: str = "latest",
     dtype: str = "float32",
+    average: bool = False,
 ) -> None:
     """Exports a checkpoint to `output`, unless that very export is there already.
 
@@ -36,10 +37,12 @@ def export_run(
       output: The directory to write.
       step: The checkpoint to export: a number, "latest" or "best".
       dtype: The dtype of the exported parameters: "float32" or "bfloat16".
+      average: Whether to export the moving average of the parameters.
 
     Raises:
       FileNotFoundError: there is no such checkpoint.
-      ValueError: `output` holds something else, or a number is not finite.
+      ValueError: `output` holds something else, a number is not finite, or the run
+        keeps no moving average.
     """
     saved = SavedCheckpoints.of(workdir / "checkpoints")
     at = saved.step_named(step)
@@ -50,6 +53,9 @@ def export_run(
         "experiment_fingerprint": meta["experiment_fingerprint"],
         "stage": meta["stage"],
     }
+    if average:
+        saved.check_average(at)
+        provenance["average"] = meta["experiment"]["average"]
     job.agree({"checkpoint": provenance})
     if _is_exported(output, provenance, dtype):
         logging.info("Step %d of %s is exported to %s.", at, workdir, output)
@@ -57,7 +63,7 @@ def export_run(
     # Nothing is computed, so any number of devices in a row will do.
     anywhere = dataclasses.replace(experiment, mesh=MeshShape(), num_microbatches=1)
     like = Program.on(anywhere).abstract_state.params
-    params = saved.restore_params(at, like)
+    params = saved.restore_params(at, like, average=average)
     check_finite(params, f"Step {at} of {workdir}")
     write_export(
         output,
@@ -88,9 +94,9 @@ def _is_exported(output: epath.Path, provenance: dict[str, Any], dtype: str) -> 
         return False
     found = Export.open(output)
     other = [
-        f"{name}={found.provenance.get(name)!r}, not {provenance[name]!r}"
-        for name in ("step", "experiment_fingerprint")
-        if found.provenance.get(name) != provenance[name]
+        f"{name}={found.provenance.get(name)!r}, not {provenance.get(name)!r}"
+        for name in ("step", "experiment_fingerprint", "average")
+        if found.provenance.get(name) != provenance.get(name)
     ]
     other += [f"dtype={found.dtype!r}, not {dtype!r}"] * (found.dtype != dtype)
     if other:

@@ -137,6 +137,7 @@ def _run(of: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         *_value("optimizer", of["optimizer"]),
         *(_value("guard", of["guard"]) if of["guard"] else ()),
+        *(_value("average", of["average"]) if of["average"] else ()),
         *(("left out", f"batches {a:,} to {b - 1:,}") for a, b in of["skip_batches"]),
         ("mesh", mesh_text(of["mesh"])),
         ("checkpoints", f"every {saved['save_every']:,} steps"),

@@ -1,7 +1,8 @@
 """Measure held-out loss of a run, or ask exports few-shot tasks.
 
 With --gin_file, the held-out data of the experiment is read by a checkpoint of the run
-or by an --export; evaluation.json and samples.json are written into the run directory.
+or by an --export; evaluation.json and samples.json are written into the run directory,
+with --average evaluation_average.json and samples_average.json.
 A fine-tuned student answers its held-out questions instead.
 
 With --tasks, every --export answers the tasks of lm-evaluation-harness, and a table
@@ -16,6 +17,7 @@ import dataclasses
 from salt_jax.commands import few_shot
 from salt_jax.commands.options import (
     RunOptions,
+    add_average,
     add_distributed,
     add_gin,
     add_workdir,
@@ -34,17 +36,21 @@ class Options(RunOptions, few_shot.TaskOptions):
     """The options of evaluate."""
 
     step: str = "latest"
+    average: bool = False
     distributed: str | None = None
 
     def __post_init__(self):
         super().__post_init__()
         if self.tasks is not None:
             self.check_tasks()
-            if self.step != "latest" or self.workdir:
+            if self.step != "latest" or self.workdir or self.average:
                 raise ValueError(
-                    "--step and --workdir are of a run, and --tasks are for exports."
+                    "--step, --average and --workdir are of a run, and --tasks are for "
+                    "exports."
                 )
             return
+        if self.average and self.export:
+            raise ValueError("--average is of a run, --export is not: give one.")
         if self.gin_file and len(self.export) > 1:
             raise ValueError(
                 f"Held-out loss is of one --export at a time, got {len(self.export)}."
@@ -64,6 +70,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="checkpoint of the run; best has the lowest held-out loss "
         "(default: %(default)s)",
     )
+    add_average(group.add_argument)
     group.add_argument(
         "--export",
         action="append",
@@ -98,6 +105,7 @@ def run(options: Options) -> int:
         options.run_directory(),
         step=options.step,
         export=options.export[0] if options.export else None,
+        average=options.average,
     )
     if jax.process_index() == 0:
         print(table)

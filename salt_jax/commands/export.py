@@ -15,6 +15,7 @@ from etils import epath
 
 from salt_jax.commands.options import (
     RunOptions,
+    add_average,
     add_distributed,
     add_gin,
     add_workdir,
@@ -36,6 +37,7 @@ class Options(RunOptions):
     """The options of export."""
 
     step: str = "latest"
+    average: bool = False
     export: Sequence[str] = ()
     output: str | None = None
     format: str = "salt_jax"
@@ -55,8 +57,10 @@ class Options(RunOptions):
             raise ValueError("--export=DIR needs --format=hf, and no --gin_file.")
         if len(self.export) > 1 or not self.output:
             raise ValueError("Give one --export=DIR, and --output=DIR.")
-        if self.step != "latest" or self.workdir:
-            raise ValueError("--step and --workdir are of a run, --export is not.")
+        if self.step != "latest" or self.workdir or self.average:
+            raise ValueError(
+                "--step, --average and --workdir are of a run, --export is not."
+            )
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +74,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="checkpoint of the run; best has the lowest held-out loss "
         "(default: %(default)s)",
     )
+    add_average(source.add_argument)
     source.add_argument(
         "--export",
         action="append",
@@ -81,7 +86,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--output",
         metavar="DIR",
-        help="where to write (default: export/ or hugging_face/ in the run directory)",
+        help="where to write (default: export/ or hugging_face/ in the run directory, "
+        "with --average export_average/ or hugging_face_average/)",
     )
     group.add_argument(
         "--format",
@@ -122,20 +128,32 @@ def run(options: Options) -> int:
 
     experiment = options.load("export", Experiment)
     workdir, dtype = options.run_directory(), options.dtype or "float32"
+    suffix = "_average" if options.average else ""
+
+    def export_to(path: epath.Path) -> None:
+        export_run(
+            experiment,
+            workdir,
+            path,
+            step=options.step,
+            dtype=dtype,
+            average=options.average,
+        )
+
     if options.format != "hf":
-        output = epath.Path(options.output or workdir / "export")
+        output = epath.Path(options.output or workdir / f"export{suffix}")
         with alone_writing(output):
-            export_run(experiment, workdir, output, step=options.step, dtype=dtype)
+            export_to(output)
         record(workdir, "export", options)
         return 0
-    output = epath.Path(options.output or workdir / "hugging_face")
+    output = epath.Path(options.output or workdir / f"hugging_face{suffix}")
     # Before a checkpoint is read for it.
     architecture_of(experiment.model)
     check_new(output, dtype)
     with alone_writing(output):
         # On the way, and in the way of no other export.
         between = output.parent / f"{output.name}.salt_jax"
-        export_run(experiment, workdir, between, step=options.step, dtype=dtype)
+        export_to(between)
         _convert(options, between, output)
         between.rmtree()
     record(workdir, "export", options)

@@ -157,6 +157,15 @@ def add_workdir(add: Callable[..., Any]) -> None:
     )
 
 
+def add_average(add: Callable[..., Any]) -> None:
+    """Adds the option that reads a moving average, by a group's `add_argument`."""
+    add(
+        "--average",
+        action="store_true",
+        help="the moving average of the run's parameters, in place of the parameters",
+    )
+
+
 def add_distributed(add: Callable[..., Any]) -> None:
     """Adds the option of commands that several processes run together."""
     add(

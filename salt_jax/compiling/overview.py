@@ -76,7 +76,7 @@ def _rows(name: str, report: Mapping[str, Any]) -> Iterator[Sequence[str]]:
         beside = about["bytes_beside"]
         yield (
             *(name, pod, program),
-            _gib(sum(held.get(x, 0) for x in ("parameters", "optimizer"))),
+            _gib(sum(held.get(x, 0) for x in ("parameters", "optimizer", "average"))),
             _gib(held.get("teacher", 0)),
             _gib(about["bytes_peak"] + sum(beside.values())),
             _gib(usable) if about["fits"] else f"{_gib(usable)}: does not fit",

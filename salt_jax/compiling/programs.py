@@ -63,6 +63,7 @@ def of_stage(program: Program, stage: Stage) -> Planned:
     held = {
         "parameters": bytes_per_device(state.params),
         "optimizer": bytes_per_device(state.opt_state),
+        "average": bytes_per_device(state.average),
     }
     if distillation:
         held["teacher"] = bytes_per_device(program.abstract_teacher(distillation))
@@ -121,6 +122,7 @@ def _of_init(program: Program) -> Planned:
         made={
             "parameters": bytes_per_device(state.params),
             "optimizer": bytes_per_device(state.opt_state),
+            "average": bytes_per_device(state.average),
         },
     )
 
@@ -137,13 +139,17 @@ def _of_evaluation(program: Program) -> Planned:
         experiment.seq_len,
     )
     # It runs between steps, so the optimizer state and the teacher are in memory too.
-    optimizer = bytes_per_device(program.abstract_state.opt_state)
+    state = program.abstract_state
     teachers = [
         bytes_per_device(program.abstract_teacher(stage.distillation))
         for stage in experiment.stages
         if stage.distillation
     ]
-    beside = {"optimizer": optimizer, "teacher": max(teachers, default=0)}
+    beside = {
+        "optimizer": bytes_per_device(state.opt_state),
+        "average": bytes_per_device(state.average),
+        "teacher": max(teachers, default=0),
+    }
     return dataclasses.replace(planned, beside=beside)
 
 

@@ -117,7 +117,8 @@ def _loss(loss: LossTiling, chip: Chip | None, times: int) -> dict[str, Any]:
 
 def _sections(report: Report) -> list[tuple[str, list[tuple[str, _Cell]]]]:
     memory: list[tuple[str, _Cell]] = [
-        (name, _gib("held", name)) for name in ("parameters", "optimizer", "teacher")
+        (name, _gib("held", name))
+        for name in ("parameters", "optimizer", "average", "teacher")
     ]
     memory += [
         ("temporaries", lambda one: _temporaries(one) / GIB),

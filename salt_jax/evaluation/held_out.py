@@ -23,18 +23,22 @@ class Evaluation:
     samples: Sequence[Mapping[str, str]]
     table: str  # The metrics for people: one row per split and group.
 
-    def write(self, workdir: epath.Path, *, step: int, params: int) -> None:
+    def write(
+        self, workdir: epath.Path, *, step: int, params: int, suffix: str = ""
+    ) -> None:
         """Writes `evaluation.json` and `samples.json` into `workdir`.
 
         Args:
           workdir: The run directory; created if missing.
           step: Updates that the model has had.
           params: The number of parameters of the model.
+          suffix: What the names of the files have before ".json".
         """
         workdir.mkdir(parents=True, exist_ok=True)
         record = {"step": step, "params": params, "splits": self.splits}
-        write_record(workdir / "evaluation.json", record)
-        write_record(workdir / "samples.json", {"samples": list(self.samples)})
+        write_record(workdir / f"evaluation{suffix}.json", record)
+        samples = {"samples": list(self.samples)}
+        write_record(workdir / f"samples{suffix}.json", samples)
 
 
 class HeldOut(Protocol):

@@ -68,12 +68,34 @@ class SavedCheckpoints(CheckpointFolder):
         """
         return self._read(step, like, partial=False)
 
-    def restore_params(self, step: int, like: Any) -> Any:
+    def restore_params(self, step: int, like: Any, *, average: bool = False) -> Any:
         """Returns the parameters of the state of `step`, and reads nothing else.
 
-        Raises the errors of `restore`.
+        Args:
+          step: One of `all_steps`.
+          like: The parameters as shapes, dtypes and shardings.
+          average: Whether to return their moving average instead.
+
+        Raises the errors of `restore`, and:
+          ValueError: the run keeps no moving average.
         """
-        return self._read(step, {"params": like}, partial=True)["params"]
+        if not average:
+            return self._read(step, {"params": like}, partial=True)["params"]
+        self.check_average(step)
+        found = self._read(step, {"average": {"params": like}}, partial=True)
+        return found["average"]["params"]
+
+    def check_average(self, step: int) -> None:
+        """Checks that the state of `step` has a moving average of the parameters.
+
+        Raises the errors of `read_meta`, and:
+          ValueError: it has none.
+        """
+        if self.read_meta(step)["experiment"].get("average") is None:
+            raise ValueError(
+                f"Step {step} in {self.directory} has no moving average: leave out "
+                "--average, or train with Experiment.average."
+            )
 
     def read_meta(self, step: int) -> dict[str, Any]:
         """Returns the JSON object saved beside the state of `step`.

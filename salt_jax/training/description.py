@@ -14,6 +14,7 @@ from salt_jax.mesh.partitioning import MeshShape, Partitioning
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.flops import forward_flops
 from salt_jax.model.transformer import Transformer, abstract_params
+from salt_jax.optim.moving_average import MovingAverage
 from salt_jax.training.rates import Speedometer
 
 PARTS = ("embedding", "attention", "feed_forward", "norms")
@@ -91,6 +92,7 @@ def _experiment(experiment: Experiment) -> dict[str, Any]:
         "schedules": [_at(experiment, step) for step in schedule_steps(experiment)],
         "optimizer": as_json(experiment.optimizer),
         "guard": as_json(experiment.guard),
+        "average": _average(experiment.average),
         "skip_batches": as_json(experiment.skip_batches),
         "mesh": describe_mesh(experiment.mesh),
         "checkpoints": {
@@ -101,6 +103,12 @@ def _experiment(experiment: Experiment) -> dict[str, Any]:
         },
         "validation": as_json(experiment.validation),
     }
+
+
+def _average(average: MovingAverage | None) -> dict[str, Any] | None:
+    if average is None:
+        return None
+    return as_json(average) | {"horizon": round(average.horizon, 3)}
 
 
 def _stage(experiment: Experiment, begin_step: int, stage: Stage) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class Loop:
         """Validates, saves and stops if due after `step` updates."""
         is_last = step == self.program.experiment.total_steps
         stop = self.guard.requested()
-        measured = self._validate(step, state.params, is_last)
+        measured = self._validate(step, state, is_last)
         if self.saver.is_due(step) or is_last or stop:
             # Waits for the loss: a state with a bad one is not saved.
             with self.recorder.pausing("save"):
@@ -95,16 +95,19 @@ class Loop:
             raise self.guard.stopped(step)
 
     def _validate(
-        self, step: int, params: Params, is_last: bool
+        self, step: int, state: TrainState, is_last: bool
     ) -> dict[str, float] | None:
-        """Returns the held-out metrics of `params`; None if no validation is due."""
+        """Returns the held-out metrics of `state`; None if no validation is due."""
         validation = self.program.experiment.validation
         if self.measure is None or validation is None:
             return None
         if step % validation.every and not is_last:
             return None
         with self.recorder.pausing("validation"):
-            values = self.measure(params)
+            values = self.measure(state.params)
+            if state.average is not None:
+                averaged = self.measure(state.average.params)
+                values |= {f"{name}_average": x for name, x in averaged.items()}
         self.recorder.validated(step, values)
         return values
 

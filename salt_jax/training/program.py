@@ -26,6 +26,7 @@ from salt_jax.model.transformer import (
     init_params,
     parameter_facts,
 )
+from salt_jax.optim.moving_average import AverageState
 from salt_jax.optim.schedules import Constant
 from salt_jax.storage.export import Export
 from salt_jax.training.train_step import Metrics, TrainState, Update
@@ -119,8 +120,21 @@ class Program:
         state = self.partitioning.materialize(self._init_state, key)
         if initial is None:
             return state
-        _delete(state.params)
-        return state.replace(params=initial.load(self.abstract_state.params))
+        _delete((state.params, state.average))
+        params = initial.load(self.abstract_state.params)
+        return state.replace(params=params, average=self.fresh_average(params))
+
+    @property
+    def abstract_average(self) -> AverageState:
+        """A moving average as shapes, dtypes and shardings; of any experiment."""
+        return AverageState(self.abstract_state.params, self.abstract_state.step)
+
+    def fresh_average(self, params: Params) -> AverageState | None:
+        """Returns the moving average before its first update; None without one."""
+        if (average := self.experiment.average) is None:
+            return None
+        shardings = jax.tree.map(lambda x: x.sharding, self.abstract_average)
+        return jax.jit(average.init, out_shardings=shardings)(params)
 
     def _open_initial_export(self) -> Export | None:
         if (path := self.experiment.initial_export) is None:
@@ -154,6 +168,7 @@ class Program:
             "parameters": bytes_per_device(state.params),
             "gradients": bytes_per_device(state.params),
             "optimizer": bytes_per_device(state.opt_state),
+            "average": bytes_per_device(state.average),
             "teacher": max(teachers, default=0),
         }
 
@@ -170,6 +185,7 @@ class Program:
             chunk_tokens=self.experiment.loss_chunk_tokens,
             num_microbatches=self.experiment.num_microbatches,
             guard=self.experiment.guard,
+            average=self.experiment.average,
             begin_step=begins[stage.end_step],
         )
 
@@ -222,9 +238,14 @@ class Program:
     def _init_state(self, key: jax.Array) -> TrainState:
         params = init_params(self.student, key)
         step = jnp.zeros((), jnp.int32)
-        guard = self.experiment.guard
-        remembered = None if guard is None else guard.init()
-        return TrainState(step, params, self.optimizer.init(params), remembered)
+        guard, average = self.experiment.guard, self.experiment.average
+        return TrainState(
+            step,
+            params,
+            self.optimizer.init(params),
+            None if guard is None else guard.init(),
+            None if average is None else average.init(params),
+        )
 
 
 def abstract_batch(

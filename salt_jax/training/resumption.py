@@ -113,7 +113,8 @@ def restore(
 ) -> TrainState | None:
     """Returns the state of the checkpoint of `step`, or None without one.
 
-    A guard that the run did not have, or one with another window, begins anew.
+    A guard that the run did not have, or one with another window, begins anew, and so
+    does a moving average that it did not have.
 
     Args:
       program: The program of the experiment.
@@ -127,16 +128,30 @@ def restore(
     """
     if step is None:
         return None
-    like, was = program.abstract_state, meta.get("experiment", {}).get("guard")
-    guard = None
-    if was is not None:
+    state = saved.restore(step, _as_saved(program, meta.get("experiment", {})))
+    guard, average = program.experiment.guard, program.experiment.average
+    if (state.guard and len(state.guard.losses_W)) != (guard and guard.window):
+        fresh = None if guard is None else program.partitioning.materialize(guard.init)
+        state = dataclasses.replace(state, guard=fresh)
+    if (state.average is None) != (average is None):
+        fresh = program.fresh_average(state.params)
+        state = dataclasses.replace(state, average=fresh)
+    return state
+
+
+def _as_saved(program: Program, experiment: Mapping[str, Any]) -> TrainState:
+    """Returns the state of a checkpoint as shapes, dtypes and shardings.
+
+    Args:
+      program: The program that resumes the run.
+      experiment: The experiment that saved the checkpoint, as JSON.
+    """
+    like, guard, average = program.abstract_state, None, None
+    if (was := experiment.get("guard")) is not None:
         guard = program.partitioning.abstract(UpdateGuard(window=was["window"]).init)
-    state = saved.restore(step, dataclasses.replace(like, guard=guard))
-    now = program.experiment.guard
-    if (now and now.window) == (was and was["window"]):
-        return state
-    fresh = None if now is None else program.partitioning.materialize(now.init)
-    return dataclasses.replace(state, guard=fresh)
+    if experiment.get("average") is not None:
+        average = program.abstract_average
+    return dataclasses.replace(like, guard=guard, average=average)
 
 
 def check_inputs(

@@ -120,11 +120,16 @@ def cost_of(experiment: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[str
     """Returns what decides the step time of a stage, from `config.as_json`."""
     distillation = stage["distillation"]
     teacher = ("teacher", "teacher_dtype", "teacher_rules")
-    return {name: experiment[name] for name in _COST_FIELDS} | {
-        "optimizer": experiment["optimizer"]["type"],
-        "objective": stage["data"].get("objective"),
-        "teacher": distillation and {name: distillation[name] for name in teacher},
-    }
+    average = {"average": True} if experiment.get("average") else {}
+    return (
+        average
+        | {name: experiment[name] for name in _COST_FIELDS}
+        | {
+            "optimizer": experiment["optimizer"]["type"],
+            "objective": stage["data"].get("objective"),
+            "teacher": distillation and {name: distillation[name] for name in teacher},
+        }
+    )
 
 
 class Steppers:

@@ -18,6 +18,7 @@ from salt_jax.batch import Batch
 from salt_jax.loss.losses import chunked_salt_loss
 from salt_jax.model.transformer import Params, Transformer
 from salt_jax.optim.guard import GuardState, UpdateGuard
+from salt_jax.optim.moving_average import AverageState, MovingAverage
 from salt_jax.optim.optimizer import advance_schedules
 from salt_jax.optim.schedules import Constant, Schedule
 
@@ -34,6 +35,7 @@ class TrainState:
     params: Params
     opt_state: optax.OptState
     guard: GuardState | None = None  # None without a guard.
+    average: AverageState | None = None  # None without a moving average.
 
     def without_update(self) -> TrainState:
         """Returns the state after a step that makes no update; schedules go on."""
@@ -68,6 +70,7 @@ class Update:
     chunk_tokens: int
     num_microbatches: int = 1
     guard: UpdateGuard | None = None
+    average: MovingAverage | None = None
     begin_step: int = 0  # Of the stage; what the guard compares with begins there.
 
     def __call__(
@@ -85,6 +88,8 @@ class Update:
             "update_norm": optax.tree.norm(updates),
         }
         updated = TrainState(state.step + 1, params, opt_state, state.guard)
+        if self.average is not None:
+            updated = self._averaged(self.average, state, updated)
         if self.guard is None:
             return updated, metrics
         return self._guarded(self.guard, state, updated, metrics)
@@ -102,6 +107,15 @@ class Update:
         if self.teacher is not None:
             metrics |= {"kd_weight": shared.kd_weight}
         return grads, metrics
+
+    def _averaged(
+        self, average: MovingAverage, state: TrainState, updated: TrainState
+    ) -> TrainState:
+        """Returns `updated` with its parameters in the average."""
+        assert state.average is not None
+        with jax.named_scope("average"):
+            averaged = average.update(state.average, updated.params, updated.step)
+        return dataclasses.replace(updated, average=averaged)
 
     def _guarded(
         self, guard: UpdateGuard, state: TrainState, updated: TrainState, found: Metrics

@@ -7,6 +7,7 @@ import pytest
 
 from salt_jax.model.transformer import Transformer, init_params, parameter_facts
 from salt_jax.optim.guard import UpdateGuard
+from salt_jax.optim.moving_average import MovingAverage
 from salt_jax.optim.optimizer import Adafactor, AdamW
 from salt_jax.optim.schedules import Constant, Step
 from salt_jax.training.train_step import TrainState, Update
@@ -37,8 +38,9 @@ def stage(mesh=None, *, optimizer="adamw", with_teacher=True, **changes):
     def init(key):
         params = init_params(student, key)
         remembered = None if update.guard is None else update.guard.init()
+        averaged = None if update.average is None else update.average.init(params)
         step = jnp.zeros((), jnp.int32)
-        return TrainState(step, params, optimizer.init(params), remembered)
+        return TrainState(step, params, optimizer.init(params), remembered, averaged)
 
     state = mesh.materialize(init, jax.random.key(0))
     return update, state, teacher_params
@@ -220,7 +222,31 @@ def leave_out_by_hand(state, after):
     return TrainState(state.step + 1, state.params, (*moments, descent), after.guard)
 
 
-def test_without_a_guard_the_program_has_no_trace_of_one():
+def test_without_a_guard_or_an_average_the_program_has_no_trace_of_them():
     update, state, teacher_params = stage()
     lowered = jax.jit(update).lower(state, teacher_params, packed_batch(rows=8))
     assert "is_finite" not in lowered.as_text()
+    assert "exponential_minus_one" not in lowered.as_text()
+
+
+@pytest.mark.slow
+def test_the_average_on_a_mesh_is_of_the_updates_that_the_guard_kept():
+    mesh, d = partitioning(8, model=2, replica=2), 0.6
+    average, guard = MovingAverage(decay=d), UpdateGuard()
+    update, state, teacher_params = stage(
+        mesh, num_microbatches=2, guard=guard, average=average
+    )
+    batch = packed_batch(rows=8)
+    bad = batch.replace(weights_BL=batch.weights_BL.at[3].set(jnp.inf))
+    step = jax.jit(update)
+    first, _ = step(state, teacher_params, on_mesh(batch, mesh))
+    dropped, _ = step(first, teacher_params, on_mesh(bad, mesh))
+    jax.tree.map(np.testing.assert_array_equal, dropped.average, first.average)
+    jax.tree.map(np.testing.assert_array_equal, first.average.params, first.params)
+    last, _ = step(dropped, teacher_params, on_mesh(batch, mesh))
+    assert int(last.average.updates) == 2 and int(last.step) == 3
+    mean = lambda a, b: (d * np.asarray(a) + np.asarray(b)) / (d + 1.0)
+    expected = jax.tree.map(mean, first.params, last.params)
+    assert_close(last.average.params, expected, rtol=1e-6)
+    places = lambda tree: [x.sharding for x in jax.tree.leaves(tree)]
+    assert places(last.average.params) == places(last.params)
