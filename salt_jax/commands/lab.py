@@ -10,15 +10,21 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import fnmatch
+import importlib
+import importlib.util
 import json
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from salt_jax.commands import streams
 from salt_jax.commands.options import GinOptions, add_gin, positive
 
 if TYPE_CHECKING:
-    from salt_jax.lab.graph import Plan, Reading
+    from salt_jax.lab.graph import Node, Plan, Reading
+    from salt_jax.lab.running import Outcome
+    from salt_jax.lab.values import Lab
 
 EXAMPLES = """\
   salt_jax lab --gin_file=gin/lab_tiny.gin --list
@@ -33,6 +39,7 @@ class Options(GinOptions):
     list: bool = False
     only: Sequence[str] = ()
     jobs: int = 1
+    hosts: str | None = None
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +64,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="commands to run at once (default: %(default)s)",
     )
+    group.add_argument(
+        "--hosts",
+        metavar="WORDS",
+        help="words before commands that several processes run together, such as "
+        "'srun'; these then get --distributed=auto",
+    )
 
 
 def run(options: Options) -> int:
@@ -67,10 +80,14 @@ def run(options: Options) -> int:
       ValueError: the laboratory, or an experiment in it, is refused; or another command
         made what is at the place of a run.
     """
+    import jax
+
     from salt_jax.lab import lab_file
     from salt_jax.lab.planning import plan
     from salt_jax.lab.values import Lab
 
+    # The accelerators are for the commands: whoever opens one holds it.
+    jax.config.update("jax_platforms", "cpu")
     lab = options.load("lab", Lab)
     planned = plan(lab, reading())
     names = _chosen(planned, options.only)
@@ -78,8 +95,55 @@ def run(options: Options) -> int:
     if options.list:
         print("\n".join(_listed(planned, names)))
         return 0
-    lab_file.write(lab, planned)
-    return 0
+    with streams.lossy_stdout():
+        lab_file.write(lab, planned)
+        outcome = _run(lab, planned, names, options)
+        print("\n".join(_summary(lab, outcome, len(names))))
+        if outcome.stopped is not None:
+            return outcome.stopped
+        if not options.only and importlib.util.find_spec("salt_jax.report.arms"):
+            from salt_jax.report.arms.write import write_lab_report
+
+            write_lab_report(lab_file.folder_of(lab))
+        return 1 if outcome.failed else 0
+
+
+def _run(lab: Lab, planned: Plan, names: Sequence[str], options: Options) -> Outcome:
+    from salt_jax.commands.parser import COMMANDS
+    from salt_jax.lab.running import Runner
+    from salt_jax.telemetry import versions
+
+    def command_of(node: Node) -> list[str]:
+        words = [sys.executable, "-m", "salt_jax.main", *node.argv]
+        fields = importlib.import_module(COMMANDS[node.argv[0]]).Options
+        if options.hosts is None or "distributed" not in fields.__dataclass_fields__:
+            return words
+        return [*shlex.split(options.hosts), *words, "--distributed=auto"]
+
+    nodes = {name: planned.nodes[name] for name in names}
+    runner = Runner(
+        nodes, lab.root, command_of, versions.of_code(), lambda x: print(x, flush=True)
+    )
+    return runner.run(options.jobs)
+
+
+def _summary(lab: Lab, outcome: Outcome, count: int) -> Iterator[str]:
+    """Yields lines that say what came of the commands."""
+    from salt_jax.lab import markers
+
+    made, before = len(outcome.made), len(outcome.before)
+    parts = [f"{made + before} complete, {before} of them before"]
+    parts += [f"{len(outcome.failed)} failed"] * bool(outcome.failed)
+    parts += [f"{len(outcome.blocked)} need those"] * bool(outcome.blocked)
+    if outcome.stopped is not None:
+        parts.append("stopped: the same command goes on")
+    yield f"Lab {lab.name}: of {count} commands {', '.join(parts)}."
+    for name, ended in outcome.failed.items():
+        log = markers.log_of(lab.root, name)
+        yield f"  {name} failed with exit code {ended.exit}: {ended.last_line}"
+        yield f"    all it said: {log}"
+    for name, because in outcome.blocked.items():
+        yield f"  {name} was not run: it needs {because}"
 
 
 def reading() -> Reading:

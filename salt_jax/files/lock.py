@@ -63,8 +63,12 @@ def holder_of(folder: epath.PathLike) -> Holder | None:
 
 
 @contextlib.contextmanager
-def alone_at(output: epath.PathLike) -> Iterator[None]:
+def alone_at(output: epath.PathLike) -> Iterator[int | None]:
     """Keeps other processes from writing `output`, by a file beside it.
+
+    Yields:
+      The descriptor of the lock: a child that inherits it holds the lock too, until it
+      ends. None for a lease, which ends with this process.
 
     Raises:
       LockedError: another process writes it.
@@ -73,12 +77,12 @@ def alone_at(output: epath.PathLike) -> Iterator[None]:
     output = epath.Path(output)
     with _folder(output.parent):
         path = output.parent / f".{output.name}.lock"
-        with _held(path, str(output), LeaseTimes()):
-            yield
+        with _held(path, str(output), LeaseTimes()) as descriptor:
+            yield descriptor
 
 
 @contextlib.contextmanager
-def _held(path: epath.Path, what: str, times: LeaseTimes) -> Iterator[None]:
+def _held(path: epath.Path, what: str, times: LeaseTimes) -> Iterator[int | None]:
     if is_local(path):
         try:
             file = _locked(path, what)
@@ -87,13 +91,13 @@ def _held(path: epath.Path, what: str, times: LeaseTimes) -> Iterator[None]:
                 raise
         else:
             try:
-                yield
+                yield file.fileno()
             finally:
                 path.unlink(missing_ok=True)  # Before it is free for others.
                 file.close()
             return
     with leased(path, what, times):
-        yield
+        yield None
 
 
 def _locked(path: epath.Path, what: str) -> IO[str]:
