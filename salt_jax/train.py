@@ -16,6 +16,7 @@ from salt_jax import config
 from salt_jax.config import Experiment
 from salt_jax.data.reading.loader import open_batches
 from salt_jax.evaluation.held_out_kinds import held_out_of
+from salt_jax.files.bill import read_bill
 from salt_jax.processes import job
 from salt_jax.storage.array_files import absolute, check_name
 from salt_jax.storage.checkpoint_reading import SavedCheckpoints
@@ -34,6 +35,7 @@ from salt_jax.training.recorder import Recorder, recorded_seconds
 from salt_jax.training.saved_steps import load_compiled
 from salt_jax.training.stage_inputs import StageInputs
 from salt_jax.training.stop_signals import StopSignals
+from salt_jax.training.tally import Tally
 from salt_jax.training.train_step import TrainState
 
 
@@ -112,10 +114,12 @@ def train(
             updates = updates or program.compile_from(start.step)
         going_back.set_aside(start.saved, start.step)
         recorder = Recorder(
-            Speedometer.on(experiment, program.devices, start.position),
+            experiment,
             workdir,
             from_step=start.step,
             times=times,
+            tally=start.tally(program, times, workdir),
+            speed=Speedometer.on(program.devices),
             dropped=0 if state.guard is None else int(state.guard.dropped),
             trackers=_trackers(trackers, experiment, workdir),
         )
@@ -134,6 +138,7 @@ def train(
         )
         for stage, update in zip(inputs.stages, updates, strict=True):
             state = loop.run(stage, update, state)
+        recorder.write_bill()
     logging.info("Complete at step %d: %s.", experiment.total_steps, workdir)
     return state
 
@@ -166,6 +171,17 @@ class _Start:
     def time_sheet(self, workdir: epath.Path, began: float) -> TimeSheet:
         spent = self.meta.get("spent_seconds", {})
         return TimeSheet(began, spent, recorded=recorded_seconds(workdir))
+
+    def tally(self, program: Program, times: TimeSheet, workdir: epath.Path) -> Tally:
+        before = read_bill(workdir)
+        return Tally(
+            program.experiment,
+            self.meta,
+            devices=program.devices,
+            times=times,
+            lost_devices=None if before is None else before.devices,
+            held_out_tokens=program.held_out_tokens,
+        )
 
     def state(self, program: Program) -> TrainState:
         # A run starts from, in this order: its own latest checkpoint; the export named

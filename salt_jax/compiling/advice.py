@@ -13,7 +13,8 @@ def advice(report: Report) -> str:
     states = sum(planned.held.values()) + planned.made.get("gradients", 0)
     loss = planned.loss
     savings = {"a mesh of twice the chips": states // 2}
-    if planned.flops.recomputed < planned.flops.student_forward and rows:
+    # Less than "full" does, which recomputes two thirds at least.
+    if 2 * planned.flops.recomputed < planned.flops.student_forward and rows:
         savings["remat='full' for the student"] = rows * 2 // 3
     if planned.stage is not None:
         savings["twice the num_microbatches"] = rows // 2

@@ -10,18 +10,14 @@ import jax
 from jax.sharding import Mesh
 
 from salt_jax.compiling.activations import saved_bytes
-from salt_jax.compiling.roofline import (
-    FlopsBill,
-    LossTiling,
-    reading_bill,
-    training_bill,
-)
+from salt_jax.compiling.roofline import LossTiling
 from salt_jax.config import Scoring, Stage
 from salt_jax.evaluation.eval_step import token_reader
 from salt_jax.evaluation.reader import reader_of
 from salt_jax.loss.token_chunks import TokenChunks
 from salt_jax.mesh.partitioning import Partitioning, bytes_per_device
 from salt_jax.model.config import TransformerConfig
+from salt_jax.model.flops import FlopsBill, reading_bill, training_bill
 from salt_jax.model.quantized import abstract_held, reading_model
 from salt_jax.model.transformer import Transformer
 from salt_jax.training.program import Program, abstract_batch

@@ -1,4 +1,4 @@
-"""FLOPs and memory traffic of a step by formula, and their lower bounds in seconds.
+"""FLOPs and memory traffic of the loss by formula, and lower bounds in seconds.
 
 Dimensions: V vocabulary, D embed, C tokens of a chunk.
 """
@@ -8,8 +8,6 @@ from __future__ import annotations
 import dataclasses
 
 from salt_jax.mesh.chips import Chip
-from salt_jax.model.config import TransformerConfig
-from salt_jax.model.flops import forward_flops
 
 # Passes over logits in HBM, as XLA fuses them for TPUs. The product writes the logits
 # and finds their maximum; a second pass reads them for all sums. With a gradient, each
@@ -72,45 +70,6 @@ class LossTiling:
         return self.num_chunks * passes * self.logits_bytes
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FlopsBill:
-    """FLOPs per token of a step, by purpose."""
-
-    student_forward: int = 0
-    student_backward: int = 0
-    recomputed: int = 0
-    teacher_forward: int = 0
-    loss: int = 0
-
-    @property
-    def total(self) -> int:
-        """The sum of all purposes."""
-        return sum(dataclasses.asdict(self).values())
-
-
-def training_bill(
-    student: TransformerConfig, teacher: TransformerConfig | None, seq_len: int
-) -> FlopsBill:
-    """Returns the FLOPs per token of a training step, rematerialization included."""
-    forward = _layers(student, seq_len)
-    widths = 3 * student.embed_dim + (teacher.embed_dim if teacher else 0)
-    return FlopsBill(
-        student_forward=forward,
-        student_backward=2 * forward,
-        recomputed=_recomputed(student, seq_len),
-        teacher_forward=_layers(teacher, seq_len) if teacher else 0,
-        loss=2 * student.vocab_size * widths,
-    )
-
-
-def reading_bill(model: TransformerConfig, seq_len: int) -> FlopsBill:
-    """Returns the FLOPs per token of a forward pass with its loss."""
-    return FlopsBill(
-        student_forward=_layers(model, seq_len),
-        loss=2 * model.vocab_size * model.embed_dim,
-    )
-
-
 def matmul_seconds(flops: float, chip: Chip | None) -> float | None:
     """Returns the seconds of `flops` at the chip's peak rate; None without a chip."""
     return None if chip is None else flops / chip.flops_per_second
@@ -119,18 +78,3 @@ def matmul_seconds(flops: float, chip: Chip | None) -> float | None:
 def memory_seconds(num_bytes: float, chip: Chip | None) -> float | None:
     """Returns the seconds of `num_bytes` at the peak rate; None without a chip."""
     return None if chip is None else num_bytes / chip.memory_bytes_per_second
-
-
-def _layers(config: TransformerConfig, seq_len: int) -> int:
-    return forward_flops(config, seq_len) - 2 * config.embed_dim * config.vocab_size
-
-
-def _recomputed(config: TransformerConfig, seq_len: int) -> int:
-    """Returns the FLOPs per token that the backward pass recomputes."""
-    attention = 4 * config.num_layers * config.num_heads * config.head_dim * seq_len
-    return {
-        "none": 0,
-        "save_dots": 0,
-        "save_dots_without_batch": attention,
-        "full": _layers(config, seq_len),
-    }[config.remat]

@@ -16,12 +16,12 @@ from salt_jax import config
 from salt_jax.compiling.compile import FIT_CHECK_LEVEL, compiling, on_slices
 from salt_jax.compiling.inspected import inspect
 from salt_jax.compiling.programs import Planned, of_stage
-from salt_jax.compiling.roofline import training_bill
 from salt_jax.compiling.topology import Topology
 from salt_jax.config import Experiment
 from salt_jax.files.records import read_record, write_record
 from salt_jax.mesh.memory import GIB
 from salt_jax.model.config import REMAT_POLICIES
+from salt_jax.model.flops import training_bill
 from salt_jax.training.program import Program
 from salt_jax.training.saved_steps import facts
 

@@ -10,14 +10,10 @@ from salt_jax.compiling.advice import advice
 from salt_jax.compiling.collectives import KINDS, total_bytes
 from salt_jax.compiling.compile import Report
 from salt_jax.compiling.inspected import Inspected
-from salt_jax.compiling.roofline import (
-    FlopsBill,
-    LossTiling,
-    matmul_seconds,
-    memory_seconds,
-)
+from salt_jax.compiling.roofline import LossTiling, matmul_seconds, memory_seconds
 from salt_jax.mesh.chips import Chip
 from salt_jax.mesh.memory import GIB
+from salt_jax.model.flops import FlopsBill
 
 _Cell = Callable[[Inspected], float | None]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from absl import logging
@@ -29,6 +29,7 @@ class Asked:
     vocabulary: Vocabulary
     max_new_tokens: int
     score: Score
+    count: Callable[[int], None] = lambda tokens: None  # Told the tokens that are read.
 
     @classmethod
     def of(
@@ -55,6 +56,7 @@ class Asked:
             vocabulary=vocabulary,
             max_new_tokens=answering.max_new_tokens,
             score=scorer(answering.result_after),
+            count=lambda n: program.held_out_tokens.update({program.student.config: n}),
         )
 
     def answers(self, params: Params) -> list[str]:
@@ -64,6 +66,8 @@ class Asked:
             [question.example.inputs.tolist() for question in self.questions],
             max_new_tokens=self.max_new_tokens,
         )
+        asked = sum(len(question.example.inputs) for question in self.questions)
+        self.count(asked + sum(map(len, written)))
         return [self.vocabulary.decode(tokens).strip() for tokens in written]
 
     def scores(self, answers: Sequence[str]) -> list[dict[str, float]]:

@@ -57,6 +57,8 @@ class Reader:
     read: ReadTokens
     partitioning: Partitioning
     batch_size: int  # Rows of all devices together.
+    # Told the tokens of each batch, if someone counts them.
+    count: Callable[[int], None] = lambda tokens: None
 
     def __post_init__(self):
         shards = self.partitioning.size("batch")
@@ -103,6 +105,7 @@ class Reader:
         pending = None
         for tag, batch in batches:
             statistics = self.read(params, self._on_mesh(batch))
+            self.count(batch.tokens_BL.size)
             # The devices compute this batch while the host uses the one before.
             if pending is not None:
                 yield _on_host(*pending)
@@ -138,11 +141,12 @@ class Reader:
 
 def reader_of(program: Program) -> Reader:
     """Returns the reader of the student, in batches of the training microbatch size."""
-    experiment = program.experiment
+    experiment, model = program.experiment, program.experiment.model
     return Reader(
         read=token_reader(program.student, experiment.loss_chunk_tokens),
         partitioning=program.partitioning,
         batch_size=experiment.batch_size // experiment.num_microbatches,
+        count=lambda tokens: program.held_out_tokens.update({model: tokens}),
     )
 
 

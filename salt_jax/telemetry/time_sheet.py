@@ -38,7 +38,9 @@ class TimeSheet:
           clock: Returns the time [s].
         """
         self._spent = dict.fromkeys(PARTS, 0.0) | dict(earlier)
-        self._spent[LOST] += max(recorded - sum(self._spent.values()), 0.0)
+        self.newly_lost = max(recorded - sum(self._spent.values()), 0.0)
+        self._spent[LOST] += self.newly_lost
+        self.earlier = sum(self._spent.values())  # Of all attempts before this one.
         self._clock = clock
         self._part, self._since = OTHER, began
 

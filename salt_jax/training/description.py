@@ -9,13 +9,13 @@ import jax
 
 from salt_jax.config import Experiment, Scoring, Stage, as_json
 from salt_jax.data.preparing.prepare import Preparation
+from salt_jax.data.reading import batch_ranges
 from salt_jax.lab.values import Lab
 from salt_jax.mesh.partitioning import MeshShape, Partitioning
 from salt_jax.model.config import TransformerConfig
-from salt_jax.model.flops import forward_flops
+from salt_jax.model.flops import forward_flops, step_flops
 from salt_jax.model.transformer import Transformer, abstract_params
 from salt_jax.optim.moving_average import MovingAverage
-from salt_jax.training.rates import Speedometer
 
 PARTS = ("embedding", "attention", "feed_forward", "norms")
 
@@ -134,9 +134,17 @@ def _stage(experiment: Experiment, begin_step: int, stage: Stage) -> dict[str, A
 
 
 def _position(experiment: Experiment, step: int) -> dict[str, Any]:
-    """Returns tokens and FLOPs up to `step`, as the records of a run have them."""
-    speed = Speedometer(experiment=experiment, num_devices=1, chip=None)
-    return speed.position(step)
+    """Returns tokens and FLOPs up to `step`, if no stage ends early."""
+    tokens = flops = 0
+    for begin_step, stage in experiment.timeline():
+        end = max(begin_step, min(step, stage.end_step))
+        left_out = batch_ranges.count(experiment.skip_batches, begin_step, end)
+        read = (end - begin_step - left_out) * experiment.batch_size
+        teacher = stage.distillation.teacher if stage.distillation else None
+        tokens += read * experiment.seq_len
+        per_token = step_flops(experiment.model, teacher, experiment.seq_len)
+        flops += read * experiment.seq_len * per_token
+    return {"tokens": tokens, "flops": float(flops)}
 
 
 def _at(experiment: Experiment, step: int) -> dict[str, Any]:

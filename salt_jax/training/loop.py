@@ -12,6 +12,7 @@ from absl import logging
 from salt_jax import config
 from salt_jax.config import Stage
 from salt_jax.data.reading.loader import Loader
+from salt_jax.files.bill import Bill
 from salt_jax.model.transformer import Params
 from salt_jax.telemetry import versions
 from salt_jax.telemetry.profiling import Tracer
@@ -90,7 +91,8 @@ class Loop:
             # Waits for the loss: a state with a bad one is not saved.
             with self.recorder.pausing("save"):
                 save = self.saver.save_last if is_last or stop else self.saver.save
-                save(step, state, self._meta(step, stage), measured)
+                bill = self.recorder.write_bill()
+                save(step, state, self._meta(stage, bill), measured)
         if stop and not is_last:
             raise self.guard.stopped(step)
 
@@ -111,15 +113,16 @@ class Loop:
         self.recorder.validated(step, values)
         return values
 
-    def _meta(self, step: int, stage: Stage) -> dict[str, Any]:
+    def _meta(self, stage: Stage, bill: Bill) -> dict[str, Any]:
         """Returns what a checkpoint holds beside the state."""
         return {
             "experiment": config.as_json(self.program.experiment),
             "experiment_fingerprint": config.fingerprint(self.program.experiment),
             "stage": stage.name,
-            "position": self.recorder.speed.at(step).to_meta(),
+            "position": self.recorder.tally.position.to_meta(),
+            "bill": dataclasses.asdict(bill),
             "inputs": dict(self.fingerprints),
-            "spent_seconds": self.recorder.times.totals(),
+            "spent_seconds": bill.seconds,
             "versions": versions.of_packages(),
             RESTORED_STEP: self.restored_step,
         }

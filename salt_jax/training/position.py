@@ -11,19 +11,20 @@ from typing import Any
 class Position:
     """The rows, tokens and model FLOPs of the first `step` steps.
 
-    They add up over the batch sizes that the run had, so a checkpoint holds them.
+    They are counted as the steps are made: batch sizes may change, batches may be left
+    out, and stages may end early. So a checkpoint holds them.
     """
 
     step: int = 0
-    rows: int = 0
-    tokens: int = 0
-    flops: int = 0
+    rows: int = 0  # The place in the data: those of batches left out count.
+    tokens: int = 0  # Read.
+    flops: int = 0  # Model FLOPs, so without rematerialization.
 
     @classmethod
     def of(cls, meta: Mapping[str, Any]) -> Position:
         """Returns the position in the `meta` of a checkpoint.
 
-        Without one it is the start: a run of an unchanged experiment counts from there.
+        Without one it is the start.
         """
         return cls(**meta.get("position", {}))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import dataclasses
 import functools
@@ -19,6 +20,7 @@ from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.mesh.memory import available_per_device, check_fits
 from salt_jax.mesh.partitioning import Partitioning, bytes_per_device
 from salt_jax.model.attention_choice import AttentionChoice
+from salt_jax.model.config import TransformerConfig
 from salt_jax.model.quantized import abstract_held, reading_model
 from salt_jax.model.transformer import (
     Params,
@@ -91,6 +93,11 @@ class Program:
     def optimizer(self) -> optax.GradientTransformation:
         """The optimizer as an optax transformation."""
         return self.experiment.optimizer.build(parameter_facts(self.student))
+
+    @functools.cached_property
+    def held_out_tokens(self) -> collections.Counter[TransformerConfig]:
+        """The tokens of held-out data that each model has read so far; it grows."""
+        return collections.Counter()
 
     def teacher(self, distillation: Distillation) -> Transformer:
         """Returns the teacher's model, with its own sharding rules."""

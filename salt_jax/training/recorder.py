@@ -11,7 +11,9 @@ import jax
 from absl import logging
 from etils import epath
 
-from salt_jax.config import Stage
+from salt_jax.config import Experiment, Stage
+from salt_jax.data.reading import batch_ranges
+from salt_jax.files.bill import Bill
 from salt_jax.loss.weighted_mean import WeightedMean
 from salt_jax.telemetry.metric_writer import METRICS_FILE, MetricWriter, read_metrics
 from salt_jax.telemetry.progress import Progress
@@ -19,6 +21,7 @@ from salt_jax.telemetry.time_sheet import OTHER, STEPS, TimeSheet
 from salt_jax.telemetry.trackers.tracker import Tracker
 from salt_jax.training.bad_steps import check_step
 from salt_jax.training.rates import Clocks, Speedometer
+from salt_jax.training.tally import Tally
 from salt_jax.training.train_step import Metrics
 
 
@@ -39,25 +42,30 @@ class Recorder:
 
     def __init__(
         self,
-        speed: Speedometer,
+        experiment: Experiment,
         workdir: epath.Path,
         *,
         from_step: int,
         times: TimeSheet,
+        tally: Tally,
+        speed: Speedometer,
         dropped: int = 0,
         trackers: Sequence[Tracker] = (),
     ):
         """Opens the records of a run, and drops those of steps after `from_step`.
 
         Args:
-          speed: The speedometer of the experiment.
+          experiment: The experiment of the run.
           workdir: The run directory.
           from_step: The updates of the checkpoint that is resumed; 0 without one.
           times: The time sheet of the run.
+          tally: What the run has read and computed before.
+          speed: The speedometer of its devices.
           dropped: The updates that the guard dropped in these steps.
           trackers: Services that get the records too.
         """
-        self._experiment, self.speed = speed.experiment, speed
+        self._experiment, self._workdir = experiment, workdir
+        self.tally, self._speed = tally, speed
         self._writer = MetricWriter(workdir, from_step=from_step, trackers=trackers)
         self._from_step, self._dropped = from_step, dropped
         self.times = times
@@ -65,7 +73,7 @@ class Recorder:
         self._pending: _Pending | None = None
         self._facts: dict[str, float | str] = {}
         self._last = Clocks(
-            step=from_step, stage=None, seconds=times.totals()[STEPS], stall=0.0
+            at=tally.position, stage=None, seconds=times.totals()[STEPS], stall=0.0
         )
         self._summed: Stage | None = None
         self._sums: Metrics = {}
@@ -128,8 +136,21 @@ class Recorder:
                 "since the last checkpoint was saved."
             )
         seconds = {"seconds": self.times.totals()[STEPS]}
-        self._writer.write(step, self.speed.position(step) | seconds | values)
+        self._writer.write(step, self._spent() | seconds | values)
         self._facts |= values
+
+    def write_bill(self) -> Bill:
+        """Writes what the run has cost so far; all processes must call it.
+
+        A bill that cannot be written is no reason to stop.
+        """
+        bill = self.tally.bill()
+        if jax.process_index() == 0:
+            try:
+                bill.write(self._workdir)
+            except OSError as error:
+                logging.warning("%s; training goes on.", error)
+        return bill
 
     def close(self) -> None:
         """Ends the progress line and the event file."""
@@ -141,6 +162,8 @@ class Recorder:
         if pending is None:
             return
         self._facts |= {"stage": pending.stage.name}
+        is_read = pending.metrics is not None
+        self.tally.step(pending.step, pending.stage, is_read=is_read)
         if pending.metrics is None:
             logging.info(
                 "Step %d: batch %d is left out.", pending.step, pending.step - 1
@@ -174,24 +197,24 @@ class Recorder:
     def _record(self, pending: _Pending) -> None:
         times = self.times.record()
         now = Clocks(
-            step=pending.step,
+            at=self.tally.position,
             stage=pending.stage,
             seconds=times["seconds"],
             stall=pending.stall,
         )
         then, self._last = self._last, now
-        rates = self.speed.rates(then, now)
-        learning_rate = self._experiment.optimizer.learning_rate(now.step - 1)
+        rates = self._speed.rates(then, now)
+        learning_rate = self._experiment.optimizer.learning_rate(pending.step - 1)
         values = {
             "stage": pending.stage.name,
-            **self.speed.position(now.step),
+            **self._spent(),
             **(self._sums if self._summed is pending.stage else {}),
-            **self._skipped(now.step),
+            **self._skipped(pending.step),
             "learning_rate": float(learning_rate),
             **rates,
             **times,
         }
-        self._writer.write(now.step, values)
+        self._writer.write(pending.step, values)
         self._summed = None
         self._facts |= {
             "step": f"{rates['step_seconds']:.3g} s",
@@ -199,11 +222,16 @@ class Recorder:
             "stall": f"{rates['input_stall']:.1%}",
         }
 
+    def _spent(self) -> dict[str, float]:
+        at = self.tally.position
+        return {"tokens": at.tokens, "flops": float(at.flops)}
+
     def _skipped(self, step: int) -> dict[str, int]:
         """Returns the steps without an update, if this experiment can have them."""
         if self._experiment.guard is None and not self._experiment.skip_batches:
             return {}
-        return {"skipped_updates": self._dropped + self.speed.left_out(step)}
+        left_out = batch_ranges.count(self._experiment.skip_batches, 0, step)
+        return {"skipped_updates": self._dropped + left_out}
 
 
 def recorded_seconds(workdir: epath.Path) -> float:

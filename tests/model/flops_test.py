@@ -4,7 +4,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from salt_jax.model.flops import forward_flops, matmul_params, step_flops
+from salt_jax.model.flops import (
+    forward_flops,
+    matmul_params,
+    step_flops,
+    training_bill,
+)
 from salt_jax.model.transformer import Transformer, abstract_params
 from tests.examples import SMALL, packed_batch, partitioning, small_model
 
@@ -43,3 +48,25 @@ def test_every_weight_in_the_layers_is_counted():
     params = abstract_params(Transformer(SMALL, partitioning()))["params"]["layers"]
     weights = [x for x in jax.tree.leaves(params) if len(x.shape) > 2]
     assert matmul_params(SMALL) == sum(x.size for x in weights)
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"remat": "full"}, {"remat": "full", "post_norms": True}], ids=str
+)
+def test_the_parts_of_a_step_are_what_the_compiler_counts(change):
+    shape = dataclasses.replace(WIDE, **change)
+    model, params = small_model(**{k: getattr(shape, k) for k in vars(shape)})
+    batch = packed_batch(rows=4, length=64)
+    loss = lambda params: jnp.sum(jnp.square(model.apply(params, batch).logits()))
+    teacher = dataclasses.replace(SMALL, vocab_size=WIDE.vocab_size)
+    parts = training_bill(shape, teacher, 64).by_part
+    assert parts["teacher"] == forward_flops(teacher, 64) - unembedding(teacher)
+    assert parts["loss"] == 3 * unembedding(shape) + unembedding(teacher)
+    own = sum(parts.values()) - forward_flops(teacher, 64)
+    assert counted_flops(jax.grad(loss), params) == pytest.approx(
+        own * 4 * 64, rel=0.05
+    )
+
+
+def unembedding(config):
+    return 2 * config.embed_dim * config.vocab_size

@@ -13,8 +13,10 @@ from salt_jax.model.flops import forward_flops
 from salt_jax.optim.guard import UpdateGuard
 from salt_jax.telemetry.metric_writer import read_metrics
 from salt_jax.telemetry.time_sheet import PARTS, TimeSheet
+from salt_jax.training.position import Position
 from salt_jax.training.rates import Speedometer
 from salt_jax.training.recorder import Recorder, recorded_seconds
+from salt_jax.training.tally import Tally
 from tests import runs
 from tests.runs import N_KD, TOTAL_STEPS, experiment
 
@@ -49,8 +51,19 @@ def stage_of(step):
 
 def open_recorder(workdir, *, run=RUN, from_step=0, spent=None, chip=None, dropped=0):
     times = TimeSheet(Clock.now, spent or {}, clock=lambda: Clock.now)
-    speed = Speedometer(experiment=run, num_devices=DEVICES, chip=chip)
-    return Recorder(speed, workdir, from_step=from_step, times=times, dropped=dropped)
+    position = Position(
+        step=from_step, tokens=from_step * TOKENS, flops=flops_at(from_step)
+    )
+    meta = {"position": position.to_meta(), "bill": {"rows": 1}}
+    return Recorder(
+        run,
+        workdir,
+        from_step=from_step,
+        times=times,
+        tally=Tally(run, meta, devices=jax.devices(), times=times),
+        speed=Speedometer(num_devices=DEVICES, chip=chip),
+        dropped=dropped,
+    )
 
 
 def record(workdir, *, from_step=0, stall=lambda step: 0.0, **options):
@@ -123,7 +136,7 @@ def test_speeds_are_means_over_the_steps_since_the_last_record(tmp_path):
 
 
 def test_mfu_is_recorded_of_a_chip_whose_peak_is_published_and_of_no_cpu(tmp_path):
-    cpu = Speedometer.on(RUN, jax.devices())
+    cpu = Speedometer.on(jax.devices())
     assert (cpu.num_devices, cpu.chip) == (DEVICES, None)
     assert not any("mfu" in r for r in record(tmp_path / "cpu"))
     records = record(tmp_path / "tpu", chip=CHIPS["TPU v5 lite"])
@@ -237,7 +250,7 @@ def test_a_step_is_looked_at_when_the_next_is_dispatched_and_not_before(tmp_path
 
 
 def test_held_out_values_are_recorded_with_how_far_the_run_is(tmp_path):
-    recorder = open_recorder(tmp_path, spent={"steps": 7.0})
+    recorder = open_recorder(tmp_path, from_step=3, spent={"steps": 7.0})
     recorder.validated(3, {"val_loss": 1.5})
     recorder.close()
     assert read_metrics(tmp_path) == [

@@ -1,7 +1,6 @@
 """A run directory is of one run, and a refused start leaves it as it was."""
 
 import dataclasses
-import json
 import shutil
 
 import jax
@@ -15,8 +14,6 @@ from salt_jax.files.records import read_record, write_record
 from salt_jax.storage.checkpoint_reading import SavedCheckpoints
 from salt_jax.telemetry.metric_writer import MetricWriter, read_metrics
 from salt_jax.train import train
-from salt_jax.training.position import Position
-from salt_jax.training.rates import Speedometer
 from salt_jax.training.run_directory import write_config
 from tests import runs
 from tests.runs import TOTAL_STEPS, experiment, open_then
@@ -220,16 +217,3 @@ def test_another_version_of_a_package_is_a_line(files, begun, caplog):
     train(experiment(files), begun)
     lines = [x for x in caplog.messages if " at the checkpoint" in x]
     assert lines == [f"jax was 0.1.2 at the checkpoint, and is {jax.__version__}."]
-
-
-def test_a_position_is_the_sum_over_the_sizes_that_a_run_had(files):
-    devices = jax.devices()
-    first = Speedometer.on(experiment(files), devices).at(4)
-    assert (first.rows, first.tokens) == (32, 512)
-    assert Position.of({"position": json.loads(json.dumps(first.to_meta()))}) == first
-    larger = experiment(files, batch_size=16)
-    later = Speedometer.on(larger, devices, first)
-    assert later.at(4) == first
-    assert (later.at(6).rows, later.at(6).tokens) == (64, 1024)
-    alone = Speedometer.on(larger, devices)
-    assert later.at(6).flops - first.flops == alone.at(6).flops - alone.at(4).flops

@@ -60,9 +60,24 @@ class OpenReaders:
             oldest.close()
 
 
+class BytesRead:
+    """The bytes of all records that were read. Thread-safe."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._lock = threading.Lock()
+
+    def add(self, records: Sequence[bytes]) -> None:
+        """Adds the sizes of records."""
+        size = sum(map(len, records))
+        with self._lock:
+            self.total += size
+
+
 # Shared by all datasets of this process. Threads start on demand.
 threads = concurrent.futures.ThreadPoolExecutor(_NUM_THREADS, "shards")
 OPEN_READERS = OpenReaders()
+BYTES_READ = BytesRead()
 
 
 class ShardReader:
@@ -144,6 +159,7 @@ class ShardReader:
                 raise _UnreadableError(_in_few_words(error)) from error
         # After releasing the lock, because this may close another reader.
         self._open_readers.add(self)
+        BYTES_READ.add(records)
         return records
 
     def _check_storage(self, cause: _UnreadableError) -> None:
