@@ -52,6 +52,7 @@ class LabFile:
     small_models: Sequence[MadeEntry]
     scores: Sequence[MadeEntry]
     nodes: Sequence[NodeEntry]
+    chosen_on: Sequence[int] = ()  # Seeds that dials were chosen on.
 
 
 def folder_of(lab: Lab) -> epath.Path:
@@ -80,6 +81,7 @@ def write(lab: Lab, plan: Plan) -> None:
         small_models=entries(lab.small_models),
         scores=entries(lab.scores),
         nodes=[NodeEntry(**dataclasses.asdict(node)) for node in plan.nodes.values()],
+        chosen_on=lab.chosen_on,
     )
     write_record(folder_of(lab) / LAB_FILE, dataclasses.asdict(described))
 

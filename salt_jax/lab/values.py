@@ -141,6 +141,7 @@ class Lab:
     preparation: Prepared | None = None
     measures: Sequence[Measure] = (HeldOut(),)
     step_times: StepTimes | None = StepTimes()
+    chosen_on: Sequence[int] = ()  # Seeds that dials were chosen on; others are fresh.
 
     def __post_init__(self):
         if not isinstance(self.name, str) or not is_plain_name(self.name):
@@ -153,6 +154,11 @@ class Lab:
             raise ValueError(f"Lab.seeds are distinct, got {tuple(self.seeds)}.")
         if min(self.seeds) < 0:
             raise ValueError(f"Lab.seeds are not negative, got {tuple(self.seeds)}.")
+        if unknown := sorted(set(self.chosen_on) - set(self.seeds)):
+            raise ValueError(
+                f"Lab.chosen_on has seed {unknown[0]}, which is none of the seeds "
+                f"{tuple(self.seeds)}: leave it out, or add it to them."
+            )
         arms: list[Arm] = []
         for each in self.arms:
             arms += each.all_arms() if isinstance(each, Vary) else [each]
