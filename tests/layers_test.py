@@ -40,10 +40,11 @@ ONLY_IN = {
     "gin": {"gin_config", "gin_reading.files", "gin_reading.statements"},
     "lm_eval": {"few_shot.harness", "few_shot.language_model", "few_shot.tasks"},
     "matplotlib": {
+        "report.arms.figures",
         "report.figures",
+        "report.pictures",
         "report.selection_figures",
         "report.svg",
-        "report.write",
     },
     "mlflow": {"telemetry.trackers.mlflow_tracker"},
     "msgspec": {"files.lease", "files.records"},

@@ -1,4 +1,4 @@
-"""The results of one run, read from the files in its run directory."""
+"""What is known of one run, read from the files in its run directory."""
 
 from __future__ import annotations
 
@@ -14,49 +14,27 @@ from salt_jax.telemetry.metric_writer import METRICS_FILE, read_metrics
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
-    """The metrics, evaluation, experiment and samples of one run."""
+class TrainedRun:
+    """The metrics and the experiment of one run, as far as it has come."""
 
     workdir: str
     records: Sequence[Mapping[str, Any]]
-    evaluation: Mapping[str, Any]
     experiment: Mapping[str, Any]
-    samples: Sequence[Mapping[str, str]]  # "domain", "prompt" and "continuation".
 
     @classmethod
-    def read(cls, workdir: epath.PathLike) -> Run:
-        """Reads the directory of a run that was trained and then evaluated.
+    def read(cls, workdir: epath.PathLike) -> TrainedRun:
+        """Reads the directory of a run, which may go on.
 
         Raises:
-          FileNotFoundError: it was not trained, or not evaluated.
-          ValueError: a file is damaged, or lacks what a complete run has.
+          FileNotFoundError: it was not trained.
+          ValueError: a file is damaged.
         """
-        folder = epath.Path(workdir)
-        evaluation = read_json(folder / "evaluation.json", "evaluate", EvaluationFile)
-        samples = read_json(folder / "samples.json", "evaluate", SamplesFile)
-        run = cls(
+        path = epath.Path(workdir) / "experiment.json"
+        return cls(
             workdir=str(workdir),
             records=read_metrics(workdir),
-            evaluation=evaluation,
-            experiment=read_json(folder / "experiment.json", "train", ExperimentFile),
-            samples=samples["samples"],
+            experiment=read_json(path, "train", ExperimentFile),
         )
-        run._check_records()
-        return run
-
-    def _check_records(self) -> None:
-        """Refuses a complete run whose metrics were cut off."""
-        ends = [stage["end_step"] for stage in self.experiment["stages"]]
-        evaluated = self.evaluation["step"]
-        # A complete run ends with a validation, if it has any.
-        measured = [r for r in self.records if "val_loss" in r] or self.records
-        found = measured[-1]["step"] if measured else 0
-        if evaluated == max(ends, default=0) and found < evaluated:
-            raise ValueError(
-                f"{epath.Path(self.workdir) / METRICS_FILE} ends at step {found}, and "
-                f"the run was evaluated after step {evaluated}: it was cut off. "
-                "Restore it, or train again."
-            )
 
     def spent(self, what: str) -> float:
         """Returns the total "flops", or the "seconds" in steps by the run's clock."""
@@ -75,9 +53,57 @@ class Run:
         return int(self.records[-1]["step"])
 
     @property
+    def planned_steps(self) -> int:
+        """The number of steps at the end of the last stage."""
+        return max((x["end_step"] for x in self.experiment["stages"]), default=0)
+
+    @property
     def wall_seconds(self) -> float:
         """Wall-clock time [s], including compilation, validation and checkpoints."""
         return max(record.get("wall_seconds", 0.0) for record in self.records)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run(TrainedRun):
+    """A run that was evaluated: also its evaluation and its samples."""
+
+    evaluation: Mapping[str, Any]
+    samples: Sequence[Mapping[str, str]]  # "domain", "prompt" and "continuation".
+
+    @classmethod
+    def read(cls, workdir: epath.PathLike) -> Run:
+        """Reads the directory of a run that was trained and then evaluated.
+
+        Raises:
+          FileNotFoundError: it was not trained, or not evaluated.
+          ValueError: a file is damaged, or lacks what a complete run has.
+        """
+        folder = epath.Path(workdir)
+        evaluation = read_json(folder / "evaluation.json", "evaluate", EvaluationFile)
+        samples = read_json(folder / "samples.json", "evaluate", SamplesFile)
+        trained = TrainedRun.read(workdir)
+        run = cls(
+            workdir=trained.workdir,
+            records=trained.records,
+            experiment=trained.experiment,
+            evaluation=evaluation,
+            samples=samples["samples"],
+        )
+        run._check_records()
+        return run
+
+    def _check_records(self) -> None:
+        """Refuses a complete run whose metrics were cut off."""
+        evaluated = self.evaluation["step"]
+        # A complete run ends with a validation, if it has any.
+        measured = [r for r in self.records if "val_loss" in r] or self.records
+        found = measured[-1]["step"] if measured else 0
+        if evaluated == self.planned_steps and found < evaluated:
+            raise ValueError(
+                f"{epath.Path(self.workdir) / METRICS_FILE} ends at step {found}, and "
+                f"the run was evaluated after step {evaluated}: it was cut off. "
+                "Restore it, or train again."
+            )
 
     def domains(self, split: str) -> Mapping[str, Mapping[str, float]]:
         """Returns the metrics of each domain of "val" or "test"."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from etils import epath
 
 from salt_jax.files.records import read_record, typed
 from salt_jax.report.file_types import StepTimesFile
-from salt_jax.report.runs import Run
+from salt_jax.report.runs import TrainedRun
 from salt_jax.training.step_times import cost_of
 
 
@@ -44,16 +44,34 @@ class StepClock:
         typed(described, StepTimesFile, where=str(path), remedy=remedy)
         return cls(described=described)
 
+    @classmethod
+    def merged(cls, clocks: Sequence[StepClock]) -> StepClock:
+        """Returns one clock of several that were each measured beside one plain update.
+
+        The plain step time is that of the first; ratios to it are within each clock.
+
+        Raises:
+          ValueError: there are none, or their plain updates differ.
+        """
+        plain = [clock.updates[0]["cost"] for clock in clocks]
+        if not plain or any(cost != plain[0] for cost in plain):
+            raise ValueError(
+                f"{len(plain)} files of step times have no plain update in common: "
+                "measure all of them beside the same experiment."
+            )
+        updates = [update for clock in clocks for update in clock.updates]
+        return cls(described=dict(clocks[0].described) | {"updates": updates})
+
     @property
     def updates(self) -> list[Mapping[str, Any]]:
         """The measurements of each update."""
         return self.described["updates"]
 
-    def has(self, run: Run) -> bool:
+    def has(self, run: TrainedRun) -> bool:
         """Returns whether every stage of a run was measured."""
         return all(self._find(run, stage) for stage in run.experiment["stages"])
 
-    def seconds(self, run: Run, steps: np.ndarray) -> np.ndarray:
+    def seconds(self, run: TrainedRun, steps: np.ndarray) -> np.ndarray:
         """Returns the training time up to each of `steps` [s], float64.
 
         Raises:
@@ -75,7 +93,7 @@ class StepClock:
             begin = end
         return total
 
-    def flops_per_second(self, run: Run) -> float:
+    def flops_per_second(self, run: TrainedRun) -> float:
         """Returns the FLOPs per second of a run's last stage."""
         update = self._find(run, run.experiment["stages"][-1])
         assert update is not None, run.workdir
@@ -84,7 +102,9 @@ class StepClock:
     def _step_seconds(self, update: Mapping[str, Any]) -> float:
         return self.updates[0]["median"] * update["ratio_to_plain"]["median"]
 
-    def _find(self, run: Run, stage: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    def _find(
+        self, run: TrainedRun, stage: Mapping[str, Any]
+    ) -> Mapping[str, Any] | None:
         cost = cost_of(run.experiment, stage)
         same = [update for update in self.updates if update["cost"] == cost]
         return same[0] if same else None

@@ -23,7 +23,17 @@ PALETTE = {
     "salt": ("#0b5f8a", "#6db8e0"),
     "baseline": ("#c2571a", "#f0915a"),
     "slm": ("#8c8c8c", "#9b9b99"),
+    # Arms of one figure. Neighbors differ in lightness too.
+    "arm1": ("#0a5e89", "#6eb7df"),
+    "arm2": ("#3a9d5d", "#58c47e"),
+    "arm3": ("#7b3f9d", "#c490e4"),
+    "arm4": ("#b8860b", "#e3bb4e"),
+    "arm5": ("#a32250", "#f07fa5"),
+    "arm6": ("#5b7fd1", "#8fa8ec"),
+    "arm7": ("#4f5d2f", "#aabf7c"),
+    "arm8": ("#d07ab8", "#e8a9d6"),
 }
+SERIES = [light for name, (light, _) in PALETTE.items() if name.startswith("arm")]
 COLORS = {name: PALETTE[name.lower()][0] for name in ("SALT", "BASELINE", "SLM")}
 INK, FAINT, GRID = (PALETTE[name][0] for name in ("ink", "faint", "grid"))
 

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from etils import epath
-from matplotlib.figure import Figure
 
 from salt_jax.files.records import write_record
 from salt_jax.files.writing import write_file
 from salt_jax.report import after_training, figures, page, sections, summary
 from salt_jax.report.comparison import Comparison
-from salt_jax.report.svg import svg
+from salt_jax.report.pictures import Picture
 from salt_jax.telemetry.recorded_commands import read_commands, with_commands
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Picture:
-    """A figure and the numbers it draws, both written beside the page."""
-
-    figure: Figure
-    numbers: Mapping[str, Any]
-    says: str  # The alternative text.
-    caption: str
 
 
 def write_report(
@@ -65,14 +52,7 @@ def write_report(
         baseline=baseline, salt=salt, slm=slm, scores=scores, step_times=step_times
     )
     output = epath.Path(output)
-    shown = {}
-    for name, picture in _pictures(comparison):
-        content = svg(picture.figure)
-        write_file(output / f"{name}.svg", content)
-        write_record(output / f"{name}.json", dict(picture.numbers))
-        shown[name] = page.picture(
-            content, says=picture.says, caption=picture.caption, numbers=f"{name}.json"
-        )
+    shown = {name: x.write(output, name) for name, x in _pictures(comparison)}
     if comparison.clock is not None:
         write_record(output / "step_times.json", dict(comparison.clock.described))
     after = []
@@ -101,7 +81,7 @@ def write_report(
     return output / "report.html"
 
 
-def _pictures(comparison: Comparison) -> Iterator[tuple[str, _Picture]]:
+def _pictures(comparison: Comparison) -> Iterator[tuple[str, Picture]]:
     runs = figures.Runs(
         curves=comparison.curves,
         training=comparison.training_curves,
@@ -111,7 +91,7 @@ def _pictures(comparison: Comparison) -> Iterator[tuple[str, _Picture]]:
     result = summary.title(comparison)
     for what in comparison.measures:
         spent, bill = figures.SPENT[what], comparison.bill(what)
-        picture = _Picture(
+        picture = Picture(
             figure=figures.loss_figure(runs, spent, bill=bill or 0.0),
             numbers=runs.describe() | {"bill": bill},
             says=f"Line chart: held-out loss against {spent.noun}. {result}.",
@@ -124,9 +104,9 @@ def _pictures(comparison: Comparison) -> Iterator[tuple[str, _Picture]]:
     yield "domains", _domains(comparison)
 
 
-def _kl(comparison: Comparison) -> _Picture:
+def _kl(comparison: Comparison) -> Picture:
     taught = [record for record in comparison.salt.records if "kl" in record]
-    return _Picture(
+    return Picture(
         figure=figures.kl_figure(taught),
         numbers={name: [record[name] for record in taught] for name in ("step", "kl")},
         says="Line chart: KL from the teacher to the student during distillation.",
@@ -135,12 +115,12 @@ def _kl(comparison: Comparison) -> _Picture:
     )
 
 
-def _domains(comparison: Comparison) -> _Picture:
+def _domains(comparison: Comparison) -> Picture:
     bits = {
         name: {domain: x["bits_per_byte"] for domain, x in run.domains("val").items()}
         for name, run in comparison.models.items()
     }
-    return _Picture(
+    return Picture(
         figure=figures.domains_figure(bits),
         numbers={"bits_per_byte": bits},
         says="Bar chart: bits per byte by model and domain on validation text. The "

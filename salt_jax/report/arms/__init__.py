@@ -1,0 +1,1 @@
+"""The page of a laboratory: arms against a reference, over seeds."""

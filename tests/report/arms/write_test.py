@@ -1,0 +1,205 @@
+"""The page of a made-up laboratory, end to end."""
+
+import json
+import re
+
+import pytest
+
+from salt_jax.report.arms.write import write_lab_report
+from tests.compared_runs import rows
+from tests.report.arms import made_lab
+from tests.report.arms.made_lab import summary
+from tests.sealed import replace
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder of the report of a complete laboratory."""
+    root = tmp_path_factory.mktemp("lab")
+    times = made_lab.write_step_times(root, root / "times.json")
+    folder = made_lab.write_all(root, step_times=times)
+    write_lab_report(folder)
+    return folder
+
+
+def tables(folder):
+    """Returns the cells of the rows in `tables.md`, by the name of the first."""
+    lines = (folder / "tables.md").read_text().splitlines()
+    found = [[x.strip() for x in line.strip("|").split("|")] for line in lines]
+    return {cells[0]: cells[1:] for cells in found if len(cells) > 3}
+
+
+GOLDEN = """\
+### A teacher that ends worse than the student (the paper's regime)
+
+| Arm | Seeds | Final loss | From baseline | Teacher from the same | \
+Passes baseline at, of its steps | of its FLOPs | of its chip-seconds | \
+Bill, of its FLOPs | Pays from, by FLOPs | by chip-seconds |
+| --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |
+| salt | 3 of 3 | 3.625 [3.314, 3.936] | -0.500 [-0.500, -0.500] | \
++0.500 [+0.500, +0.500] | 62 % [62, 62] | 75 % [75, 75] | 88 % [88, 88] | \
+30 % [30, 30] | 2 | 5 |
+| late | 3 of 3 | 4.250 [3.939, 4.561] | +0.125 [+0.125, +0.125] | \
++0.500 [+0.500, +0.500] | 0 of 3 | 0 of 3 | 0 of 3 | 30 % [30, 30] | - | - |
+
+### A teacher that ends better than the student
+
+| Arm | Seeds | Final loss | From baseline | Teacher from the same | \
+Passes baseline at, of its steps | of its FLOPs | of its chip-seconds | \
+Bill, of its FLOPs | Pays from, by FLOPs | by chip-seconds |
+| --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |
+| taught | 3 of 3 | 3.375 [3.064, 3.686] | -0.750 [-0.750, -0.750] | \
+-1.000 [-1.000, -1.000] | 45 % [45, 45] | 54 % [54, 54] | - | 60 % [60, 60] | 2 | - |
+
+### No teacher
+
+| Arm | Seeds | Final loss | From baseline | Teacher from the same | \
+Passes baseline at, of its steps | of its FLOPs | of its chip-seconds | \
+Bill, of its FLOPs | Pays from, by FLOPs | by chip-seconds |
+| --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |
+| averaged | 3 of 3 | 4.000 [3.689, 4.311] | -0.125 [-0.125, -0.125] | - | \
+92 % [92, 92] | 92 % [92, 92] | 92 % [92, 92] | none | 1 | 1 |
+"""
+
+
+def test_the_main_tables_of_a_known_laboratory_are_these(made):
+    assert (made / "tables.md").read_text().startswith(GOLDEN)
+
+
+def test_the_answer_comes_first_and_names_arm_cost_students_and_regime(made):
+    html = (made / "lab.html").read_text()
+    said = re.findall(r"<h1>(.*?)</h1>|<p>(.*?)</p>", html, flags=re.DOTALL)
+    text = " ".join(a or b for a, b in said)
+    assert html.index("<p>") < html.index("<table>") < html.index("<figure>")
+    assert "taught reaches baseline&#x27;s final loss at 45 % [45, 45]" in text
+    assert "15 of 15 runs are finished" in text
+    paper = text[text.index("ends worse") : text.index("ends better")]
+    for number in ("salt and late", "62 % [62, 62]", "75 %", "88 %", "-0.500", "30 %"):
+        assert number in paper
+    assert "from 2 students on that share this (5 by chip-seconds)" in paper
+    early = text[text.index("70 % of its steps") - 300 :]
+    assert "salt (a teacher that ends worse" in early
+
+
+def test_the_summary_has_the_numbers_of_every_arm(made):
+    salt = summary(made)["salt"]
+    # 12 FLOPs a step to 62.5 of 1000; 50 steps of 3 s, the others of 2 s, of 200 s.
+    shares = {what: x["mean"] for what, x in salt["all_seeds"]["shares"].items()}
+    assert shares == pytest.approx({"steps": 0.625, "flops": 0.75, "seconds": 0.875})
+    bills = {what: x["mean"] for what, x in salt["all_seeds"]["bills"].items()}
+    assert bills == pytest.approx({"flops": 0.3, "seconds": 0.5})
+    assert salt["teacher_gap"]["mean"] == 0.5
+    # It has spent 1000 FLOPs at step 83.33: a third of the way from 3.75 to 3.5.
+    assert salt["all_seeds"]["at_equal_flops"]["mean"] == pytest.approx(-1 / 3)
+    assert summary(made)["late"]["all_seeds"]["passed"] == 0
+
+
+def test_figures_and_their_numbers_stand_beside_the_page(made):
+    names = {path.stem for path in made.glob("*.svg")}
+    assert {
+        "passing",
+        "difference",
+        "loss_difference",
+        "loss_difference-taught",
+    } <= names
+    assert {"kl-taught", "loss", "grad_norm-taught"} <= names
+    assert "kl" not in names  # No arm of that group has a teacher.
+    numbers = json.loads((made / "loss_difference-taught.json").read_text())
+    assert numbers["salt"]["mean"] == pytest.approx([-1.0, -0.75, -0.75, -0.5])
+    assert numbers["salt"]["count"] == 3
+
+
+def test_a_laboratory_that_is_not_complete_says_what_is_missing(tmp_path):
+    for name in ("baseline", "salt", "slm"):
+        made_lab.write_run(tmp_path, name, 0)
+    made_lab.write_run(tmp_path, "salt", 1, steps=made_lab.STEPS[:2])
+    folder = made_lab.write_lab(tmp_path, arms=("baseline", "salt", "late"))
+    page = write_lab_report(folder).read_text()
+    assert "2 of 9 runs are finished" in page
+    cells = {row[0]: row[1:] for row in rows(page)}
+    assert cells["late"] == ["not begun"] * 3
+    status = [row for row in rows(page) if row[0] == "salt"][-1]
+    assert status == ["salt", "finished", "at step 50 of 100", "not begun"]
+    assert summary(folder)["late"]["all_seeds"] is None
+    assert summary(folder)["salt"]["all_seeds"]["seeds"] == [0]
+    assert "One seed: there is no interval" in page
+    assert tables(folder)["salt"][:3] == ["finished", "at step 50 of 100", "not begun"]
+
+
+def test_before_any_pair_is_finished_the_page_says_so(tmp_path):
+    made_lab.write_run(tmp_path, "salt", 0)
+    page = write_lab_report(made_lab.write_lab(tmp_path)).read_text()
+    assert "nothing to compare with baseline yet" in page
+
+
+def test_seeds_that_dials_were_chosen_on_are_told_apart_from_fresh_ones(tmp_path):
+    folder = made_lab.write_all(tmp_path, chosen_on=(0, 1))
+    page = write_lab_report(folder).read_text()
+    arm = summary(folder)["salt"]
+    assert [arm[x]["seeds"] for x in ("all_seeds", "chosen", "fresh")] == [
+        *([0, 1, 2], [0, 1], [2]),
+    ]
+    header, row = rows(page)[:2]
+    assert [name for name in header if "fresh" in name] == [
+        "the same, fresh seeds",
+        "fresh seeds",
+    ]
+    assert row[header.index("the same, fresh seeds")] == "-0.500"
+    assert "chosen on seeds 0 and 1" in page
+
+
+def test_the_order_of_seeds_and_arms_changes_no_number(tmp_path):
+    numbers = []
+    for arms, seeds in (
+        (("baseline", "salt", "late"), (0, 1, 2)),
+        (("late", "salt", "baseline"), (2, 0, 1)),
+    ):
+        root = tmp_path / str(len(numbers))
+        for name in (*arms, "slm"):
+            for seed in seeds:
+                made_lab.write_run(root, name, seed, spread=0.137)
+        folder = made_lab.write_lab(root, arms=arms, seeds=seeds)
+        write_lab_report(folder)
+        numbers.append(
+            {
+                name: {k: v for k, v in arm["all_seeds"].items() if k != "seeds"}
+                for name, arm in summary(folder).items()
+            }
+        )
+    assert numbers[0] == numbers[1]
+
+
+def test_runs_that_were_validated_on_different_rows_are_refused(tmp_path):
+    folder = made_lab.write_all(tmp_path)
+    path = tmp_path / "late" / "seed-1" / "run" / "experiment.json"
+    replace(path, '"num_sequences": 8', '"num_sequences": 9')
+    with pytest.raises(ValueError, match=r"late/seed-1/run .*9.*baseline/seed-0/run"):
+        write_lab_report(folder)
+
+
+def test_a_folder_without_a_laboratory_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"lab\.json"):
+        write_lab_report(tmp_path)
+
+
+def test_losses_by_domain_are_of_the_runs_that_were_evaluated(tmp_path):
+    folder = made_lab.write_all(tmp_path)
+    for seed in (0, 1):
+        for name, loss in (("baseline", 4.0), ("salt", 3.5 + 0.2 * seed)):
+            run = tmp_path / name / f"seed-{seed}" / "run"
+            made_lab.write_evaluation(run, loss)
+    page = write_lab_report(folder).read_text()
+    found = [row for row in rows(page) if row[:3] == ["salt", "worse", "2"]]
+    assert found == [["salt", "worse", "2", *["-0.400 [-1.671, +0.871]"] * 3]]
+
+
+def test_the_bill_of_an_arm_whose_teacher_is_not_of_the_laboratory_is_unknown(tmp_path):
+    folder = made_lab.write_all(tmp_path)
+    for seed in made_lab.SEEDS:
+        path = tmp_path / "salt" / f"seed-{seed}" / "run" / "experiment.json"
+        replace(path, f"{tmp_path}/slm/seed-{seed}/export", "/elsewhere/export")
+    write_lab_report(folder)
+    salt = summary(folder)["salt"]
+    assert salt["regime"] == "unknown"
+    assert salt["all_seeds"]["bills"]["flops"] is None
+    assert salt["all_seeds"]["shares"]["steps"]["mean"] == pytest.approx(0.625)
