@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import types
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from salt_jax.data.languages.markov import MarkovLanguage
@@ -20,6 +21,9 @@ from salt_jax.optim.guard import UpdateGuard
 from salt_jax.optim.moving_average import MovingAverage
 from salt_jax.optim.optimizer import Adafactor, AdamW
 from salt_jax.optim.schedules import Schedule
+from salt_jax.transition import checking
+from salt_jax.transition.leaving import AtEnd, LeaveRule
+from salt_jax.transition.weighing import MeasuredWeight
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +32,7 @@ class Distillation:
 
     teacher: TransformerConfig
     teacher_export: str
-    kd_weight: Schedule
+    kd_weight: Schedule | MeasuredWeight
     temperature: float = 1.0  # Divides the teacher's logits.
     teacher_dtype: str = "bfloat16"  # The dtype of its parameters in memory.
     teacher_rules: AxisRules = AxisRules()
@@ -47,6 +51,7 @@ class Stage:
     end_step: int  # Exclusive, counted from the start of the experiment.
     data: StageData
     distillation: Distillation | None = None
+    leave: LeaveRule = AtEnd()  # It may end the stage before `end_step`.
 
     def __post_init__(self):
         if not isinstance(self.name, str) or not is_plain_name(self.name):
@@ -54,6 +59,18 @@ class Stage:
                 f"The name of a stage names files too: it has no slash, got "
                 f"{self.name!r}."
             )
+
+    @property
+    def measured_weight(self) -> MeasuredWeight | None:
+        """The `kd_weight`, if it depends on what was measured."""
+        weight = self.distillation and self.distillation.kd_weight
+        return weight if isinstance(weight, MeasuredWeight) else None
+
+    @property
+    def reads(self) -> Sequence[str]:
+        """The held-out measures that the leave rule and the weight read."""
+        weight = self.measured_weight
+        return sorted({*self.leave.reads, *(weight.reads if weight else ())})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,10 +137,18 @@ class Experiment:
     # Batches whose steps make no update: ranges (FIRST, END) of indices, END exclusive.
     skip_batches: Sequence[tuple[int, int]] = ()
 
-    def timeline(self) -> Iterator[tuple[int, Stage]]:
-        """Yields each stage with the step at which it begins."""
+    def timeline(
+        self, ended: Mapping[str, int] = types.MappingProxyType({})
+    ) -> Iterator[tuple[int, Stage]]:
+        """Yields each stage with the step at which it begins.
+
+        Args:
+          ended: The end of each stage that its rule has ended, by name.
+        """
         begin_step = 0
         for stage in self.stages:
+            if stage.name in ended:
+                stage = dataclasses.replace(stage, end_step=ended[stage.name])
             yield begin_step, stage
             begin_step = stage.end_step
 
@@ -132,11 +157,28 @@ class Experiment:
         """The step at which the last stage ends."""
         return self.stages[-1].end_step
 
+    @property
+    def measures(self) -> bool:
+        """Whether its validations decide what is computed after them."""
+        return any(stage.reads for stage in self.stages)
+
+    @property
+    def weighs_by_measures(self) -> bool:
+        """Whether a teacher's weight depends on validations."""
+        return any(stage.measured_weight for stage in self.stages)
+
     def __post_init__(self):
         ends = [stage.end_step for stage in self.stages]
         if ends != sorted(ends) or min(ends, default=0) < 0:
             raise ValueError(f"Stages must end in increasing order, got {ends}.")
-        stages = [stage for begin, stage in self.timeline() if stage.end_step > begin]
+        stages: list[Stage] = []
+        for stage in self.stages:
+            before = stages[-1] if stages else None
+            # What follows a leave rule has steps if the rule ends its stage.
+            if stage.end_step > (before.end_step if before else 0) or (
+                before is not None and before.leave.reads
+            ):
+                stages.append(stage)
         object.__setattr__(self, "stages", tuple(stages))
         if not stages:
             raise ValueError("An experiment needs at least one stage with steps.")
@@ -164,6 +206,22 @@ class Experiment:
         for begin_step, stage in self.timeline():
             if stage.distillation is not None:
                 self._check_distillation(begin_step, stage)
+            self._check_measures(begin_step, stage)
+
+    def _check_measures(self, begin_step: int, stage: Stage) -> None:
+        validation = self.validation
+        every = validation.every if validation else self.total_steps
+        first = (begin_step // every + 1) * every
+        checking.check_stage(
+            stage.name,
+            stage.reads,
+            leaves=bool(stage.leave.reads),
+            has_teacher=stage.distillation is not None,
+            has_text=validation is not None
+            and not isinstance(validation.data, Answers),
+            validations=range(first, stage.end_step, every),
+            is_last=stage is self.stages[-1],
+        )
 
     def _check_distillation(self, begin_step: int, stage: Stage) -> None:
         distillation = stage.distillation
@@ -240,16 +298,22 @@ def as_json(value: Any) -> Any:
 
 def fingerprint(experiment: Experiment) -> str:
     """Returns a digest of the fields that determine the numbers of a run."""
-    text = json.dumps(without_operational(as_json(experiment)), sort_keys=True)
+    fields = without_operational(as_json(experiment), measures=experiment.measures)
+    text = json.dumps(fields, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def without_operational(experiment: dict[str, Any]) -> dict[str, Any]:
+def without_operational(
+    experiment: dict[str, Any], *, measures: bool = False
+) -> dict[str, Any]:
     """Returns an experiment's JSON without the fields that change no result.
 
     They are `OPERATIONAL_FIELDS` and, inside models and teachers, the attention kernel
-    and the teacher's rules, and inside data the limits of its files.
+    and the teacher's rules, and inside data the limits of its files. If it `measures`,
+    its validation is kept.
     """
+    kept = {"validation"} if measures else set()
+    left_out = {*OPERATIONAL_FIELDS} - kept
 
     def strip(value: Any) -> Any:
         if isinstance(value, dict):
@@ -257,4 +321,4 @@ def without_operational(experiment: dict[str, Any]) -> dict[str, Any]:
             return {name: strip(inner) for name, inner in kept.items()}
         return [strip(item) for item in value] if isinstance(value, list) else value
 
-    return {k: strip(v) for k, v in experiment.items() if k not in OPERATIONAL_FIELDS}
+    return {k: strip(v) for k, v in experiment.items() if k not in left_out}

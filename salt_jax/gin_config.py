@@ -44,6 +44,8 @@ _IMPORTS = (
     "from salt_jax.data.selecting import ranking",
     "from salt_jax.data.selecting import selection",
     "from salt_jax.model import config as model",
+    "from salt_jax.transition import leaving",
+    "from salt_jax.transition import weighing",
 )
 Job = Experiment | Scoring | Preparation | Lab
 _ERRORS = (

@@ -15,6 +15,7 @@ from etils import epath
 from salt_jax import config
 from salt_jax.config import Experiment
 from salt_jax.data.reading.loader import open_batches
+from salt_jax.evaluation.beside_teacher import BesideTeacher
 from salt_jax.evaluation.held_out_kinds import held_out_of
 from salt_jax.files.bill import read_bill
 from salt_jax.processes import job
@@ -33,6 +34,7 @@ from salt_jax.training.program import CompiledUpdate, Program
 from salt_jax.training.rates import Speedometer
 from salt_jax.training.recorder import Recorder, recorded_seconds
 from salt_jax.training.saved_steps import load_compiled
+from salt_jax.training.stage_ends import StageEnds
 from salt_jax.training.stage_inputs import StageInputs
 from salt_jax.training.stop_signals import StopSignals
 from salt_jax.training.tally import Tally
@@ -103,7 +105,7 @@ def train(
         inputs = _Inputs.open(program, start, accepted_changes)
         job.agree({"step": start.step, "inputs": inputs.fingerprints})
         times = start.time_sheet(workdir, began)
-        updates = _loaded_updates(program, start.step, compiled)
+        updates = _loaded_updates(program, inputs, compiled)
         with times.spending("restore"):
             state = start.state(program)
         # Nothing in the run directory has changed until here.
@@ -111,7 +113,8 @@ def train(
         if jax.process_index() == 0:
             warned.begin()
         with times.spending("compile"):
-            updates = updates or program.compile_from(start.step)
+            stages = [one.stage for one in inputs.stages]
+            updates = updates or program.compile_all(stages)
         going_back.set_aside(start.saved, start.step)
         recorder = Recorder(
             experiment,
@@ -133,11 +136,14 @@ def train(
             tracer=stack.enter_context(tracer),
             guard=PreemptionGuard(signals),
             measure=inputs.measure,
+            beside=inputs.beside,
+            ends=start.ends,
             open_batches=open_batches,
             restored_step=restore_step or start.meta.get(going_back.RESTORED_STEP),
         )
         for stage, update in zip(inputs.stages, updates, strict=True):
-            state = loop.run(stage, update, state)
+            if int(state.step) < stage.stage.end_step:
+                state = loop.run(stage, update, state)
         recorder.write_bill()
     logging.info("Complete at step %d: %s.", experiment.total_steps, workdir)
     return state
@@ -163,6 +169,7 @@ class _Start:
     step: int
     meta: dict[str, Any]  # Of the checkpoint; empty without one.
     saved: SavedCheckpoints
+    ends: StageEnds
 
     @property
     def position(self) -> Position:
@@ -208,7 +215,8 @@ def _found(
     resumption.check_skipped(experiment, meta, latest or 0, accepted)
     run_directory.check_files(workdir, experiment, latest=latest, accepted=accepted)
     resumption.log_other_versions(meta)
-    return _Start(step=latest or 0, meta=meta, saved=saved)
+    ends = StageEnds.of(meta)
+    return _Start(step=latest or 0, meta=meta, saved=saved, ends=ends)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -218,13 +226,14 @@ class _Inputs:
     stages: list[StageInputs]
     fingerprints: dict[str, str]
     measure: Measure | None
+    beside: BesideTeacher | None
 
     @classmethod
     def open(cls, program: Program, start: _Start, accepted: Sequence[str]) -> _Inputs:
         """Opens all before the first step: a missing file is reported at once."""
         experiment = program.experiment
         stages = []
-        for begin_step, stage in experiment.timeline():
+        for begin_step, stage in experiment.timeline(start.ends.ended):
             if stage.end_step <= start.step:
                 continue
             opened = StageInputs.open(program, stage, start.position)
@@ -232,18 +241,27 @@ class _Inputs:
             opened.log_epochs(num_rows, batch_size=experiment.batch_size)
             stages.append(opened)
         fingerprints = {k: v for one in stages for k, v in one.fingerprints().items()}
+        measure = beside = None
+        if experiment.validation is not None:
+            held_out = held_out_of(program)
+            measure = held_out.open()
+            if any(one.teacher for one in stages):
+                beside = BesideTeacher(program, held_out.rows())
+        if beside is not None and experiment.measures:
+            fingerprints["validation"] = beside.rows.fingerprint
         resumption.check_inputs(fingerprints, start.meta, accepted)
-        measure = held_out_of(program).open() if experiment.validation else None
-        return cls(stages=stages, fingerprints=fingerprints, measure=measure)
+        return cls(
+            stages=stages, fingerprints=fingerprints, measure=measure, beside=beside
+        )
 
 
 def _loaded_updates(
-    program: Program, step: int, compiled: epath.PathLike | None
+    program: Program, inputs: _Inputs, compiled: epath.PathLike | None
 ) -> Sequence[CompiledUpdate]:
     """Returns the update of each stage that is left, if they are compiled already."""
     if compiled is None:
         return []
-    return load_compiled(compiled, program, program.stages_from(step))
+    return load_compiled(compiled, program, [one.stage for one in inputs.stages])
 
 
 def _trackers(

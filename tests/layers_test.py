@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "salt_jax"
 LAYERS = [
-    {"batch", "files", "gin_reading", "mesh", "optim"},
+    {"batch", "files", "gin_reading", "mesh", "optim", "transition"},
     {"data", "lab", "model", "processes"},
     {"loss", "storage"},
     {"config"},

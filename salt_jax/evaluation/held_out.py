@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 from etils import epath
 
+from salt_jax.batch import Batch
 from salt_jax.files.records import write_record
 from salt_jax.model.transformer import Params
 from salt_jax.training.loop import Measure
@@ -41,6 +43,15 @@ class Evaluation:
         write_record(workdir / f"samples{suffix}.json", samples)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeldOutRows:
+    """The rows that a validation reads, the same every time."""
+
+    read: Callable[[np.ndarray], Batch]  # By their numbers, int64 [N].
+    count: int  # They are the first rows.
+    fingerprint: str  # Of the data that they are the first rows of.
+
+
 class HeldOut(Protocol):
     """One kind of held-out data, with the model that is measured on it.
 
@@ -53,6 +64,12 @@ class HeldOut(Protocol):
         Raises:
           FileNotFoundError: the data is missing.
           ValueError: the data does not fit the experiment.
+        """
+
+    def rows(self) -> HeldOutRows:
+        """Opens the rows of the validation, for the teacher to read too.
+
+        Raises the errors of `open`.
         """
 
     def evaluate(self, params: Params) -> Evaluation:

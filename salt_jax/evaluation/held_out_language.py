@@ -17,7 +17,7 @@ import numpy as np
 from salt_jax.batch import Batch
 from salt_jax.data.languages.markov import MarkovLanguage, MarkovTruth
 from salt_jax.evaluation.eval_step import ReadTokens
-from salt_jax.evaluation.held_out import TOTAL, Evaluation
+from salt_jax.evaluation.held_out import TOTAL, Evaluation, HeldOutRows
 from salt_jax.evaluation.reader import Reader, reader_of
 from salt_jax.loss.losses import TokenStatistics
 from salt_jax.model.transformer import Params, Transformer
@@ -88,6 +88,17 @@ class HeldOutLanguage:
         losses = self._readers()
         count = validation.num_sequences
         return lambda params: self._means(params, self.data, losses, count, "val_")
+
+    def rows(self) -> HeldOutRows:
+        """Returns the validation rows; see `HeldOut.rows`."""
+        experiment = self.program.experiment
+        assert experiment.validation is not None
+        rows = self.data.open_rows(seq_len=experiment.seq_len, seed=HELD_OUT_SEED)
+        return HeldOutRows(
+            read=rows.read,
+            count=experiment.validation.num_sequences,
+            fingerprint=rows.fingerprint(),
+        )
 
     def evaluate(self, params: Params) -> Evaluation:
         """Evaluates as many rows of each split as a validation reads."""

@@ -17,7 +17,7 @@ from salt_jax.data.reading.answer_rows import AnswerRows
 from salt_jax.data.reading.answers import Answers, Question
 from salt_jax.evaluation.answer_scores import mean_scores
 from salt_jax.evaluation.asked import Asked, spread
-from salt_jax.evaluation.held_out import TOTAL, Evaluation
+from salt_jax.evaluation.held_out import TOTAL, Evaluation, HeldOutRows
 from salt_jax.evaluation.reader import reader_of
 from salt_jax.model.transformer import Params
 from salt_jax.training.loop import Measure
@@ -53,9 +53,7 @@ class HeldOutQuestions:
         experiment = self.program.experiment
         validation = experiment.validation
         assert validation is not None
-        rows = self.data.open_rows(seq_len=experiment.seq_len, seed=0)
-        count = min(validation.num_sequences, rows.rows_per_epoch)
-        reader, asked = reader_of(self.program), None
+        rows, reader, asked = self.rows(), reader_of(self.program), None
         if (answering := validation.answering) is not None:
             questions = self.data.read(seq_len=experiment.seq_len)
             some = spread(questions, answering.num_questions)
@@ -63,13 +61,24 @@ class HeldOutQuestions:
             asked = Asked.of(self.program, some, self.data, answering)
 
         def measure(params: Params) -> dict[str, float]:
-            values = {"val_loss": reader.mean_loss(params, rows.read, count)}
+            values = {"val_loss": reader.mean_loss(params, rows.read, rows.count)}
             if asked is not None:
                 means = mean_scores(asked.scores(asked.answers(params)))
                 values |= {f"val_{name}": value for name, value in means.items()}
             return values
 
         return measure
+
+    def rows(self) -> HeldOutRows:
+        """Returns the validation questions with their answers; see `HeldOut.rows`."""
+        experiment = self.program.experiment
+        assert experiment.validation is not None
+        rows = self.data.open_rows(seq_len=experiment.seq_len, seed=0)
+        return HeldOutRows(
+            read=rows.read,
+            count=min(experiment.validation.num_sequences, rows.rows_per_epoch),
+            fingerprint=rows.fingerprint(),
+        )
 
     def evaluate(self, params: Params) -> Evaluation:
         """Answers all questions of the splits that `answering` names.

@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from salt_jax.batch import Batch
 from salt_jax.data.prepared.dataset import PreparedDataset
 from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.reading.rows import causal_batch
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.evaluation.held_out import TOTAL, Evaluation
+from salt_jax.evaluation.held_out import TOTAL, Evaluation, HeldOutRows
 from salt_jax.evaluation.reader import TokensRead, reader_of
 from salt_jax.evaluation.samples import samples
 from salt_jax.model.transformer import Params
@@ -63,16 +62,21 @@ class HeldOutText:
 
     def open(self) -> Measure:
         """Opens the validation rows; see `HeldOut.open`."""
+        rows, reader = self.rows(), reader_of(self.program)
+        return lambda params: {
+            "val_loss": reader.mean_loss(params, rows.read, rows.count)
+        }
+
+    def rows(self) -> HeldOutRows:
+        """Returns the validation rows; see `HeldOut.rows`."""
         experiment = self.program.experiment
         assert experiment.validation is not None
         dataset = self.data.open(seq_len=experiment.seq_len)
-        count = min(experiment.validation.num_sequences, len(dataset))
-        reader = reader_of(self.program)
-
-        def read_rows(numbers: np.ndarray) -> Batch:
-            return causal_batch(dataset.read(numbers))
-
-        return lambda params: {"val_loss": reader.mean_loss(params, read_rows, count)}
+        return HeldOutRows(
+            read=lambda numbers: causal_batch(dataset.read(numbers)),
+            count=min(experiment.validation.num_sequences, len(dataset)),
+            fingerprint=dataset.fingerprint,
+        )
 
     def evaluate(self, params: Params) -> Evaluation:
         """Evaluates whole splits, and continues some of their documents."""

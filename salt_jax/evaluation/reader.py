@@ -19,7 +19,7 @@ from salt_jax.data.reading.rows import causal_batch
 from salt_jax.evaluation.eval_step import ReadTokens, token_reader
 from salt_jax.loss.losses import TokenStatistics
 from salt_jax.mesh.partitioning import Partitioning
-from salt_jax.model.transformer import Params
+from salt_jax.model.transformer import Params, Transformer
 from salt_jax.training.program import Program
 
 Tag = TypeVar("Tag")
@@ -104,7 +104,7 @@ class Reader:
         """
         pending = None
         for tag, batch in batches:
-            statistics = self.read(params, self._on_mesh(batch))
+            statistics = self.read(params, self.on_mesh(batch))
             self.count(batch.tokens_BL.size)
             # The devices compute this batch while the host uses the one before.
             if pending is not None:
@@ -126,7 +126,8 @@ class Reader:
             weight += float(np.sum(counts_NL))
         return nats / weight
 
-    def _on_mesh(self, batch: Batch) -> Batch:
+    def on_mesh(self, batch: Batch) -> Batch:
+        """Returns a batch on the devices, filled up with rows of no weight."""
         missing = self.batch_size - len(batch.tokens_BL)
         sharding = self.partitioning.sharding("batch", "length")
 
@@ -139,14 +140,20 @@ class Reader:
         return jax.tree.map(put, batch)
 
 
-def reader_of(program: Program) -> Reader:
-    """Returns the reader of the student, in batches of the training microbatch size."""
-    experiment, model = program.experiment, program.experiment.model
+def reader_of(program: Program, model: Transformer | None = None) -> Reader:
+    """Returns the reader of a model, in batches of the training microbatch size.
+
+    Args:
+      program: The program.
+      model: One of its models; default: the student.
+    """
+    experiment = program.experiment
+    model = program.student if model is None else model
     return Reader(
-        read=token_reader(program.student, experiment.loss_chunk_tokens),
+        read=token_reader(model, experiment.loss_chunk_tokens),
         partitioning=program.partitioning,
         batch_size=experiment.batch_size // experiment.num_microbatches,
-        count=lambda tokens: program.held_out_tokens.update({model: tokens}),
+        count=lambda tokens: program.held_out_tokens.update({model.config: tokens}),
     )
 
 

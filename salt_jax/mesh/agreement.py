@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
@@ -31,6 +33,20 @@ class Agreement:
         if asked is None:
             return (False,) * len(flags)
         return tuple(bool(flag) for flag in jax.device_get(asked))
+
+
+def of_process_0(values: Mapping[str, float]) -> dict[str, float]:
+    """Returns the numbers of process 0; all processes must call it, and wait.
+
+    Sums on hosts of two kinds may differ in the last bit, and what is decided by them
+    must not.
+    """
+    if jax.process_count() == 1:
+        return dict(values)
+    # As bytes, because JAX rounds float64 to float32.
+    sent = np.array(list(values.values()), np.float64).view(np.uint8)
+    received = np.asarray(multihost_utils.broadcast_one_to_all(sent), np.uint8)
+    return dict(zip(values, received.view(np.float64).tolist(), strict=True))
 
 
 def _any_process(flags: tuple[bool, ...]) -> jax.Array:

@@ -6,7 +6,8 @@ import collections
 import concurrent.futures
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -107,7 +108,8 @@ class Program:
         shape = dataclasses.replace(distillation.teacher, remat="none")
         return Transformer(shape, partitioning)
 
-    def _reading_teacher(self, distillation: Distillation) -> Transformer:
+    def reading_teacher(self, distillation: Distillation) -> Transformer:
+        """Returns the teacher's model for parameters as they are held."""
         return reading_model(self.teacher(distillation), distillation.teacher_dtype)
 
     @functools.cached_property
@@ -149,9 +151,12 @@ class Program:
         vocabulary = Vocabulary.open(self.experiment.stages[0].data.vocabulary)
         return Export.open_for(path, self.experiment.model, vocabulary)
 
-    def stages_from(self, step: int) -> list[Stage]:
-        """Returns the stages that end after `step`."""
-        return [stage for stage in self.experiment.stages if stage.end_step > step]
+    def stages_from(
+        self, step: int, ended: Mapping[str, int] = types.MappingProxyType({})
+    ) -> list[Stage]:
+        """Returns the stages that end after `step`; see `Experiment.timeline`."""
+        stages = [stage for _, stage in self.experiment.timeline(ended)]
+        return [stage for stage in stages if stage.end_step > step]
 
     def check_memory(self) -> None:
         """Checks that the experiment fits the devices, before anything is allocated.
@@ -182,18 +187,19 @@ class Program:
     def update(self, stage: Stage) -> Update:
         """Returns the update that `stage` applies at every step."""
         distillation = stage.distillation
-        begins = {end.end_step: step for step, end in self.experiment.timeline()}
+        # As planned: what the guard remembers of a stage is found by it.
+        begins = {each.name: step for step, each in self.experiment.timeline()}
         return Update(
             student=self.student,
             optimizer=self.optimizer,
-            teacher=self._reading_teacher(distillation) if distillation else None,
+            teacher=self.reading_teacher(distillation) if distillation else None,
             kd_weight=distillation.kd_weight if distillation else Constant(value=0.0),
             temperature=distillation.temperature if distillation else 1.0,
             chunk_tokens=self.experiment.loss_chunk_tokens,
             num_microbatches=self.experiment.num_microbatches,
             guard=self.experiment.guard,
             average=self.experiment.average,
-            begin_step=begins[stage.end_step],
+            begin_step=begins.get(stage.name, 0),
         )
 
     def compile(self, stage: Stage) -> CompiledUpdate:
@@ -227,13 +233,12 @@ class Program:
         key = key.update(sharding=self.partitioning.sharding())
         return self.partitioning.jit_init(self._init_state, key).lower(key)
 
-    def compile_from(self, step: int) -> list[CompiledUpdate]:
-        """Compiles the update of every stage that is left at `step`, in order.
+    def compile_all(self, stages: Sequence[Stage]) -> list[CompiledUpdate]:
+        """Compiles the update of each of `stages`, in order.
 
         Compiling them all before training shows at once if a later stage fails to
         compile, and no transition waits for the compiler.
         """
-        stages = self.stages_from(step)
         logging.info("Compiling %s.", " and ".join(repr(s.name) for s in stages))
         with concurrent.futures.ThreadPoolExecutor() as pool:
             return list(pool.map(self.compile, stages))
@@ -252,6 +257,7 @@ class Program:
             self.optimizer.init(params),
             None if guard is None else guard.init(),
             None if average is None else average.init(params),
+            jnp.ones(()) if self.experiment.weighs_by_measures else None,
         )
 
 

@@ -124,8 +124,18 @@ class Recorder:
         previous, self._pending = self._pending, None
         self._settle(previous)
 
-    def validated(self, step: int, values: dict[str, float]) -> None:
+    def validated(
+        self,
+        step: int,
+        values: dict[str, float],
+        decided: dict[str, float | str] | None = None,
+    ) -> None:
         """Records held-out metrics of the parameters after `step` updates.
+
+        Args:
+          step: The updates.
+          values: The metrics by name.
+          decided: What was decided by them, if anything.
 
         Raises:
           FloatingPointError: one of them is not finite.
@@ -136,7 +146,10 @@ class Recorder:
                 "since the last checkpoint was saved."
             )
         seconds = {"seconds": self.times.totals()[STEPS]}
-        self._writer.write(step, self._spent() | seconds | values)
+        known = self._spent() | seconds | values
+        self._writer.write(step, known | (decided or {}))
+        for name in [name for name in self._facts if name.startswith("val_")]:
+            del self._facts[name]
         self._facts |= values
 
     def write_bill(self) -> Bill:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from absl import logging
 
 from salt_jax import config
@@ -37,8 +39,10 @@ def check_experiment(
     if not meta:
         return
     before, now = meta["experiment"], config.as_json(experiment)
+    measures = experiment.measures
     changed = changed_fields(
-        config.without_operational(before), config.without_operational(now)
+        config.without_operational(before, measures=measures),
+        config.without_operational(now, measures=measures),
     )
     refused = sorted(set(changed) - set(accepted))
     if refused:
@@ -113,8 +117,8 @@ def restore(
 ) -> TrainState | None:
     """Returns the state of the checkpoint of `step`, or None without one.
 
-    A guard that the run did not have, or one with another window, begins anew, and so
-    does a moving average that it did not have.
+    A guard that the run did not have, or one with another window, begins anew. So do a
+    moving average and a factor of the teacher's weight that it did not have.
 
     Args:
       program: The program of the experiment.
@@ -128,7 +132,7 @@ def restore(
     """
     if step is None:
         return None
-    state = saved.restore(step, _as_saved(program, meta.get("experiment", {})))
+    state = saved.restore(step, _as_saved(program, meta, saved.record(step).arrays))
     guard, average = program.experiment.guard, program.experiment.average
     if (state.guard and len(state.guard.losses_W)) != (guard and guard.window):
         fresh = None if guard is None else program.partitioning.materialize(guard.init)
@@ -136,22 +140,36 @@ def restore(
     if (state.average is None) != (average is None):
         fresh = program.fresh_average(state.params)
         state = dataclasses.replace(state, average=fresh)
+    if (state.kd_factor is None) != (program.abstract_state.kd_factor is None):
+        unset = state.kd_factor is None
+        fresh = program.partitioning.materialize(_no_factor) if unset else None
+        state = dataclasses.replace(state, kd_factor=fresh)
     return state
 
 
-def _as_saved(program: Program, experiment: Mapping[str, Any]) -> TrainState:
+def _as_saved(
+    program: Program, meta: Mapping[str, Any], arrays: Collection[str]
+) -> TrainState:
     """Returns the state of a checkpoint as shapes, dtypes and shardings.
 
     Args:
       program: The program that resumes the run.
-      experiment: The experiment that saved the checkpoint, as JSON.
+      meta: The checkpoint's `meta`.
+      arrays: The names of its arrays.
     """
-    like, guard, average = program.abstract_state, None, None
+    like, experiment = program.abstract_state, meta.get("experiment", {})
+    guard = average = factor = None
     if (was := experiment.get("guard")) is not None:
         guard = program.partitioning.abstract(UpdateGuard(window=was["window"]).init)
     if experiment.get("average") is not None:
         average = program.abstract_average
-    return dataclasses.replace(like, guard=guard, average=average)
+    if "kd_factor" in arrays:
+        factor = program.partitioning.abstract(_no_factor)
+    return dataclasses.replace(like, guard=guard, average=average, kd_factor=factor)
+
+
+def _no_factor() -> jax.Array:
+    return jnp.ones(())
 
 
 def check_inputs(

@@ -76,9 +76,10 @@ def check_files(
     found = read_experiment(workdir)
     last = _last_step(workdir)
     if found is not None:
+        measures = experiment.measures
         changed = changed_fields(
-            config.without_operational(found),
-            config.without_operational(config.as_json(experiment)),
+            config.without_operational(found, measures=measures),
+            config.without_operational(config.as_json(experiment), measures=measures),
         )
         if refused := sorted(set(changed) - set(accepted)):
             raise ValueError(

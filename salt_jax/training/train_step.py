@@ -36,6 +36,8 @@ class TrainState:
     opt_state: optax.OptState
     guard: GuardState | None = None  # None without a guard.
     average: AverageState | None = None  # None without a moving average.
+    # What a kd_weight that depends on validations is multiplied by; None without one.
+    kd_factor: jax.Array | None = None
 
     def without_update(self) -> TrainState:
         """Returns the state after a step that makes no update; schedules go on."""
@@ -87,7 +89,9 @@ class Update:
             "grad_norm": optax.tree.norm(grads),
             "update_norm": optax.tree.norm(updates),
         }
-        updated = TrainState(state.step + 1, params, opt_state, state.guard)
+        updated = dataclasses.replace(
+            state, step=state.step + 1, params=params, opt_state=opt_state
+        )
         if self.average is not None:
             updated = self._averaged(self.average, state, updated)
         if self.guard is None:
@@ -98,7 +102,10 @@ class Update:
         self, state: TrainState, teacher_params: Params | None, batch: Batch
     ) -> tuple[Params, Metrics]:
         """Returns the gradient of the mean loss over the global batch, and metrics."""
-        shared = _Shared(state.params, teacher_params, self.kd_weight(state.step))
+        kd_weight = self.kd_weight(state.step)
+        if self.teacher is not None and state.kd_factor is not None:
+            kd_weight = kd_weight * state.kd_factor
+        shared = _Shared(state.params, teacher_params, kd_weight)
         grads, metrics = self._sums_over_replicas(shared, batch)
         # The only division, by the weight of the whole global batch: microbatches and
         # devices with fewer targets count for less.

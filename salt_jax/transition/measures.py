@@ -1,0 +1,23 @@
+"""The held-out measures that leave rules and measured weights read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+VAL_LOSS = "val_loss"  # Cross-entropy of the student [nats/token].
+VAL_TEACHER_LOSS = "val_teacher_loss"  # That of the teacher, on the same rows.
+VAL_KL = "val_kl"  # KL(teacher || student) [nats/token].
+# Cosine of the gradients of cross-entropy and of distillation.
+VAL_GRADIENT_AGREEMENT = "val_gradient_agreement"
+
+OF_TEACHER = (VAL_TEACHER_LOSS, VAL_KL, VAL_GRADIENT_AGREEMENT)
+ALL = (VAL_LOSS, *OF_TEACHER)
+
+# The validations of a stage so far, the latest last. Each has "step", the steps made by
+# then, and the measures that the stage reads. The numbers are the same on all hosts.
+History = Sequence[Mapping[str, float]]
+
+
+def lead(measured: Mapping[str, float]) -> float:
+    """Returns the teacher's lead [nats/token]; below 0 if the student is ahead."""
+    return measured[VAL_LOSS] - measured[VAL_TEACHER_LOSS]
