@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import fnmatch
 import importlib
-import importlib.util
 import json
 import shlex
 import sys
@@ -37,6 +36,7 @@ class Options(GinOptions):
     """The options of lab."""
 
     list: bool = False
+    report: bool = False
     only: Sequence[str] = ()
     jobs: int = 1
     hosts: str | None = None
@@ -50,6 +50,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--list",
         action="store_true",
         help="print the commands, each after those that it needs, and run nothing",
+    )
+    group.add_argument(
+        "--report",
+        action="store_true",
+        help="write the report of what is complete by now, and run nothing",
     )
     group.add_argument(
         "--only",
@@ -97,15 +102,23 @@ def run(options: Options) -> int:
         return 0
     with streams.lossy_stdout():
         lab_file.write(lab, planned)
+        if options.report:
+            _write_report(lab)
+            return 0
         outcome = _run(lab, planned, names, options)
         print("\n".join(_summary(lab, outcome, len(names))))
         if outcome.stopped is not None:
             return outcome.stopped
-        if not options.only and importlib.util.find_spec("salt_jax.report.arms"):
-            from salt_jax.report.arms.write import write_lab_report
-
-            write_lab_report(lab_file.folder_of(lab))
+        if not options.only:
+            _write_report(lab)
         return 1 if outcome.failed else 0
+
+
+def _write_report(lab: Lab) -> None:
+    from salt_jax.lab import lab_file
+    from salt_jax.report.arms.write import write_lab_report
+
+    print(f"The report is {write_lab_report(lab_file.folder_of(lab))}.")
 
 
 def _run(lab: Lab, planned: Plan, names: Sequence[str], options: Options) -> Outcome:
