@@ -14,6 +14,7 @@ from salt_jax.data.reading import batch_ranges
 from salt_jax.data.reading.answers import Answers
 from salt_jax.data.reading.prepared_text import PreparedText, StageData
 from salt_jax.files.reading import is_plain_name
+from salt_jax.loss import gates, padded_vocabulary
 from salt_jax.mesh.partitioning import AxisRules, MeshShape
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.quantized import HELD_DTYPES
@@ -34,12 +35,15 @@ class Distillation:
     teacher_export: str
     kd_weight: Schedule | MeasuredWeight
     temperature: float = 1.0  # Divides the teacher's logits.
+    tokens: gates.Gate = gates.EveryToken()  # Which are distilled, and how strongly.
+    real_vocab_size: int | None = None  # Tokens from here on are padding: masked in KD.
     teacher_dtype: str = "bfloat16"  # The dtype of its parameters in memory.
     teacher_rules: AxisRules = AxisRules()
 
     def __post_init__(self):
         if self.temperature <= 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}.")
+        gates.check(self.tokens)
         _check_held_dtype(self, "teacher_dtype")
 
 
@@ -226,12 +230,11 @@ class Experiment:
     def _check_distillation(self, begin_step: int, stage: Stage) -> None:
         distillation = stage.distillation
         assert distillation is not None
-        teacher_vocab = distillation.teacher.vocab_size
-        if teacher_vocab != self.model.vocab_size:
-            raise ValueError(
-                f"Stage {stage.name!r}: the teacher predicts {teacher_vocab} tokens, "
-                f"the student {self.model.vocab_size}; they need one vocabulary."
-            )
+        padded_vocabulary.check(
+            self.model.vocab_size,
+            distillation.teacher.vocab_size,
+            distillation.real_vocab_size,
+        )
         steps = begin_step, stage.end_step - 1
         first, last = (float(distillation.kd_weight(step)) for step in steps)
         if not (0.0 <= first <= 1.0 and 0.0 < last <= 1.0):

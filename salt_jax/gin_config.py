@@ -29,6 +29,7 @@ _IMPORTS = (
     "from salt_jax import config",
     "from salt_jax.optim import guard",
     "from salt_jax.optim import moving_average",
+    "from salt_jax.loss import gates",
     "from salt_jax.optim import optimizer",
     "from salt_jax.mesh import partitioning",
     "from salt_jax.optim import schedules",

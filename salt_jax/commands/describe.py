@@ -120,6 +120,8 @@ def _stage(stage: Mapping[str, Any]) -> list[tuple[str, str]]:
         *(("  " + name, text) for name, text in _model(teacher)),
         ("  temperature", str(teacher["temperature"])),
         *_value("  kd_weight", teacher["kd_weight"]),
+        *_value("  tokens", teacher["tokens"]),
+        ("  real_vocab_size", str(teacher["real_vocab_size"] or "as predicted")),
     ]
 
 

@@ -195,6 +195,18 @@ class Vocabulary:
                 self.size,
             )
 
+    def check_real_size(self, real_vocab_size: int | None) -> None:
+        """Checks a number of tokens that an experiment gives for the vocabulary.
+
+        Raises:
+          ValueError: the vocabulary has another number; None is not checked.
+        """
+        if real_vocab_size not in (None, self.size):
+            raise ValueError(
+                f"real_vocab_size={real_vocab_size}, but the vocabulary {self.path} "
+                f"has {self.size} tokens: give that number."
+            )
+
     def byte_lengths(self) -> np.ndarray:
         """Returns how many bytes of UTF-8 each token stands for, int32 [size].
 

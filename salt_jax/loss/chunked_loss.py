@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from salt_jax.loss.chunk_values import ChunkReader, Values
+from salt_jax.loss.gates import EveryToken, Gate, strength
 from salt_jax.loss.token_chunks import TokenChunks
 from salt_jax.model.unembedding import Unembedding
-
-Values = dict[str, jax.Array]  # Per token, by the name of the metric.
 
 
 @flax.struct.dataclass
@@ -36,6 +36,8 @@ class ChunkedBlend:
 
     chunks: TokenChunks
     temperature: float
+    gate: Gate = EveryToken()
+    num_real: int | None = None  # Ids from here on are padding, masked in KD.
 
     def run(
         self,
@@ -67,6 +69,9 @@ class ChunkedBlend:
     def _on_device(self, student, teacher, tokens, kd_weight, *, with_gradient):
         chunks, shards = self.chunks, self.chunks.shards
         student = chunks.gather_embedding(student)
+        reader = ChunkReader(
+            chunks, self.temperature, self.num_real, self.gate.needs_rank
+        )
 
         def step(gradient_VD, chunk):
             student_CD, teacher_CD, tokens = shards.share(chunk)
@@ -74,10 +79,11 @@ class ChunkedBlend:
             teacher_CV = None
             if teacher is not None:
                 teacher_CV = chunks.logits(teacher, teacher_CD)
-            values, p, soft = self._read(logits_CV, teacher_CV, tokens.targets_BL)
+            values, softmaxes = reader.read(logits_CV, teacher_CV, tokens.targets_BL)
+            values, weight_C1 = self._gated(values, tokens, kd_weight)
             if not with_gradient:
                 return None, (shards.own(values), None)
-            dlogits_CV = self._dlogits(p, soft, tokens, kd_weight)
+            dlogits_CV = self._dlogits(softmaxes, tokens, weight_C1)
             if student.softcap is not None:
                 dlogits_CV *= 1.0 - jnp.square(logits_CV / student.softcap)
             # In float32: if the student is nearly certain, p - 1 cancels to nothing in
@@ -101,74 +107,34 @@ class ChunkedBlend:
         gradient_VD = shards.scatter_gradient(gradient_VD)
         return values, Unembedding(gradient_BLD, gradient_VD, student.softcap)
 
-    def _dlogits(self, p, soft, tokens, kd_weight):
+    def _gated(self, values, tokens, kd_weight):
+        """Returns the values, "distilled" among them, and kd_weight for each token."""
+        if self.gate == EveryToken() or "kd" not in values:
+            return values, kd_weight
+        g_C = strength(self.gate, values, tokens.weights_BL)
+        values.pop("teacher_rank", None)
+        return values | {"distilled": g_C}, kd_weight * g_C[:, None]
+
+    def _dlogits(self, softmaxes, tokens, kd_weight):
         """Returns the gradient of the weighted loss by the student's logits.
 
-        It is weight * (p - (1 - w) * onehot(target) - w * soft), with w = kd_weight.
+        It is weight * (p - (1 - w) * onehot(target) - w * soft), with w = kd_weight, a
+        scalar or one for each token. If padding is masked, w of p is p without it.
         """
+        p, soft, kd_p = softmaxes
         weights_C1 = tokens.weights_BL[:, None]
         if soft is None:
             kd_weight = 0.0
         hard_C1 = (1.0 - kd_weight) * weights_C1
         is_target_CV = self.chunks.is_target(p.exp_CV, tokens.targets_BL)
-        dlogits_CV = p.times(weights_C1) - jnp.where(is_target_CV, hard_C1, 0.0)
+        p_CV = p.times(weights_C1 if kd_p is None else hard_C1)
+        dlogits_CV = p_CV - jnp.where(is_target_CV, hard_C1, 0.0)
         if soft is None:
             return dlogits_CV
-        return dlogits_CV - soft.times(kd_weight * weights_C1)
-
-    def _read(self, student_CV, teacher_CV, targets_C):
-        """Returns values_C by name, the student's p, and the teacher's soft targets."""
-        chunks = self.chunks
-        student_max_C1 = chunks.largest(student_CV)
-        shifted_CV = student_CV - student_max_C1
-        p_CV = jnp.exp(shifted_CV)
-        sums = {"p": _sum(p_CV), "target": chunks.target_share(student_CV, targets_C)}
-        if teacher_CV is not None:
-            teacher_max_C1 = chunks.largest(teacher_CV)
-            teacher_shifted_CV = teacher_CV - teacher_max_C1
-            q_CV = jnp.exp(teacher_shifted_CV)
-            soft_CV = q_CV
-            if self.temperature != 1.0:
-                soft_CV = jnp.exp(teacher_shifted_CV / self.temperature)
-            # Compared unshifted: XLA may fuse the softcap's product into the
-            # subtraction, and then the largest logit minus itself is not exactly 0.
-            both_top_CV = (student_CV == student_max_C1) & (
-                teacher_CV == teacher_max_C1
-            )
-            sums |= {
-                "q": _sum(q_CV),
-                "soft": _sum(soft_CV),
-                "soft_dot": _sum(soft_CV * shifted_CV),
-                "q_dot": _sum(q_CV * (teacher_shifted_CV - shifted_CV)),
-                "teacher_target": chunks.target_share(teacher_CV, targets_C),
-                "both_top": _sum(both_top_CV.astype(jnp.float32)),
-            }
-        sums = chunks.shards.sum(sums)
-        p = _Softmax(p_CV, sums["p"])
-        log_p = jnp.log(sums["p"])  # Without the shift by the maximum; so is log_q.
-        values = {"ce": log_p + (student_max_C1 - sums["target"])}
-        if teacher_CV is None:
-            return _squeezed(values), p, None
-        log_q = jnp.log(sums["q"])
-        values |= {
-            "kd": log_p - sums["soft_dot"] / sums["soft"],
-            "kl": sums["q_dot"] / sums["q"] - log_q + log_p,
-            "teacher_ce": log_q + (teacher_max_C1 - sums["teacher_target"]),
-            "agreement": sums["both_top"] > 0,
-            "teacher_wrong": sums["teacher_target"] < teacher_max_C1,
-        }
-        return _squeezed(values), p, _Softmax(soft_CV, sums["soft"])
-
-
-@flax.struct.dataclass
-class _Softmax:
-    """A softmax before the division by its sum."""
-
-    exp_CV: jax.Array
-    sum_C1: jax.Array
-
-    def times(self, factor_C1: jax.Array) -> jax.Array:
-        return self.exp_CV * (factor_C1 / self.sum_C1)
+        soft_C1 = kd_weight * weights_C1
+        if kd_p is not None:
+            dlogits_CV += kd_p.times(soft_C1)
+        return dlogits_CV - soft.times(soft_C1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -204,19 +170,16 @@ summed_loss.defvjp(_forward, _backward)
 
 
 def blend(values: Values, kd_weight: jax.Array | float) -> jax.Array:
-    """Returns (1 - w) * CE + w * KD for each token; CE without a teacher."""
+    """Returns (1 - w g) * CE + w g * KD for each token; CE without a teacher.
+
+    g is "distilled" among the values, and 1 if it is not there.
+    """
     if "kd" not in values:
         return values["ce"]
+    if "distilled" in values:
+        kd_weight = kd_weight * values["distilled"]
     return (1.0 - kd_weight) * values["ce"] + kd_weight * values["kd"]
 
 
 def _weighted_sum(values, tokens, kd_weight):
     return jnp.sum(blend(values, kd_weight) * tokens.weights_BL)
-
-
-def _sum(x_CV: jax.Array) -> jax.Array:
-    return jnp.sum(x_CV, axis=-1, keepdims=True)
-
-
-def _squeezed(values: Values) -> Values:
-    return {name: x_C1[:, 0] for name, x_C1 in values.items()}

@@ -8,8 +8,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from salt_jax.loss import chunked_loss
+from salt_jax.loss import chunked_loss, padded_vocabulary
 from salt_jax.loss.chunked_loss import ChunkedBlend, Tokens
+from salt_jax.loss.gates import EveryToken, Gate, strength
 from salt_jax.loss.token_chunks import TokenChunks, TokenStatistics, token_statistics
 from salt_jax.loss.weighted_mean import WeightedMean
 from salt_jax.mesh.partitioning import Partitioning
@@ -24,12 +25,23 @@ def salt_loss(
     *,
     kd_weight: jax.Array | float = 0.0,
     temperature: float = 1.0,
+    gate: Gate = EveryToken(),
+    real_vocab_size: int | None = None,
 ) -> dict[str, WeightedMean]:
-    """Returns the blend of cross-entropy and distillation: (1 - w) * CE + w * KD.
+    """Returns the blend of cross-entropy and distillation: (1 - w g) CE + w g KD.
 
     With p the student's distribution, CE = -log p(target) and
     KD = -sum_v softmax(teacher logits / temperature)(v) log p(v), in nats (SALT,
-    arXiv 2410.18779). Stage two is this loss with `teacher_logits_BLV=None`.
+    arXiv 2410.18779); w is `kd_weight`, and g the gate's strength, without a gradient,
+    1 by default. Stage two is this loss with `teacher_logits_BLV=None`.
+
+    If rows are added to a vocabulary so that it divides over a mesh, the teacher may
+    give these any logits. With `real_vocab_size` they have no probability in the
+    teacher's distribution, at any temperature, nor in the student's where it is
+    compared with the teacher's: KD, KL, the agreement, and what a gate reads of them.
+    So these are what they would be without the rows, and both models may have other
+    numbers of them. CE has all of the student's rows, because validation and stage two
+    have: it is CE that teaches the student to leave them out, so not at w g = 1.
 
     This is the dense reference; training calls `chunked_salt_loss`.
 
@@ -40,38 +52,66 @@ def salt_loss(
       weights_BL: The weight of each target; 0 for padding.
       kd_weight: w above, in [0, 1]. It may be traced, and so follow a schedule.
       temperature: Divides the teacher's logits; values below 1 sharpen them.
+      gate: Which targets are distilled, and how strongly.
+      real_vocab_size: The tokens of the vocabulary, without rows of padding; None: all.
 
     Returns:
       "loss" and "ce". With a teacher q also "kd", "kl" (KL(q || p) at temperature 1),
       "teacher_ce" (at temperature 1), "agreement" (1 where the argmaxes are equal) and
-      "teacher_wrong" (1 where the target is not the teacher's argmax). Only the total
-      of "loss" has a gradient, and only by the student's logits.
+      "teacher_wrong" (1 where the target is not the teacher's argmax). With a gate
+      other than `EveryToken` also "distilled", its strength. Only the total of "loss"
+      has a gradient, and only by the student's logits.
 
     Raises:
-      ValueError: the temperature is not positive.
+      ValueError: the temperature is not positive, the vocabularies differ or are
+        smaller than `real_vocab_size`, or the gate gives another shape than that of
+        the targets.
     """
     _check_temperature(temperature)
     student_BLV = student_logits_BLV.astype(jnp.float32)
-    log_p_BLV = jax.nn.log_softmax(student_BLV)
-    values = {"ce": -_take(log_p_BLV, targets_BL)}
+    weights_BL = jax.lax.stop_gradient(weights_BL.astype(jnp.float32))
+    if teacher_logits_BLV is not None:
+        targets_BL = padded_vocabulary.real_targets(targets_BL, real_vocab_size)
+    values = {"ce": -_take(jax.nn.log_softmax(student_BLV), targets_BL)}
     if teacher_logits_BLV is not None:
         teacher_BLV = jax.lax.stop_gradient(teacher_logits_BLV.astype(jnp.float32))
-        log_q_BLV = jax.nn.log_softmax(teacher_BLV)
-        soft_BLV = jax.nn.softmax(teacher_BLV / temperature)
-        top_BL = jnp.max(teacher_BLV, axis=-1)
-        both_top_BLV = (teacher_BLV == top_BL[..., None]) & (
-            student_BLV == jnp.max(student_BLV, axis=-1, keepdims=True)
+        padded_vocabulary.check(
+            student_BLV.shape[-1], teacher_BLV.shape[-1], real_vocab_size
         )
-        values |= {
-            "kd": -jnp.sum(soft_BLV * log_p_BLV, axis=-1),
-            "kl": jnp.sum(jnp.exp(log_q_BLV) * (log_q_BLV - log_p_BLV), axis=-1),
-            "teacher_ce": -_take(log_q_BLV, targets_BL),
-            "agreement": jnp.any(both_top_BLV, axis=-1),
-            "teacher_wrong": _take(teacher_BLV, targets_BL) < top_BL,
-        }
+        real = slice(real_vocab_size)
+        values |= _compared(
+            student_BLV[..., real], teacher_BLV[..., real], targets_BL, temperature
+        )
+        if gate != EveryToken():
+            target_BL = _take(teacher_BLV[..., real], targets_BL)[..., None]
+            rank_BL = jnp.sum(teacher_BLV[..., real] > target_BL, axis=-1)
+            known = values | ({"teacher_rank": rank_BL} if gate.needs_rank else {})
+            values |= {"distilled": strength(gate, known, weights_BL)}
     loss_BL = chunked_loss.blend(values, jax.lax.stop_gradient(kd_weight))
-    weights_BL = jax.lax.stop_gradient(weights_BL.astype(jnp.float32))
     return _means(jnp.sum(loss_BL * weights_BL), values, weights_BL)
+
+
+def _compared(
+    student_BLV: jax.Array,
+    teacher_BLV: jax.Array,
+    targets_BL: jax.Array,
+    temperature: float,
+) -> chunked_loss.Values:
+    """Returns what both models' logits give for each target."""
+    log_p_BLV = jax.nn.log_softmax(student_BLV)
+    log_q_BLV = jax.nn.log_softmax(teacher_BLV)
+    soft_BLV = jax.nn.softmax(teacher_BLV / temperature)
+    top_BL = jnp.max(teacher_BLV, axis=-1)
+    both_top_BLV = (teacher_BLV == top_BL[..., None]) & (
+        student_BLV == jnp.max(student_BLV, axis=-1, keepdims=True)
+    )
+    return {
+        "kd": -jnp.sum(soft_BLV * log_p_BLV, axis=-1),
+        "kl": jnp.sum(jnp.exp(log_q_BLV) * (log_q_BLV - log_p_BLV), axis=-1),
+        "teacher_ce": -_take(log_q_BLV, targets_BL),
+        "agreement": jnp.any(both_top_BLV, axis=-1),
+        "teacher_wrong": _take(teacher_BLV, targets_BL) < top_BL,
+    }
 
 
 def chunked_salt_loss(
@@ -84,6 +124,8 @@ def chunked_salt_loss(
     chunk_tokens: int,
     kd_weight: jax.Array | float = 0.0,
     temperature: float = 1.0,
+    gate: Gate = EveryToken(),
+    real_vocab_size: int | None = None,
 ) -> dict[str, WeightedMean]:
     """Computes `salt_loss` without the logits of a whole batch in memory.
 
@@ -101,24 +143,32 @@ def chunked_salt_loss(
       chunk_tokens: Tokens per chunk, counted over the devices that share tokens.
       kd_weight: As in `salt_loss`.
       temperature: As in `salt_loss`, but not traced.
+      gate: As in `salt_loss`. It is called inside `jit` with the values of a chunk.
+      real_vocab_size: As in `salt_loss`.
 
     Returns:
       The metrics of `salt_loss`. A target outside the vocabulary makes them NaN.
 
     Raises:
-      ValueError: a dimension does not divide over the mesh, the vocabularies differ,
-        or `chunk_tokens` or `temperature` is not positive.
+      ValueError: as for `salt_loss`, a dimension does not divide over the mesh, or
+        `chunk_tokens` is not positive.
     """
     _check_temperature(temperature)
     chunks = TokenChunks(partitioning, chunk_tokens)
     chunks.check(student, targets_BL)
+    num_real = None
     if teacher is not None:
-        _check_teacher(student, teacher)
-        teacher = jax.lax.stop_gradient(teacher)
+        ours, theirs = (m.embedding_VD.shape[0] for m in (student, teacher))
+        padded_vocabulary.check(ours, theirs, real_vocab_size)
+        _check_batch(student, teacher)
+        targets_BL = padded_vocabulary.real_targets(targets_BL, real_vocab_size)
+        teacher = jax.lax.stop_gradient(padded_vocabulary.with_rows(teacher, ours))
+        # With no rows of padding, the student's rows are the real ones.
+        num_real = None if real_vocab_size == ours else real_vocab_size
     kd_weight = jax.lax.stop_gradient(jnp.asarray(kd_weight, jnp.float32))
     weights_BL = jax.lax.stop_gradient(weights_BL.astype(jnp.float32))
     loss, values = chunked_loss.summed_loss(
-        ChunkedBlend(chunks, temperature),
+        ChunkedBlend(chunks, temperature, gate, num_real),
         student,
         teacher,
         Tokens(targets_BL, weights_BL),
@@ -169,13 +219,7 @@ def _check_temperature(temperature: float) -> None:
         raise ValueError(f"temperature must be positive, got {temperature}.")
 
 
-def _check_teacher(student: Unembedding, teacher: Unembedding) -> None:
-    ours, theirs = student.embedding_VD.shape[0], teacher.embedding_VD.shape[0]
-    if ours != theirs:
-        raise ValueError(
-            f"The teacher has a vocabulary of {theirs} tokens and the student of "
-            f"{ours}: distillation needs one vocabulary for both."
-        )
+def _check_batch(student: Unembedding, teacher: Unembedding) -> None:
     shapes = teacher.hidden_BLD.shape[:2], student.hidden_BLD.shape[:2]
     if shapes[0] != shapes[1]:
         raise ValueError(

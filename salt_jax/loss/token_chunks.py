@@ -19,6 +19,8 @@ from salt_jax.mesh.partitioning import Partitioning
 from salt_jax.mesh.vocab_shards import VocabShards
 from salt_jax.model.unembedding import Unembedding
 
+_LOW = -1e30
+
 
 @flax.struct.dataclass
 class TokenStatistics:
@@ -112,6 +114,29 @@ class TokenChunks:
     def largest(self, logits_CV: jax.Array) -> jax.Array:
         """Returns each token's largest logit over the whole vocabulary, [C, 1]."""
         return self.shards.largest(jnp.max(logits_CV, axis=-1, keepdims=True))
+
+    def largest_and_target(
+        self, logits_CV: jax.Array, targets_C: jax.Array
+    ) -> jax.Array:
+        """Returns each token's largest logit and its target's, [C, 2], in one exchange.
+
+        A target outside the vocabulary has -inf.
+        """
+        size = logits_CV.shape[1]
+        local_C1 = self.shards.local(targets_C, size)[:, None]
+        x_C1 = jnp.take_along_axis(logits_CV, jnp.clip(local_C1, 0, size - 1), axis=1)
+        x_C1 = jnp.where((local_C1 >= 0) & (local_C1 < size), x_C1, -jnp.inf)
+        max_C1 = jnp.max(logits_CV, axis=-1, keepdims=True)
+        return self.shards.largest(jnp.concatenate([max_C1, x_C1], axis=1))
+
+    def without_padding(self, logits_CV: jax.Array, num_real: int) -> jax.Array:
+        """Returns the logits, those of ids from `num_real` on so low that exp gives 0.
+
+        They are finite, so that 0 times them is 0.
+        """
+        ids_CV = jax.lax.broadcasted_iota(jnp.int32, logits_CV.shape, 1)
+        end = self.shards.local(jnp.int32(num_real), logits_CV.shape[1])
+        return jnp.where(ids_CV < end, logits_CV, _LOW)
 
     def is_target(self, like_CV: jax.Array, targets_C: jax.Array) -> jax.Array:
         """Returns a bool [C, V], True at the target if this device has it."""

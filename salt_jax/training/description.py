@@ -129,6 +129,8 @@ def _stage(experiment: Experiment, begin_step: int, stage: Stage) -> dict[str, A
             "held_dtype": distillation.teacher_dtype,
             "temperature": distillation.temperature,
             "kd_weight": as_json(distillation.kd_weight),
+            "tokens": as_json(distillation.tokens),
+            "real_vocab_size": distillation.real_vocab_size,
         },
     }
 

@@ -18,6 +18,7 @@ from absl import logging
 from salt_jax.batch import Batch
 from salt_jax.config import Distillation, Experiment, Stage
 from salt_jax.data.vocabulary import Vocabulary
+from salt_jax.loss.gates import EveryToken
 from salt_jax.mesh.memory import available_per_device, check_fits
 from salt_jax.mesh.partitioning import Partitioning, bytes_per_device
 from salt_jax.model.attention_choice import AttentionChoice
@@ -195,6 +196,8 @@ class Program:
             teacher=self.reading_teacher(distillation) if distillation else None,
             kd_weight=distillation.kd_weight if distillation else Constant(value=0.0),
             temperature=distillation.temperature if distillation else 1.0,
+            gate=distillation.tokens if distillation else EveryToken(),
+            real_vocab_size=distillation.real_vocab_size if distillation else None,
             chunk_tokens=self.experiment.loss_chunk_tokens,
             num_microbatches=self.experiment.num_microbatches,
             guard=self.experiment.guard,

@@ -48,6 +48,7 @@ class StageInputs:
         if distillation is not None:
             path = distillation.teacher_export
             teacher = Export.open_for(path, distillation.teacher, vocabulary)
+            vocabulary.check_real_size(distillation.real_vocab_size)
         loader = Loader(
             stage.data,
             batch_size=experiment.batch_size,

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from salt_jax.batch import Batch
+from salt_jax.loss.gates import EveryToken, Gate
 from salt_jax.loss.losses import chunked_salt_loss
 from salt_jax.model.transformer import Params, Transformer
 from salt_jax.optim.guard import GuardState, UpdateGuard
@@ -69,6 +70,8 @@ class Update:
     teacher: Transformer | None = None
     kd_weight: Schedule = Constant(value=0.0)
     temperature: float = 1.0
+    gate: Gate = EveryToken()
+    real_vocab_size: int | None = None
     chunk_tokens: int
     num_microbatches: int = 1
     guard: UpdateGuard | None = None
@@ -221,6 +224,8 @@ class Update:
                 chunk_tokens=self.chunk_tokens,
                 kd_weight=shared.kd_weight,
                 temperature=self.temperature,
+                gate=self.gate,
+                real_vocab_size=self.real_vocab_size,
             )
         return metrics["loss"].total, metrics
 

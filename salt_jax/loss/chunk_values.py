@@ -1,0 +1,147 @@
+"""What the loss knows of each token of a chunk, from its logits.
+
+Dimensions: V vocabulary, C tokens of a chunk, 1 a broadcast dimension. Inside
+`shard_map`, V is the device's part of the vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from salt_jax.loss.token_chunks import TokenChunks
+
+Values = dict[str, jax.Array]  # Per token, by the name of the metric.
+
+
+@flax.struct.dataclass
+class Softmax:
+    """A softmax before the division by its sum."""
+
+    exp_CV: jax.Array
+    sum_C1: jax.Array
+
+    def times(self, factor_C1: jax.Array) -> jax.Array:
+        """Returns the probabilities, each token's times its factor."""
+        return self.exp_CV * (factor_C1 / self.sum_C1)
+
+
+class Softmaxes(NamedTuple):
+    """The distributions that the gradient of a chunk is made of."""
+
+    p: Softmax  # The student's, over all rows of its embedding.
+    soft: Softmax | None = None  # The teacher's soft labels; None without a teacher.
+    kd_p: Softmax | None = None  # The student's in KD, if padding is masked there.
+
+
+class _Shifted(NamedTuple):
+    """Logits less each token's largest, and their exponentials."""
+
+    max_C1: jax.Array
+    shifted_CV: jax.Array
+    exp_CV: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class ChunkReader:
+    """Reads values and distributions from the logits of a chunk."""
+
+    chunks: TokenChunks
+    temperature: float
+    num_real: int | None  # Ids from here on are padding, masked; None: none are.
+    with_rank: bool  # Whether to return "teacher_rank".
+
+    def read(
+        self, student_CV: jax.Array, teacher_CV: jax.Array | None, targets_C: jax.Array
+    ) -> tuple[Values, Softmaxes]:
+        """Returns values_C by name, and the distributions."""
+        chunks = self.chunks
+        student = _shifted(student_CV, chunks.largest(student_CV))
+        sums = {
+            "p": _sum(student.exp_CV),
+            "target": chunks.target_share(student_CV, targets_C),
+        }
+        if teacher_CV is None:
+            sums = chunks.shards.sum(sums)
+            log_p = jnp.log(sums["p"])
+            values = {"ce": log_p + (student.max_C1 - sums["target"])}
+            return _squeezed(values), Softmaxes(Softmax(student.exp_CV, sums["p"]))
+        return self._read_both(student, sums, student_CV, teacher_CV, targets_C)
+
+    def _read_both(self, student, sums, student_CV, teacher_CV, targets_C):
+        chunks, kd_student = self.chunks, student
+        if self.num_real is not None:
+            student_CV = chunks.without_padding(student_CV, self.num_real)
+            teacher_CV = chunks.without_padding(teacher_CV, self.num_real)
+            kd_student = _shifted(student_CV, chunks.largest(student_CV))
+            sums |= {"kd_p": _sum(kd_student.exp_CV)}
+        teacher, target_C1 = self._teacher(teacher_CV, targets_C)
+        soft_CV = teacher.exp_CV
+        if self.temperature != 1.0:
+            soft_CV = jnp.exp(teacher.shifted_CV / self.temperature)
+        # Compared unshifted: XLA may fuse the softcap's product into the
+        # subtraction, and then the largest logit minus itself is not exactly 0.
+        both_top_CV = (student_CV == kd_student.max_C1) & (teacher_CV == teacher.max_C1)
+        sums |= {
+            "q": _sum(teacher.exp_CV),
+            "soft": _sum(soft_CV),
+            "soft_dot": _sum(soft_CV * kd_student.shifted_CV),
+            "q_dot": _sum(
+                teacher.exp_CV * (teacher.shifted_CV - kd_student.shifted_CV)
+            ),
+            "teacher_target": chunks.target_share(teacher_CV, targets_C),
+            "both_top": _sum(both_top_CV.astype(jnp.float32)),
+        }
+        if target_C1 is not None:
+            sums |= {"above": _sum((teacher_CV > target_C1).astype(jnp.float32))}
+        sums = chunks.shards.sum(sums)
+        kd_p = None
+        if self.num_real is not None:
+            kd_p = Softmax(kd_student.exp_CV, sums["kd_p"])
+        softmaxes = Softmaxes(
+            Softmax(student.exp_CV, sums["p"]), Softmax(soft_CV, sums["soft"]), kd_p
+        )
+        return _values(sums, student.max_C1, teacher.max_C1), softmaxes
+
+    def _teacher(self, teacher_CV, targets_C):
+        """Returns the shifted logits, and the target's logit if its rank is asked."""
+        if not self.with_rank:
+            return _shifted(teacher_CV, self.chunks.largest(teacher_CV)), None
+        # The target's logit is known before the sums, so that its rank is one of them.
+        both_C2 = self.chunks.largest_and_target(teacher_CV, targets_C)
+        return _shifted(teacher_CV, both_C2[:, :1]), both_C2[:, 1:]
+
+
+def _shifted(logits_CV: jax.Array, max_C1: jax.Array) -> _Shifted:
+    shifted_CV = logits_CV - max_C1
+    return _Shifted(max_C1, shifted_CV, jnp.exp(shifted_CV))
+
+
+def _values(sums: Values, student_max_C1: Any, teacher_max_C1: Any) -> Values:
+    """Returns the values_C that sums over the vocabulary give."""
+    log_p = jnp.log(sums["p"])  # Without the shift by the maximum; so are the others.
+    values = {"ce": log_p + (student_max_C1 - sums["target"])}
+    log_q = jnp.log(sums["q"])
+    log_kd_p = jnp.log(sums["kd_p"]) if "kd_p" in sums else log_p
+    values |= {
+        "kd": log_kd_p - sums["soft_dot"] / sums["soft"],
+        "kl": sums["q_dot"] / sums["q"] - log_q + log_kd_p,
+        "teacher_ce": log_q + (teacher_max_C1 - sums["teacher_target"]),
+        "agreement": sums["both_top"] > 0,
+        "teacher_wrong": sums["teacher_target"] < teacher_max_C1,
+    }
+    if "above" in sums:
+        values |= {"teacher_rank": sums["above"].astype(jnp.int32)}
+    return _squeezed(values)
+
+
+def _sum(x_CV: jax.Array) -> jax.Array:
+    return jnp.sum(x_CV, axis=-1, keepdims=True)
+
+
+def _squeezed(values: Values) -> Values:
+    return {name: x_C1[:, 0] for name, x_C1 in values.items()}
