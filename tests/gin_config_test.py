@@ -27,6 +27,7 @@ from salt_jax.files.changes import changed_fields
 from salt_jax.gin_reading import files
 from salt_jax.lab.planning import plan
 from salt_jax.lab.values import Lab
+from salt_jax.loss.gates import WhereTeacherLeads, WhereTeacherRanks
 from salt_jax.mesh.partitioning import AxisRules, MeshShape
 from salt_jax.model.transformer import Transformer, abstract_params
 from salt_jax.optim.schedules import (
@@ -209,6 +210,12 @@ def test_salt_and_baseline_differ_in_nothing_but_the_first_stage():
         ("KD_SCHEDULE=@schedules.LinearRatioDecay()",
          lambda s: s.distillation.kd_weight,
          LinearRatioDecay(start=0.667, begin_step=0, end_step=36_000)),
+        ("TOKENS=@gates.WhereTeacherRanks()", lambda s: s.distillation.tokens,
+         WhereTeacherRanks(k=10)),
+        ("TOKENS=@gates.WhereTeacherLeads()", lambda s: s.distillation.tokens,
+         WhereTeacherLeads(margin=0.0)),
+        ("config.Distillation.real_vocab_size=4000",
+         lambda s: s.distillation.real_vocab_size, 4000),
         # A default said again, and what only some of the readers take.
         ("KD_WEIGHT=0.667", lambda s: s.distillation.kd_weight.value, 0.667),
         ("config.Distillation.teacher_dtype='bfloat16'",
@@ -481,6 +488,11 @@ def test_a_later_override_wins():
         ("N_KD=300_000", "increasing order"),
         ("TEMPERATURE=0", "temperature must be positive, got 0"),
         ("KEEP_FRACTION=0.0", "keep_fraction must be"),
+        ("gates.WhereTeacherRanks.k=50", "no effect: gates.WhereTeacherRanks.k"),
+        ("TOKENS=0.5", "float .*needs_rank"),
+        ("config.Distillation.real_vocab_size=262145", "262145.* 262144 .*262144"),
+        ("slm_1p5b/model.TransformerConfig.vocab_size=262080",
+         "262080.*262144.*real_vocab_size"),
         ("RANKING=@ranking.PerplexityBand()", "BAND is not set"),
         ("config.Experiment.num_microbatches=3", "does not divide batch_size=2048"),
     ],
