@@ -1,4 +1,4 @@
-"""Prints what the chunked loss costs beside the dense one, in time and in memory.
+"""Prints what the chunked loss costs beside the dense one, and gates beside none.
 
 Run from the root of the repository: python tests/benchmarks/loss.py [--vocab=4096]
 
@@ -16,6 +16,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from salt_jax.loss.gates import WhereTeacherLeads, WhereTeacherRanks
 from salt_jax.loss.losses import chunked_salt_loss, salt_loss
 from salt_jax.mesh.partitioning import MeshShape, Partitioning
 from salt_jax.model.unembedding import Unembedding
@@ -94,33 +95,49 @@ def compare(
     ]
 
 
+def print_table(losses: dict[str, Callable], arguments: tuple, repeats: int) -> None:
+    """Prints a row for each loss; ratios are to the first."""
+    programs = [compile_gradient(loss, arguments) for loss in losses.values()]
+    held = [mebibytes(program) for program in programs]
+    measured = compare(programs, arguments, repeats)
+    print(f"{'loss and gradient':<18}{'seconds':>9}{'ratio':>7}{'MiB':>9}{'ratio':>7}")
+    for name, memory, (time_s, ratio) in zip(losses, held, measured, strict=True):
+        print(
+            f"{name:<18}{time_s:9.3f}{ratio:7.3f}{memory:9.0f}{memory / held[0]:7.3f}"
+        )
+
+
 def main() -> None:
-    """Prints one row for the dense loss, and one for each size of chunk."""
+    """Prints dense beside chunked losses, then gates and masked padding beside none."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vocab", type=int, default=131_072)
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--chunks", type=int, nargs="+", default=[128])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dtype", default="float32", help="of the hidden states")
+    parser.add_argument("--no_dense", action="store_true", help="only the second table")
     flags = parser.parse_args()
 
     arguments = make_arguments(flags.tokens, flags.vocab, flags.dtype)
     partitioning = Partitioning(mesh=MeshShape().build(jax.devices()[:1]))
-    losses = {"dense": dense} | {
+    chunked = {
         f"chunks of {chunk:,}": functools.partial(
             chunked_salt_loss, partitioning=partitioning, chunk_tokens=chunk
         )
         for chunk in flags.chunks
     }
-    programs = [compile_gradient(loss, arguments) for loss in losses.values()]
-    held = [mebibytes(program) for program in programs]
-    measured = compare(programs, arguments, flags.repeats)
     print(f"{flags.tokens:,} tokens, vocabulary {flags.vocab:,}, {flags.dtype}")
-    print(f"{'loss and gradient':<18}{'seconds':>9}{'ratio':>7}{'MiB':>9}{'ratio':>7}")
-    for name, memory, (time_s, ratio) in zip(losses, held, measured, strict=True):
-        print(
-            f"{name:<18}{time_s:9.3f}{ratio:7.2f}{memory:9.0f}{memory / held[0]:7.3f}"
-        )
+    if not flags.no_dense:
+        print_table({"dense": dense} | chunked, arguments, flags.repeats)
+    (name, loss), *_ = chunked.items()
+    options = {
+        name: {},
+        "top 10 alone": {"gate": WhereTeacherRanks(k=10)},
+        "where it leads": {"gate": WhereTeacherLeads()},
+        "masked padding": {"real_vocab_size": flags.vocab - 100},
+    }
+    gated = {name: functools.partial(loss, **more) for name, more in options.items()}
+    print_table(gated, arguments, flags.repeats)
 
 
 if __name__ == "__main__":

@@ -227,6 +227,14 @@ def test_a_model_that_predicts_fewer_tokens_is_refused_with_both_numbers():
         vocabulary.check_model(4095)
 
 
+@pytest.mark.parametrize("size", [4095, 4097])
+def test_another_size_than_the_vocabularys_is_refused_with_both(vocabulary, size):
+    vocabulary.check_real_size(None)
+    vocabulary.check_real_size(4096)
+    with pytest.raises(ValueError, match=rf"real_vocab_size={size}.* has 4096 tokens"):
+        vocabulary.check_real_size(size)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
 def test_a_model_that_is_cut_off_is_refused_by_its_file(share, tmp_path):
     whole = embedded.resolve("embedded:tokenizer/spm_4k.model").read_bytes()
