@@ -24,11 +24,15 @@ class Evaluation:
     splits: Mapping[str, Mapping[str, Any]]  # JSON: metrics by split, group and name.
     samples: Sequence[Mapping[str, str]]
     table: str  # The metrics for people: one row per split and group.
+    # Of held-out text: the mean loss of sequences, by split, in their order.
+    sequence_losses: Mapping[str, Sequence[float]] = dataclasses.field(
+        default_factory=dict
+    )
 
     def write(
         self, workdir: epath.Path, *, step: int, params: int, suffix: str = ""
     ) -> None:
-        """Writes `evaluation.json` and `samples.json` into `workdir`.
+        """Writes `evaluation.json`, `samples.json` and `sequence_losses.json`.
 
         Args:
           workdir: The run directory; created if missing.
@@ -41,6 +45,9 @@ class Evaluation:
         write_record(workdir / f"evaluation{suffix}.json", record)
         samples = {"samples": list(self.samples)}
         write_record(workdir / f"samples{suffix}.json", samples)
+        if self.sequence_losses:
+            losses = {"step": step, "splits": dict(self.sequence_losses)}
+            write_record(workdir / f"sequence_losses{suffix}.json", losses)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

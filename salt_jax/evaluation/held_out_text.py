@@ -25,6 +25,9 @@ from salt_jax.training.loop import Measure
 from salt_jax.training.program import Program
 
 SPLITS = ("val", "test")
+# Sequences of each split whose losses are kept one by one. Preparation shuffles them,
+# so the first ones are a sample.
+KEPT_SEQUENCES = 4096
 
 
 @dataclasses.dataclass
@@ -80,10 +83,15 @@ class HeldOutText:
 
     def evaluate(self, params: Params) -> Evaluation:
         """Evaluates whole splits, and continues some of their documents."""
-        splits = evaluate_splits(self.program, params, self.data)
+        splits, losses = evaluate_splits(self.program, params, self.data)
         validates = self.program.experiment.validation is not None
         written = samples(self.program, params, self.data) if validates else []
-        return Evaluation(splits=splits, samples=written, table=table(splits))
+        return Evaluation(
+            splits=splits,
+            samples=written,
+            table=table(splits),
+            sequence_losses=losses,
+        )
 
 
 def evaluate_splits(
@@ -91,30 +99,41 @@ def evaluate_splits(
     params: Params,
     data: PreparedText,
     splits: Sequence[str] = SPLITS,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """Returns the metrics of `params` on whole splits of `data`, unselected.
 
     Returns:
-      By split: "domains", the metrics of each domain, and "total", of all tokens.
+      By split: "domains", the metrics of each domain, and "total", of all tokens; and
+      the mean loss of each of its first `KEPT_SEQUENCES` sequences.
 
     Raises:
       FileNotFoundError: a split is not prepared.
     """
     reader, seq_len = reader_of(program), program.experiment.seq_len
     byte_lengths = Vocabulary.open(data.vocabulary).byte_lengths()
-    results = {}
+    results: dict[str, Any] = {}
+    losses: dict[str, list[float]] = {}
     for split in splits:
         whole = dataclasses.replace(data, split=split, selection=None)
         dataset = whole.open(seq_len=seq_len)
         sums = [DomainSums() for _ in dataset.manifest.domains]
+        kept = losses[split] = []
         with Progress(f"evaluate {split}", len(dataset)) as progress:
             done = 0
             for tokens in reader(params, dataset, np.arange(len(dataset))):
                 _add(sums, tokens, byte_lengths)
+                kept += sequence_losses(tokens)[: KEPT_SEQUENCES - len(kept)]
                 done += len(tokens.ce_NL)
                 progress.update(done)
         results[split] = _means(sums, dataset)
-    return results
+    return results, losses
+
+
+def sequence_losses(tokens: TokensRead) -> list[float]:
+    """Returns the mean loss of each sequence [nats per token], to six digits."""
+    counts_N = np.maximum(np.sum(tokens.is_target, axis=1), 1)
+    nats_N = np.sum(tokens.ce_NL * tokens.is_target, axis=1, dtype=np.float64)
+    return [float(f"{loss:.6g}") for loss in nats_N / counts_N]
 
 
 def table(results: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from salt_jax.data.vocabulary import Vocabulary
+from salt_jax.evaluation import held_out_text
 from salt_jax.evaluation.held_out import Evaluation
 from salt_jax.evaluation.held_out_text import DomainSums, evaluate_splits, table
 from salt_jax.files.records import read_record
@@ -19,7 +20,7 @@ UNTIED = dataclasses.replace(runs.STUDENT, tied_embedding=False)
 
 def evaluate(program, params, *splits):
     data = program.experiment.validation.data
-    return evaluate_splits(program, params, data, *splits)
+    return evaluate_splits(program, params, data, *splits)[0]
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +133,27 @@ def test_an_evaluation_does_not_depend_on_how_it_is_made(change, files, results)
 def test_selection_does_not_narrow_what_is_evaluated(program, results, params):
     data = program.experiment.stages[-1].data
     selected = dataclasses.replace(data, selection="none")
-    found = evaluate_splits(program, params, selected, ["val"])
+    found, _ = evaluate_splits(program, params, selected, ["val"])
     assert found["val"]["total"] == results["val"]["total"]
+
+
+def test_losses_of_sequences_weighted_by_their_tokens_are_that_of_the_split(
+    program, results, params
+):
+    data = program.experiment.validation.data
+    _, losses = evaluate_splits(program, params, data, ["val"])
+    dataset = data.open(seq_len=program.experiment.seq_len)
+    tokens = dataset.read(np.arange(len(dataset))).segments > 0
+    mean = np.average(losses["val"], weights=tokens.sum(axis=1))
+    assert mean == pytest.approx(results["val"]["total"]["loss"], rel=1e-5)
+
+
+def test_losses_are_kept_of_the_first_sequences_alone(program, params, monkeypatch):
+    data = program.experiment.validation.data
+    _, whole = evaluate_splits(program, params, data, ["val"])
+    monkeypatch.setattr(held_out_text, "KEPT_SEQUENCES", 3)
+    _, first = evaluate_splits(program, params, data, ["val"])
+    assert len(whole["val"]) > 3 and first["val"] == whole["val"][:3]
 
 
 def test_perplexity_is_exp_of_the_cross_entropy():
@@ -156,6 +176,15 @@ def test_an_evaluation_is_written_with_its_step_and_size(results, tmp_path):
     )
     assert written == {"step": 7, "params": 9, "splits": results}
     assert samples == {"samples": [{"prompt": "a"}]}
+
+
+def test_losses_of_sequences_are_written_in_a_file_of_their_own(results, tmp_path):
+    evaluation = Evaluation(
+        splits=results, samples=[], table="", sequence_losses={"val": [1.5, 2.5]}
+    )
+    evaluation.write(tmp_path, step=7, params=9)
+    written = read_record(tmp_path / "sequence_losses.json", dict, remedy="")
+    assert written == {"step": 7, "splits": {"val": [1.5, 2.5]}}
 
 
 def test_the_table_has_a_row_for_each_domain_and_the_total_of_each_split(results):
