@@ -25,6 +25,12 @@ class EvaluationFile(TypedDict):
     splits: dict[str, dict[str, dict[str, Any]]]
 
 
+class SequenceLossesFile(TypedDict):
+    """What is read of `sequence_losses.json`: mean losses of sequences by split."""
+
+    splits: dict[str, list[float]]
+
+
 class SamplesFile(TypedDict):
     """What is read of `samples.json`: continuations, or answers to questions."""
 

@@ -53,6 +53,13 @@ class TrainedRun:
         return int(self.records[-1]["step"])
 
     @property
+    def stage_ends(self) -> list[int]:
+        """The steps at which the stages ended, by a rule of theirs or at `end_step`."""
+        left = {r["left_stage"]: r["step"] for r in self.records if "left_stage" in r}
+        stages = self.experiment["stages"]
+        return [left.get(stage["name"], stage["end_step"]) for stage in stages]
+
+    @property
     def planned_steps(self) -> int:
         """The number of steps at the end of the last stage."""
         return max((x["end_step"] for x in self.experiment["stages"]), default=0)

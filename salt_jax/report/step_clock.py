@@ -79,8 +79,7 @@ class StepClock:
         """
         total = np.zeros(np.shape(steps))
         begin = 0
-        for stage in run.experiment["stages"]:
-            end = stage["end_step"]
+        for stage, end in zip(run.experiment["stages"], run.stage_ends, strict=True):
             update = self._find(run, stage)
             if update is None:
                 measured = [each["name"] for each in self.updates]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from salt_jax.report.arms.laboratory import Laboratory
-from salt_jax.report.arms.seed_run import SeedRun
-from salt_jax.report.curves import LossCurve, smooth
+from salt_jax.report.curves import smooth
 from salt_jax.report.intervals import t_interval
 
 Series = tuple[np.ndarray, np.ndarray]  # Steps and values.
@@ -72,7 +71,7 @@ def loss_difference(lab: Laboratory, name: str) -> Band | None:
     series = []
     for seed in lab.pairs(name, lab.file.seeds):
         arm, reference = (
-            _validations(lab.runs[each, seed]) for each in (name, lab.file.reference)
+            lab.runs[each, seed].curve for each in (name, lab.file.reference)
         )
         inside = (arm.steps >= reference.steps[0]) & (arm.steps <= reference.steps[-1])
         steps = arm.steps[inside]
@@ -83,8 +82,7 @@ def loss_difference(lab: Laboratory, name: str) -> Band | None:
 
 def held_out_loss(lab: Laboratory, name: str) -> Band | None:
     """Returns the held-out loss of the finished runs of an arm."""
-    runs = [lab.runs[name, seed] for seed in lab.finished(name)]
-    curves = [_validations(run) for run in runs]
+    curves = [lab.runs[name, seed].curve for seed in lab.finished(name)]
     return band([(curve.steps, curve.losses) for curve in curves])
 
 
@@ -114,13 +112,3 @@ def metric(lab: Laboratory, name: str, key: str) -> Band | None:
         kept = slice(len(values) - 1, None, -every)  # The last one is kept.
         series.append((steps[kept][::-1], smooth(values, window)[kept][::-1]))
     return band(series)
-
-
-def by_name(bands: Mapping[str, Band | None]) -> dict[str, Band]:
-    """Returns the bands that there are."""
-    return {name: each for name, each in bands.items() if each is not None}
-
-
-def _validations(run: SeedRun) -> LossCurve:
-    assert run.trained is not None
-    return LossCurve.of(run.trained.records)

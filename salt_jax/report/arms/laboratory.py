@@ -28,6 +28,7 @@ class Laboratory:
     """
 
     file: LabFile
+    arms: Sequence[MadeEntry]  # Those of the file, and their moving averages.
     runs: Mapping[tuple[str, int], SeedRun]
     clock: StepClock | None  # None: step times were not measured.
 
@@ -61,27 +62,25 @@ class Laboratory:
             )
         file = lab_file.read(folder)
         made = (*file.arms, *file.small_models)
-        runs = {
-            (each.name, seed): SeedRun.read(
-                each.folders[str(seed)], each.few_shot.get(str(seed), {})
-            )
-            for each in made
-            for seed in file.seeds
-        }
+        runs: dict[tuple[str, int], SeedRun] = {}
+        for each in made:
+            runs |= _read_runs(each, file.seeds)
+        arms = list(file.arms)
+        for arm in file.arms:
+            averaged = dataclasses.replace(arm, name=f"{arm.name}, averaged")
+            found = _read_runs(averaged, file.seeds, average=True)
+            if any(run.validated for run in found.values()):
+                arms.insert(arms.index(arm) + 1, averaged)
+                runs |= found
         times = dict.fromkeys(each.step_times for each in made if each.step_times)
         clocks = [StepClock.read(path) for path in times if epath.Path(path).exists()]
         clock = StepClock.merged(clocks) if clocks else None
-        return cls(file=file, runs=runs, clock=clock)
-
-    @property
-    def reference(self) -> MadeEntry:
-        """The arm that the others are compared with."""
-        return next(arm for arm in self.file.arms if arm.name == self.file.reference)
+        return cls(file=file, arms=arms, runs=runs, clock=clock)
 
     @property
     def others(self) -> list[MadeEntry]:
         """The arms that are compared, in their order."""
-        return [arm for arm in self.file.arms if arm.name != self.file.reference]
+        return [arm for arm in self.arms if arm.name != self.file.reference]
 
     @property
     def fresh(self) -> tuple[int, ...]:
@@ -150,7 +149,7 @@ class Laboratory:
 
     def _needs(self, name: str, seed: int) -> tuple[list[SeedRun], list[str]]:
         """Returns the small models and the folders of scores that a run needs."""
-        arm = next(each for each in self.file.arms if each.name == name)
+        arm = next(each for each in self.arms if each.name == name)
         nodes = arm.needs.get(str(seed), ())
         commands = {node.name: node.argv[0] for node in self.file.nodes}
         places = {node: f"{self.file.root}/{node}" for node in nodes}
@@ -164,7 +163,8 @@ class Laboratory:
 
     @functools.cached_property
     def _run_at(self) -> dict[str, SeedRun]:
-        return {run.workdir: run for run in self.runs.values()}
+        runs = self.runs.values()
+        return {run.workdir: run for run in runs if run.loss == "val_loss"}
 
     def _scoring(
         self, folder: str, small_models: Sequence[SeedRun], what: str
@@ -178,3 +178,16 @@ class Laboratory:
         if self.clock is None or scorer is None or not self.clock.has(scorer):
             return None
         return flops / self.clock.flops_per_second(scorer)
+
+
+def _read_runs(
+    made: MadeEntry, seeds: Sequence[int], *, average: bool = False
+) -> dict[tuple[str, int], SeedRun]:
+    return {
+        (made.name, seed): SeedRun.read(
+            made.folders[str(seed)],
+            {} if average else made.few_shot.get(str(seed), {}),
+            average=average,
+        )
+        for seed in seeds
+    }

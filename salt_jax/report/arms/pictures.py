@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 
+from salt_jax.lab.lab_file import MadeEntry
 from salt_jax.report.arms import bands, figures
 from salt_jax.report.arms.bands import Band
 from salt_jax.report.arms.laboratory import Laboratory
@@ -118,6 +119,7 @@ def metrics(lab: Laboratory) -> Iterator[tuple[str, Picture]]:
             functools.partial(bands.metric, lab, key=key),
             title,
             with_reference=key == "grad_norm",
+            arms=lab.file.arms,
         )
 
 
@@ -129,12 +131,13 @@ def _by_group(
     *,
     with_reference: bool = False,
     zero_is: str = "",
+    arms: Sequence[MadeEntry] | None = None,
 ) -> Iterator[tuple[str, Picture]]:
-    """Yields one picture for each group of arms, or several of a large one."""
+    """Yields one picture for each group of `arms`, or several of a large one."""
     reference = lab.file.reference
-    groups = dict.fromkeys(arm.group for arm in lab.others)
-    for group in groups:
-        names = [arm.name for arm in lab.others if arm.group == group]
+    others = [arm for arm in arms or lab.arms if arm.name != reference]
+    for group in dict.fromkeys(arm.group for arm in others):
+        names = [arm.name for arm in others if arm.group == group]
         drawn = {name: each for name in names if (each := band_of(name)) is not None}
         own = band_of(reference) if with_reference and drawn else None
         for begin in range(0, len(drawn), figures.MOST_LINES):

@@ -53,10 +53,8 @@ class Pair:
 
 
 def curve_of(lab: Laboratory, run: SeedRun) -> LossCurve:
-    """Returns the held-out losses of a run that was validated."""
-    assert run.trained is not None
-    curve = LossCurve.of(run.trained.records)
-    return dataclasses.replace(curve, seconds=lab.seconds(run, curve.steps))
+    """Returns the held-out losses of a run, with seconds if they were measured."""
+    return dataclasses.replace(run.curve, seconds=lab.seconds(run, run.curve.steps))
 
 
 def _share(point: PassingPoint | None, what: str) -> float | None:

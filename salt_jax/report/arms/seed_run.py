@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
-from salt_jax.report.file_types import EvaluationFile, FewShotFile
+from salt_jax.report.curves import LossCurve
+from salt_jax.report.file_types import (
+    EvaluationFile,
+    FewShotFile,
+    SequenceLossesFile,
+)
 from salt_jax.report.runs import TrainedRun, read_json
 from salt_jax.telemetry.metric_writer import METRICS_FILE
 
@@ -20,36 +25,47 @@ class SeedRun:
     workdir: str
     trained: TrainedRun | None  # None: it has not begun.
     evaluation: Mapping[str, Any] | None  # None: it was not evaluated.
+    sequence_losses: Mapping[str, Sequence[float]]  # By split; empty: not evaluated.
     few_shot: Mapping[int, float]  # Average over tasks by step.
+    loss: str = "val_loss"  # The name of the held-out loss.
 
     @classmethod
-    def read(cls, workdir: str, few_shot: Mapping[str, str]) -> SeedRun:
+    def read(
+        cls, workdir: str, few_shot: Mapping[str, str], *, average: bool = False
+    ) -> SeedRun:
         """Reads what there is of a run.
 
         Args:
           workdir: The run directory.
           few_shot: Folders that `evaluate --tasks` writes, by step.
+          average: Whether its moving average of the parameters is meant.
 
         Raises:
           ValueError: a file is damaged.
         """
         folder = epath.Path(workdir)
+        suffix = "_average" if average else ""
+
+        def read(name: str, kind: Any) -> Any:
+            path = folder / f"{name}{suffix}.json"
+            return read_json(path, "evaluate", kind) if path.exists() else None
+
+        losses = read("sequence_losses", SequenceLossesFile)
         begun = (folder / METRICS_FILE).exists()
-        evaluated = (folder / "evaluation.json").exists()
         return cls(
             workdir=workdir,
             trained=TrainedRun.read(workdir) if begun else None,
-            evaluation=read_json(folder / "evaluation.json", "evaluate", EvaluationFile)
-            if evaluated
-            else None,
+            evaluation=read("evaluation", EvaluationFile),
+            sequence_losses=losses["splits"] if losses else {},
             few_shot=_few_shot(few_shot),
+            loss=f"val_loss{suffix}",
         )
 
     @property
     def validated(self) -> list[Mapping[str, Any]]:
         """The records of validations."""
         records = [] if self.trained is None else self.trained.records
-        return [record for record in records if "val_loss" in record]
+        return [record for record in records if self.loss in record]
 
     @property
     def is_finished(self) -> bool:
@@ -72,7 +88,12 @@ class SeedRun:
     @property
     def final_loss(self) -> float:
         """The loss of the last validation [nats per token]."""
-        return float(self.validated[-1]["val_loss"])
+        return float(self.validated[-1][self.loss])
+
+    @property
+    def curve(self) -> LossCurve:
+        """The held-out losses, of a run that was validated."""
+        return LossCurve.of(self.trained.records if self.trained else [], self.loss)
 
     @property
     def teacher_loss(self) -> float | None:

@@ -10,7 +10,7 @@ from etils import epath
 from salt_jax.files.records import write_record
 from salt_jax.files.writing import write_file
 from salt_jax.report import page
-from salt_jax.report.arms import answer, pictures, sections
+from salt_jax.report.arms import answer, pictures, sections, thirds
 from salt_jax.report.arms.laboratory import Laboratory
 from salt_jax.report.arms.results import ArmResult, results
 from salt_jax.report.arms.tables import Table
@@ -102,6 +102,7 @@ def _more_tables(lab: Laboratory, found: Sequence[ArmResult]) -> Iterator[Table]
     yield sections.interval_table(found)
     yield sections.seeds_table(lab, found)
     yield from sections.split_tables(lab, found)
+    yield from thirds.difficulty_tables(lab, found)
     yield sections.status_table(lab)
 
 

@@ -5,11 +5,12 @@ import re
 
 import pytest
 
+from salt_jax.files.records import write_record
 from salt_jax.report.arms.write import write_lab_report
-from tests.compared_runs import rows
+from tests.compared_runs import rows, write_bill
 from tests.report.arms import made_lab
 from tests.report.arms.made_lab import summary
-from tests.sealed import replace
+from tests.sealed import replace, write_lines
 
 
 @pytest.fixture(scope="module")
@@ -203,3 +204,69 @@ def test_the_bill_of_an_arm_whose_teacher_is_not_of_the_laboratory_is_unknown(tm
     assert salt["regime"] == "unknown"
     assert salt["all_seeds"]["bills"]["flops"] is None
     assert salt["all_seeds"]["shares"]["steps"]["mean"] == pytest.approx(0.625)
+
+
+def test_a_moving_average_is_an_arm_beside_the_run_that_keeps_it(tmp_path):
+    folder = made_lab.write_all(tmp_path)
+    for seed in made_lab.SEEDS:
+        path = tmp_path / "baseline" / f"seed-{seed}" / "run" / "metrics.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for line in lines:
+            if "val_loss" in line:
+                line["val_loss_average"] = line["val_loss"] - 0.5
+        write_lines(path, lines)
+    write_lab_report(folder)
+    found = summary(folder)
+    average = found["baseline, averaged"]["all_seeds"]
+    assert average["difference"]["mean"] == -0.5
+    # From 5 - 0.5 at 50 to 4.5 - 0.5 at 75.
+    assert average["shares"]["steps"]["mean"] == 0.75
+    assert found["salt"]["all_seeds"]["difference"]["mean"] == -0.5
+    assert "salt, averaged" not in found
+
+
+def test_a_teacher_is_judged_by_the_loss_that_its_student_measured(tmp_path):
+    folder = made_lab.write_all(tmp_path)
+    for seed in made_lab.SEEDS:
+        path = tmp_path / "salt" / f"seed-{seed}" / "run" / "metrics.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines[1]["val_teacher_loss"] = 3.5 + 0.125 * seed
+        write_lines(path, lines)
+    write_lab_report(folder)
+    salt = summary(folder)["salt"]
+    assert (salt["regime"], salt["teacher_gap"]["mean"]) == ("better", -0.5)
+
+
+def test_few_shot_averages_are_drawn_at_the_steps_that_were_evaluated(tmp_path):
+    folder = made_lab.write_all(tmp_path)
+    lab = json.loads((folder / "lab.json").read_text())
+    for arm in lab["arms"]:
+        at = {str(step): f"{tmp_path}/{arm['name']}-{step}" for step in (50, 100)}
+        arm["few_shot"] = {"0": at}
+    write_record(folder / "lab.json", lab)
+    for name, value in (("baseline", 0.25), ("salt", 0.5)):
+        mark = {"value": value, "stderr": 0.01}
+        row = {"name": "all", "metric": "mean", "part": "", "is_share": True}
+        row |= {"examples": 1, "shots": 0, "chance": None, "marks": {name: mark}}
+        write_record(tmp_path / f"{name}-50" / "few_shot.json", {"tasks": [row]})
+    write_lab_report(folder)
+    drawn = json.loads((folder / "few_shot-taught.json").read_text())
+    assert (drawn["salt"]["steps"], drawn["salt"]["mean"]) == ([50.0], [0.5])
+    assert drawn["baseline"]["mean"] == [0.25] and "late" not in drawn
+
+
+def test_scoring_is_in_the_bill(tmp_path):
+    folder = made_lab.write_all(tmp_path)
+    lab = json.loads((folder / "lab.json").read_text())
+    for seed in made_lab.SEEDS:
+        node = f"scores/seed-{seed}/scores"
+        (tmp_path / node).mkdir(parents=True)
+        write_bill(tmp_path / node)  # 100 FLOPs.
+        salt = next(arm for arm in lab["arms"] if arm["name"] == "salt")
+        salt["needs"][str(seed)].append(node)
+        entry = {"name": node, "argv": ["score"], "needs": [], "output": None}
+        lab["nodes"].append(entry)
+    write_record(folder / "lab.json", lab)
+    write_lab_report(folder)
+    salt = summary(folder)["salt"]["all_seeds"]
+    assert salt["bills"]["flops"]["mean"] == pytest.approx(0.4)
