@@ -37,7 +37,8 @@ th, td { padding: .25rem .45rem; text-align: right; white-space: nowrap;
 thead th { vertical-align: bottom; white-space: normal; overflow-wrap: normal;
   min-width: 4.5em; }
 th:first-child { text-align: left; position: sticky; left: 0; padding-left: 0;
-  background: var(--page); max-width: 45vw; white-space: normal; }
+  background: var(--page); max-width: 45vw; white-space: normal;
+  overflow-wrap: break-word; }
 tbody th { font-weight: inherit; min-width: 7em; }
 tr.total { font-weight: 600; }
 pre { white-space: pre-wrap; background: var(--box); padding: .6rem .8rem;

@@ -13,22 +13,31 @@ from salt_jax.report.arms.tables import number, percent, students
 PAPERS_SHARE = 0.7
 
 
+_SHORT = {
+    "worse": "a teacher that ends worse",
+    "equal": "a teacher that ends about as good",
+    "better": "a teacher that ends better",
+    "unknown": "a teacher of unknown loss",
+    "none": "no teacher",
+}
+
+
 def title(lab: Laboratory, found: Sequence[ArmResult]) -> str:
-    """Returns the result in one line."""
-    reference = lab.file.reference
-    ranked = [arm for arm in map(_judged, found) if arm is not None]
-    passing = [arm for arm in ranked if _share(arm) is not None]
-    if not ranked:
-        return f"{lab.file.name}: nothing to compare with {reference} yet"
-    if not passing:
-        return f"{lab.file.name}: no arm reaches {reference}'s final loss in every seed"
-    best = best_of(passing)
-    said = _reported(best)
-    assert said is not None
-    return (
-        f"{lab.file.name}: {best.name} reaches {reference}'s final loss at "
-        f"{_percent(said)} of its steps"
-    )
+    """Returns the result in one line: that of the first regime in which arms pass."""
+    name, reference = lab.file.name, lab.file.reference
+    if not any(arm.all_seeds for arm in found):
+        return f"{name}: nothing to compare with {reference} yet"
+    for regime, arms in by_regime(found):
+        passing = [arm for arm in arms if _share(arm) is not None]
+        if passing:
+            best = best_of(passing)
+            result = _reported(best)
+            assert result is not None
+            return (
+                f"{name}: with {_SHORT[regime]}, {best.name} reaches {reference}'s "
+                f"final loss at {percent(result.shares['steps'])} of its steps"
+            )
+    return f"{name}: no arm reaches {reference}'s final loss in every seed"
 
 
 def progress(lab: Laboratory) -> str:
@@ -37,8 +46,8 @@ def progress(lab: Laboratory) -> str:
     total = len(arms) * len(seeds)
     done = sum(len(lab.finished(name)) for name in arms)
     said = (
-        f"{len(lab.others)} arms are compared with {lab.file.reference}, each with the "
-        f"seeds {_list(seeds)}: {done} of {total} runs are finished."
+        f"{len(lab.others)} arms are compared with {lab.file.reference}, each with "
+        f"{_seeds(seeds)}: {done} of {total} runs are finished."
     )
     return said if done == total else f"{said} This page is about those alone."
 
@@ -46,7 +55,7 @@ def progress(lab: Laboratory) -> str:
 def findings(lab: Laboratory, found: Sequence[ArmResult]) -> Iterator[str]:
     """Yields a paragraph for each regime, then what all of it is worth."""
     for regime, arms in by_regime(found):
-        judged = [arm for arm in map(_judged, arms) if arm is not None]
+        judged = [arm for arm in arms if arm.all_seeds is not None]
         names = f"{REGIMES[regime]}: {_list([arm.name for arm in arms])}."
         if not judged:
             yield f"{names} No pair of runs is finished."
@@ -69,10 +78,6 @@ def best_of(arms: Sequence[ArmResult]) -> ArmResult:
         return (share.mean if share else float("inf"), result.difference.mean)
 
     return min(arms, key=order)
-
-
-def _judged(arm: ArmResult) -> ArmResult | None:
-    return arm if arm.all_seeds is not None else None
 
 
 def _reported(arm: ArmResult) -> Result | None:
@@ -99,13 +104,13 @@ def _about(lab: Laboratory, arm: ArmResult) -> Iterator[str]:
             f"token from {reference}'s, and {result.passed} of {seeds} reach it."
         )
         return
-    costs = [f"{_percent(result)} of its steps"]
+    costs = [f"{percent(share)} of its steps"]
     costs.append(f"{percent(result.shares['flops'])} of its FLOPs")
     if result.shares["seconds"] is not None:
         costs.append(f"{percent(result.shares['seconds'])} of its chip-seconds")
     yield (
         f"First is {arm.name}: it reaches {reference}'s final loss at {_list(costs)} "
-        f"({seeds}); its own is {loss} nats per token from that."
+        f"({seeds}), and its own final loss is {loss} nats per token from it."
     )
     yield from _bill(result)
 
@@ -135,27 +140,29 @@ def _bill(result: Result) -> Iterator[str]:
 def _under_the_papers(lab: Laboratory, found: Sequence[ArmResult]) -> str:
     """Returns which arms pass as early as the paper's did."""
     early = []
-    for arm in found:
-        share = _share(arm)
-        if share is not None and share <= PAPERS_SHARE:
-            early.append(f"{arm.name} ({REGIMES[arm.regime].lower()})")
+    for regime, arms in by_regime(found):
+        shares = {arm.name: _share(arm) for arm in arms}
+        names = [name for name, x in shares.items() if x and x <= PAPERS_SHARE]
+        if names:
+            early.append(f"{_list(names)} ({_SHORT[regime]})")
     limit = f"{100 * PAPERS_SHARE:.0f} % of its steps or fewer, as in the paper"
     if not early:
         return f"No arm reaches {lab.file.reference}'s final loss at {limit}."
-    verb = "reaches" if len(early) == 1 else "reach"
-    return f"{_list(early)} {verb} {lab.file.reference}'s final loss at {limit}."
+    return (
+        f"At {limit}, {lab.file.reference}'s final loss is reached by {_list(early)}."
+    )
 
 
 def _caution(lab: Laboratory, found: Sequence[ArmResult]) -> str:
     """Returns what limits the numbers."""
     most = max((len(arm.pairs) for arm in found), default=0)
-    said = ["In brackets: 95 % intervals over seeds (Student's t)."]
+    said = ["After \u00b1: 95 % intervals over seeds (Student's t)."]
     if most < 2:
         said = ["One seed: there is no interval, and other seeds may differ."]
     if lab.file.chosen_on:
         said.append(
-            f"Dials were chosen on seeds {_list(lab.file.chosen_on)}; what is told "
-            f"here is of the fresh ones, {_list(lab.fresh)}, where finished."
+            f"Dials were chosen on {_seeds(lab.file.chosen_on)}; what is told here "
+            f"is of the fresh {_seeds(lab.fresh)}, where they are finished."
         )
     elif len(found) > 1:
         said.append(
@@ -167,8 +174,8 @@ def _caution(lab: Laboratory, found: Sequence[ArmResult]) -> str:
     return " ".join(said)
 
 
-def _percent(result: Result) -> str:
-    return percent(result.shares["steps"])
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {_list(seeds)}"
 
 
 def _count(number: int, what: str) -> str:

@@ -23,44 +23,75 @@ def by_regime(found: Sequence[ArmResult]) -> Iterator[tuple[str, list[ArmResult]
 def main_tables(lab: Laboratory, found: Sequence[ArmResult]) -> Iterator[Table]:
     """Yields one table of what came out for each regime."""
     reference = lab.file.reference
-    with_fresh = bool(lab.file.chosen_on)
-    header = ["Arm", "Seeds", "Final loss", f"From {reference}"]
-    header += ["the same, fresh seeds"] * with_fresh
-    header += ["Teacher from the same", f"Passes {reference} at, of its steps"]
-    header += ["fresh seeds"] * with_fresh
-    header += ["of its FLOPs", "of its chip-seconds", "Bill, of its FLOPs"]
-    header += ["Pays from, by FLOPs", "by chip-seconds"]
+    fresh = ["fresh seeds"] * bool(lab.file.chosen_on)
+    header = ["Arm", "Seeds", "Final loss", f"From {reference}", *fresh]
+    header += ["Passes at: steps", *fresh, "FLOPs", "chip-seconds", "Pays from"]
     for regime, arms in by_regime(found):
         yield Table(
             title=REGIMES[regime],
+            note=_teachers(reference, arms),
             header=header,
-            rows=[_main_row(lab, arm, with_fresh) for arm in arms],
+            rows=[_main_row(lab, arm, bool(fresh)) for arm in arms],
         )
+
+
+def _teachers(reference: str, arms: Sequence[ArmResult]) -> str:
+    """Returns how far the teachers of a regime are from the reference."""
+    gaps = {f"{arm.teacher_gap.mean:+.3f}" for arm in arms if arm.teacher_gap}
+    if not gaps:
+        return ""
+    ordered = sorted(gaps, key=float)
+    ends = dict.fromkeys((ordered[0], ordered[-1]))
+    return (
+        f"The teacher's held-out loss minus {reference}'s final one, on the same rows: "
+        f"{' to '.join(ends)} nats per token."
+    )
 
 
 def _main_row(lab: Laboratory, arm: ArmResult, with_fresh: bool) -> list[str]:
     every, fresh = arm.all_seeds, arm.fresh
-    asked = len(lab.file.seeds)
-    cells = [arm.name, f"{len(arm.pairs)} of {asked}"]
-    cells += [_of(every, "final", ".3f"), _of(every, "difference", "+.3f")]
+    cells = [arm.name, f"{len(arm.pairs)} of {len(lab.file.seeds)}"]
+    cells.append("-" if every is None else f"{every.final.mean:.3f}")
+    cells.append(_of(every, "difference", "+.3f"))
     cells += [_of(fresh, "difference", "+.3f")] * with_fresh
-    cells += [number(arm.teacher_gap, "+.3f"), passing(every, "steps")]
+    cells.append(passing(every, "steps"))
     cells += [passing(fresh, "steps")] * with_fresh
     cells += [passing(every, "flops"), _seconds(lab, every)]
     if every is None:
-        return [*cells, "-", "-", "-"]
-    cells.append(
-        "none" if _is_zero(every.bills["flops"]) else percent(every.bills["flops"])
+        return [*cells, "-"]
+    return [*cells, students(every.pays_from["flops"])]
+
+
+def _bill(result: Result, what: str) -> str:
+    found = result.bills[what]
+    return "none" if found is not None and not found.mean else percent(found)
+
+
+def cost_table(lab: Laboratory, found: Sequence[ArmResult]) -> Table:
+    """Returns what each arm costs, by FLOPs and by chip-seconds."""
+    rows = []
+    for arm in found:
+        result = arm.all_seeds
+        if result is None:
+            continue
+        cells = [arm.name, arm.regime, number(result.at_equal_flops, "+.3f")]
+        for what in ("flops", "seconds"):
+            cells += [passing(result, what), _bill(result, what)]
+            cells.append(students(result.pays_from[what]))
+        rows.append(cells)
+    header = ["Arm", "Teacher is", "Difference at equal FLOPs", "Passes at, of FLOPs"]
+    header += ["Bill", "Pays from", "Passes at, of chip-seconds", "Bill", "Pays from"]
+    return Table(
+        title="Costs",
+        note=f"Shares are of what {lab.file.reference} spends in all. Chip-seconds are "
+        "steps times step times that were measured side by side; a dash: not measured.",
+        header=header,
+        rows=rows,
     )
-    return [*cells, *(students(every.pays_from[what]) for what in ("flops", "seconds"))]
 
 
 def _of(result: Result | None, field: str, form: str) -> str:
     return "-" if result is None else number(getattr(result, field), form)
-
-
-def _is_zero(found: Estimate | None) -> bool:
-    return found is not None and found.mean == 0
 
 
 def _seconds(lab: Laboratory, result: Result | None) -> str:
@@ -86,7 +117,7 @@ def interval_table(found: Sequence[ArmResult]) -> Table:
                     f"{result.difference.mean:+.4f}",
                     _ends(result.difference.t, "+.4f"),
                     _ends(result.difference.bootstrap, "+.4f"),
-                    number(result.at_equal_flops, "+.4f"),
+                    number(arm.teacher_gap, "+.4f"),
                     "-" if share is None else _ends(share.t, ".1%"),
                     "-" if share is None else _ends(share.bootstrap, ".1%"),
                 ]
@@ -104,7 +135,8 @@ def interval_table(found: Sequence[ArmResult]) -> Table:
         title="Intervals of 95 %",
         note="Student's t over seeds, n - 1 degrees of freedom, and a percentile "
         "bootstrap over seeds, which is too narrow for few. In nats per token, and "
-        "as a share of the reference's steps.",
+        "as a share of the reference's steps. Teacher: its held-out loss minus the "
+        "reference's final one.",
         header=header,
         rows=rows,
     )

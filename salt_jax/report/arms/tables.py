@@ -48,22 +48,26 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def number(found: Estimate | None, form: str) -> str:
-    """Returns a mean with its 95 % interval, which one seed does not have."""
+    """Returns a mean, and half of its 95 % interval, which one seed does not have."""
     if found is None:
         return "-"
-    if found.t is None:
-        return f"{found.mean:{form}}"
-    return f"{found.mean:{form}} [{found.t[0]:{form}}, {found.t[1]:{form}}]"
+    half = half_interval(found)
+    shown = f"{found.mean:{form}}"
+    return shown if half is None else f"{shown} \u00b1 {half:{form.lstrip('+')}}"
 
 
 def percent(found: Estimate | None) -> str:
-    """Returns a mean share with its 95 % interval in percent."""
+    """Returns a mean share in percent, and half of its 95 % interval."""
     if found is None:
         return "-"
-    text = f"{100 * found.mean:.0f} %"
-    if found.t is None:
-        return text
-    return f"{text} [{100 * found.t[0]:.0f}, {100 * found.t[1]:.0f}]"
+    half = half_interval(found)
+    some = "" if half is None else f" \u00b1 {100 * half:.0f}"
+    return f"{100 * found.mean:.0f}{some} %"
+
+
+def half_interval(found: Estimate) -> float | None:
+    """Returns half the length of Student's interval; None for one seed."""
+    return None if found.t is None else (found.t[1] - found.t[0]) / 2
 
 
 def passing(result: Result | None, what: str) -> str:

@@ -83,7 +83,7 @@ def _pairs(lab: Laboratory, name: str, split: str) -> list[np.ndarray]:
         losses = [each for each in both if each is not None]
         if len(losses) == 2:
             _check_equal([ranked, *map(len, losses)], split)
-            found.append(np.subtract(*losses))
+            found.append(np.subtract(losses[0], losses[1]))
     return found
 
 

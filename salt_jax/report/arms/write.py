@@ -61,7 +61,7 @@ def write_lab_report(folder: epath.PathLike) -> epath.Path:
         *(table.html() for table in main),
         page.note(_NOTE.format(lab.file.reference)),
         *_write(folder, pictures.overview(lab, found)),
-        *_write(folder, pictures.differences(lab)),
+        *_curves(folder, lab),
         *_folded(folder, lab),
         *(page.folded_section(table.title, table.html()) for table in more),
         page.folded_section("Commands", *_commands(lab, made_by)),
@@ -72,20 +72,29 @@ def write_lab_report(folder: epath.PathLike) -> epath.Path:
 
 
 _NOTE = (
-    "Final loss: the last validation, nats per token; its difference is taken seed by "
-    "seed, and a negative one favors the arm. Teacher: its held-out loss minus the "
-    "final loss of {0}, on the same rows; above 0 it ends worse. Passes at: the point "
-    "where the arm's held-out loss, linear between validations, first reaches {0}'s "
-    "final one, as a share of what {0} spends in all; FLOPs and chip-seconds are those "
-    "of student and teacher. Bill: training of the small models and scoring, shared by "
-    "all students that use them. Pays from: the least number of students for which one "
-    "student's share of the bill and its own training cost less than {0}."
+    "After \u00b1, and in brackets: the 95 % interval over seeds (Student's t). Final "
+    "loss: the last validation, nats per token; its difference is taken seed by seed, "
+    "and a negative one favors the arm. Passes at: the point where the arm's held-out "
+    "loss, linear between validations, first reaches {0}'s final one, as a share of "
+    "what {0} spends in all; FLOPs and chip-seconds are those of student and teacher. "
+    "Pays from: the least number of students for which one student's training and its "
+    "share of what all need beforehand, small models and scores, cost fewer FLOPs than "
+    "{0}; by chip-seconds, and the bill itself: in Costs."
 )
+_UNFOLDED = 3  # Groups of arms whose curves are shown at once.
 
 
 def _write(folder: epath.Path, drawn: Iterable[tuple[str, Picture]]) -> Iterator[str]:
     for name, picture in drawn:
         yield picture.write(folder, name)
+
+
+def _curves(folder: epath.Path, lab: Laboratory) -> list[str]:
+    shown = list(_write(folder, pictures.differences(lab)))
+    if len(shown) <= _UNFOLDED:
+        return shown
+    title = f"Held-out loss minus {lab.file.reference}'s, against steps"
+    return [page.folded_section(title, *shown)]
 
 
 def _folded(folder: epath.Path, lab: Laboratory) -> Iterator[str]:
@@ -99,6 +108,7 @@ def _folded(folder: epath.Path, lab: Laboratory) -> Iterator[str]:
 
 
 def _more_tables(lab: Laboratory, found: Sequence[ArmResult]) -> Iterator[Table]:
+    yield sections.cost_table(lab, found)
     yield sections.interval_table(found)
     yield sections.seeds_table(lab, found)
     yield from sections.split_tables(lab, found)
