@@ -22,6 +22,7 @@ from salt_jax.optim.guard import UpdateGuard
 from salt_jax.optim.moving_average import MovingAverage
 from salt_jax.optim.optimizer import Adafactor, AdamW
 from salt_jax.optim.schedules import Schedule
+from salt_jax.storage.starts import Start
 from salt_jax.transition import checking
 from salt_jax.transition.leaving import AtEnd, LeaveRule
 from salt_jax.transition.weighing import MeasuredWeight
@@ -125,7 +126,7 @@ class Experiment:
     batch_size: int
     seq_len: int
     validation: Validation | None = None
-    initial_export: str | None = None  # Initial parameters; None: random ones.
+    initial_export: str | Start | None = None  # Parameters; None: random ones.
     seed: int = 0
     mesh: MeshShape = MeshShape()
     rules: AxisRules = AxisRules()
@@ -196,6 +197,11 @@ class Experiment:
         minutes = self.save_every_minutes
         if minutes is not None and minutes <= 0:
             raise ValueError(f"save_every_minutes must be positive, got {minutes}.")
+        if not isinstance(self.initial_export, str | Start | None):
+            raise ValueError(
+                "initial_export is the path of an export, a start such as Stacked, or "
+                f"None, got {self.initial_export!r}."
+            )
         batch_ranges.check(self.skip_batches, self.total_steps)
         if self.average is not None and self.average.begin_step >= self.total_steps:
             raise ValueError(

@@ -17,6 +17,7 @@ from salt_jax.storage.checkpoint_reading import SavedCheckpoints
 from salt_jax.storage.export import CHAT_TEMPLATE, Export
 from salt_jax.storage.export_writing import write_export
 from salt_jax.storage.finite import check_finite
+from salt_jax.storage.starts import export_of
 from salt_jax.training.program import Program
 
 
@@ -73,7 +74,7 @@ def export_run(
         provenance=provenance,
         dtype=dtype,
         seq_len=experiment.seq_len,
-        files=_chat_template(experiment.initial_export),
+        files=_chat_template(export_of(experiment.initial_export)),
     )
     logging.info("Exported step %d of %s to %s.", at, workdir, output)
 

@@ -45,6 +45,7 @@ _IMPORTS = (
     "from salt_jax.data.selecting import ranking",
     "from salt_jax.data.selecting import selection",
     "from salt_jax.model import config as model",
+    "from salt_jax.storage import starts",
     "from salt_jax.transition import leaving",
     "from salt_jax.transition import weighing",
 )

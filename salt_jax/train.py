@@ -241,6 +241,9 @@ class _Inputs:
             opened.log_epochs(num_rows, batch_size=experiment.batch_size)
             stages.append(opened)
         fingerprints = {k: v for one in stages for k, v in one.fingerprints().items()}
+        if not start.meta and program.initial is not None:
+            # A run that is resumed has no more need of it, so it may be gone by then.
+            fingerprints["initial_export"] = program.initial.fingerprint
         measure = beside = None
         if experiment.validation is not None:
             held_out = held_out_of(program)

@@ -172,7 +172,7 @@ def _scoring(of: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def _model(of: Mapping[str, Any], start: str | None = None) -> list[tuple[str, str]]:
+def _model(of: Mapping[str, Any], start: Any = None) -> list[tuple[str, str]]:
     config, params = of["config"], of["params"]
     shape = (
         f"{config['num_layers']} layers of {config['embed_dim']:,}, "
@@ -188,7 +188,7 @@ def _model(of: Mapping[str, Any], start: str | None = None) -> list[tuple[str, s
     ]
     if "held_dtype" in of:
         facts.append(("held in", of["held_dtype"]))
-    return facts if start is None else [*facts, ("starts from", start)]
+    return facts if start is None else [*facts, *_value("starts from", start)]
 
 
 def amount(number: float) -> str:

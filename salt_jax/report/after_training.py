@@ -108,7 +108,7 @@ def fine_tuned(workdirs: Sequence[epath.PathLike]) -> str:
     for workdir in map(epath.Path, workdirs):
         experiment = read_json(workdir / "experiment.json", "train", ExperimentFile)
         name = epath.Path(experiment["stages"][-1]["data"]["source"]).name
-        start = epath.Path(experiment["initial_export"] or "fresh parameters").name
+        start = _start(experiment["initial_export"])
         evaluated = read_json(workdir / "evaluation.json", "evaluate", EvaluationFile)
         splits = evaluated["splits"]
         starts = by_set.setdefault(name, {})
@@ -145,6 +145,13 @@ def fine_tuned(workdirs: Sequence[epath.PathLike]) -> str:
     return page.folded_section(
         "Fine-tuned", *parts, page.folded("Sample answers", *texts)
     )
+
+
+def _start(initial: str | Mapping[str, Any] | None) -> str:
+    """Returns the name of the start of a run, from its `experiment.json`."""
+    if isinstance(initial, Mapping):
+        return f"{initial['type']} of {epath.Path(initial['export']).name}"
+    return epath.Path(initial or "fresh parameters").name
 
 
 def _questions(splits: Mapping[str, Any]) -> dict[str, Any]:

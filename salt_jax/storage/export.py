@@ -104,7 +104,7 @@ class Export:
         """
         export = cls.open(path)
         export._check_model(model)
-        export._check_vocabulary(vocabulary)
+        export.check_vocabulary(vocabulary)
         return export
 
     @property
@@ -165,6 +165,20 @@ class Export:
                 f"{found[:12]}, not {self.fingerprint[:12]} as written. Export again."
             )
 
+    def check_vocabulary(self, wanted: Vocabulary) -> None:
+        """Checks that the model was trained with the vocabulary `wanted`.
+
+        Raises:
+          ValueError: it was trained with another.
+        """
+        if wanted.fingerprint != self.vocabulary_fingerprint:
+            raise ValueError(
+                f"The export at {self.path} was trained with the vocabulary "
+                f"{self.vocabulary_path} ({self.vocabulary_fingerprint[:12]}), and "
+                f"this experiment reads {wanted.path} ({wanted.fingerprint[:12]}). "
+                "Use one vocabulary file for both."
+            )
+
     def _check_model(self, wanted: TransformerConfig) -> None:
         fields = wanted.differences(self.model)
         if fields:
@@ -175,15 +189,6 @@ class Export:
             raise ValueError(
                 f"The export at {self.path} does not match the model of this "
                 f"experiment: {listed}."
-            )
-
-    def _check_vocabulary(self, wanted: Vocabulary) -> None:
-        if wanted.fingerprint != self.vocabulary_fingerprint:
-            raise ValueError(
-                f"The export at {self.path} was trained with the vocabulary "
-                f"{self.vocabulary_path} ({self.vocabulary_fingerprint[:12]}), and "
-                f"this experiment reads {wanted.path} ({wanted.fingerprint[:12]}). "
-                "Use one vocabulary file for both."
             )
 
 

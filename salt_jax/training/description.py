@@ -78,7 +78,7 @@ def _experiment(experiment: Experiment) -> dict[str, Any]:
     return {
         "kind": "Experiment",
         "student": _model(experiment.model),
-        "initial_export": experiment.initial_export,
+        "initial_export": as_json(experiment.initial_export),
         "batch_size": experiment.batch_size,
         "seq_len": experiment.seq_len,
         "num_microbatches": experiment.num_microbatches,

@@ -32,7 +32,7 @@ from salt_jax.model.transformer import (
 )
 from salt_jax.optim.moving_average import AverageState
 from salt_jax.optim.schedules import Constant
-from salt_jax.storage.export import Export
+from salt_jax.storage.starts import InitialParams, open_start
 from salt_jax.training.train_step import Metrics, TrainState, Update
 
 CompiledUpdate = Callable[
@@ -121,11 +121,10 @@ class Program:
     def fresh_state(self) -> TrainState:
         """Returns the state at step 0, made on its shards.
 
-        Raises:
-          FileNotFoundError: there is no `initial_export`.
-          ValueError: it is of another model or vocabulary, or damaged.
+        Raises what `initial` does, and:
+          ValueError: the arrays of `initial_export` are damaged.
         """
-        initial = self._open_initial_export()
+        initial = self.initial  # Opened before anything is allocated.
         key = jax.random.key(self.experiment.seed)
         state = self.partitioning.materialize(self._init_state, key)
         if initial is None:
@@ -146,11 +145,18 @@ class Program:
         shardings = jax.tree.map(lambda x: x.sharding, self.abstract_average)
         return jax.jit(average.init, out_shardings=shardings)(params)
 
-    def _open_initial_export(self) -> Export | None:
-        if (path := self.experiment.initial_export) is None:
+    @functools.cached_property
+    def initial(self) -> InitialParams | None:
+        """What the student starts from, opened; None: random parameters.
+
+        Raises:
+          FileNotFoundError: there is no `initial_export`.
+          ValueError: it is of another model or vocabulary, or damaged.
+        """
+        if (start := self.experiment.initial_export) is None:
             return None
         vocabulary = Vocabulary.open(self.experiment.stages[0].data.vocabulary)
-        return Export.open_for(path, self.experiment.model, vocabulary)
+        return open_start(start, self.experiment.model, vocabulary)
 
     def stages_from(
         self, step: int, ended: Mapping[str, int] = types.MappingProxyType({})
