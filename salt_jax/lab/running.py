@@ -19,7 +19,7 @@ from salt_jax.lab.graph import Node
 
 INTERRUPTED = 130  # From the keyboard.
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-_POLL_SECONDS = 2.0
+_POLL_SECONDS = 1.0
 
 
 @dataclasses.dataclass(kw_only=True)
