@@ -8,10 +8,12 @@ import pytest
 
 from salt_jax import gin_config
 from salt_jax.commands import parser
+from salt_jax.commands.lab import reading
 from salt_jax.data.scoring.score_columns import record_dtype
 from salt_jax.evaluation.answer_scores import METRICS
 from salt_jax.evaluation.held_out_text import DomainSums
 from salt_jax.few_shot.metrics import SHARES
+from salt_jax.lab.planning import plan
 from salt_jax.main import main
 from salt_jax.telemetry.time_sheet import TimeSheet
 from tests.layers_test import LAYERS
@@ -122,6 +124,19 @@ def test_the_tutorial_works_in_order(tmp_path, monkeypatch):
         smaller = [more for name in files for more in SMALLER.get(name, [])]
         assert main([*arguments, *smaller]) == 0, arguments
     assert (tmp_path / "my/report/report.html").is_file()
+
+
+def test_the_laboratory_of_its_page_can_be_planned(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks(ROOT / "docs/lab.md", "gin")
+    (tmp_path / "mine.gin").write_text(block)
+    nodes = plan(gin_config.load(["mine.gin"]), reading()).nodes
+    runs = {name for name in nodes if name.endswith("seed-2/run")}
+    assert {name.split("/")[0] for name in runs} == {
+        *("baseline", "salt", "salt_short", "salt_long", "better_teacher"),
+        *("small", "longer"),
+    }
+    assert "salt/seed-0/few_shot-300" in nodes
 
 
 def documented(heading):

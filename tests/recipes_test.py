@@ -117,6 +117,107 @@ def test_the_job_of_a_job_set_is_valid_and_only_code_2_ends_the_set():
     ]
 
 
+LISTED = """\
+# prepare
+salt_jax prepare --gin_file=prepare.gin
+# baseline/seed-0/run after prepare
+salt_jax train --gin_file=baseline.gin '--gin.A=it is # not a comment'
+# slm/seed-0/run after prepare
+salt_jax train --gin_file=slm.gin
+# slm/seed-0/export after slm/seed-0/run
+salt_jax export --gin_file=slm.gin
+# scores/seed-0/scores after prepare slm/seed-0/export
+salt_jax score --gin_file=score.gin
+# salt/seed-0/run after prepare slm/seed-0/export scores/seed-0/scores
+salt_jax train --gin_file=salt.gin
+# step_times/salt_vs_baseline.json
+salt_jax time_steps --gin_file=salt.gin
+"""
+WAVES = [
+    ["prepare", "step_times/*"],
+    ["baseline/seed-0/*", "slm/seed-0/*"],
+    ["scores/seed-0/*"],
+    ["salt/seed-0/*"],
+]
+OF_LAB = ["--gin_file=gin/lab_tiny.gin", "--gin.lab.Lab.root='gs://a b'"]
+
+
+@pytest.fixture
+def lists(tmp_path):
+    """A stand-in for salt_jax, whose `lab --list` prints `LISTED`."""
+    (tmp_path / "listed").write_text(LISTED)
+    program = tmp_path / "lists"
+    program.write_text(
+        f'#!/bin/bash\nprintf "%s\\n" "$@" > {tmp_path}/asked\ncat {tmp_path}/listed\n'
+    )
+    program.chmod(0o755)
+    return {"SALT_JAX": str(program)}
+
+
+def test_a_laboratory_is_an_array_of_slurm_for_each_wave(lists, tmp_path):
+    done = launch(
+        "lab_slurm.sh", "--dry_run", *OF_LAB, SBATCH="--partition=gpu -N 2", **lists
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert asked(tmp_path) == ["lab", *OF_LAB, "--list"]
+    *waves, last = done.stdout.splitlines()
+    for number, (line, patterns) in enumerate(zip(waves, WAVES, strict=True)):
+        begin, _, end = line.partition("launch/lab_slurm.sh ")
+        assert end == " ".join([*patterns, "--", *OF_LAB])
+        assert (
+            f"--partition=gpu -N 2 {after(number)}--array=0-{len(patterns) - 1}"
+            in begin
+        )
+    assert last.endswith(f"-N 2 {after(4)}launch/lab_slurm.sh -- {' '.join(OF_LAB)}")
+
+
+def after(number):
+    return f"--dependency=afterany:JOBS_OF_WAVE_{number - 1} " if number else ""
+
+
+@pytest.mark.parametrize("code", [0, 1, 75])
+def test_a_job_of_slurm_runs_its_pattern_and_is_queued_again_if_stopped(code, tmp_path):
+    (tmp_path / "bin").mkdir()
+    stand_in(tmp_path, "python", code, 0).rename(tmp_path / "bin/python")
+    stand_in(tmp_path, "scontrol")
+    done = launch(
+        *("lab_slurm.sh", *WAVES[1], "--", *OF_LAB),
+        **{"SLURM_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1", "HOSTS": "srun -l"},
+        **{"VENV": str(tmp_path), "PAUSE": "0", "SLURM_SUBMIT_DIR": str(ROOT)},
+        PATH=f"{tmp_path}:{os.environ['PATH']}",
+    )
+    line = "python -m salt_jax.main lab " + " ".join(OF_LAB)
+    line += " --hosts=srun -l --only=slm/seed-0/*"
+    # It runs again here first: nothing has asked this job to stop.
+    assert asked(tmp_path) == [line] * (2 if code == 75 else 1)
+    assert done.returncode == (1 if code == 1 else 0)
+
+
+def test_a_laboratory_is_a_valid_job_of_gke_for_each_run(lists):
+    done = launch("lab_gke.sh", "lab-x", *OF_LAB, **lists)
+    assert (done.returncode, done.stderr) == (0, "")
+    jobs = list(yaml.safe_load_all(done.stdout))
+    assert len(jobs) == 6
+    for number, job in enumerate(jobs, 1):
+        kubernetes_validate.validate(job, "1.31", strict=True)
+        assert job["metadata"]["name"] == f"lab-x-{number}"
+        wave = int(job["metadata"]["labels"]["wave"])
+        (container,) = job["spec"]["template"]["spec"]["containers"]
+        command, *options, only = container["args"]
+        assert (command, options) == ("lab", OF_LAB)
+        assert only.removeprefix("--only=") in WAVES[wave]
+    one = launch("lab_gke.sh", "lab-x", *OF_LAB, WAVE="2", **lists).stdout
+    assert list(yaml.safe_load_all(one)) == [jobs[4]]
+    assert "set IMAGE" in launch("lab_gke.sh", "lab-x", IMAGE="", **lists).stderr
+
+
+def test_what_lab_refuses_queues_nothing(tmp_path):
+    refuses = str(stand_in(tmp_path, "refuses", 2, 2))
+    for script, first in (("lab_slurm.sh", "--dry_run"), ("lab_gke.sh", "lab-x")):
+        done = launch(script, first, *OF_LAB, SALT_JAX=refuses)
+        assert (done.returncode, done.stdout) == (2, "")
+
+
 @pytest.mark.parametrize(
     "codes, code, times",
     [([0], 0, 1), ([2], 2, 1), ([75, 75, 0], 0, 3), ([1, 75, 1, 1], 1, 4), ([9], 9, 1)],

@@ -19,7 +19,8 @@ class Command:
     command: str
     options: Sequence[str]
     reads_gin: bool = True  # Whether the run's gin files and bindings are given too.
-    makes: str | None = None  # The file or folder that it writes; None: that of `name`.
+    # The file or folder that it writes; None: that of `name`; "": it only prints.
+    makes: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,7 @@ class _Wanted:
     command: str
     options: Sequence[str]
     needs: Sequence[str]
-    output: str
+    output: str | None
     each: Resolved
     reads_gin: bool = True
 
@@ -121,11 +121,12 @@ class _Planning:
             )
             for text in command.options
         ]
+        makes = command.name if command.makes is None else command.makes
         self._wanted[f"{each.folder}/{command.name}"] = _Wanted(
             command=command.command,
             options=tuple(text for text, _ in expanded),
             needs=tuple(dict.fromkeys(x for _, found in expanded for x in found)),
-            output=f"{self._lab.root}/{each.folder}/{command.makes or command.name}",
+            output=None if makes == "" else f"{self._lab.root}/{each.folder}/{makes}",
             each=each,
             reads_gin=command.reads_gin,
         )
