@@ -14,6 +14,7 @@ from salt_jax.data.preparing.prepare import Preparation
 from salt_jax.gin_reading import field_types, files, messages, statements
 from salt_jax.gin_reading.statements import Statements
 from salt_jax.lab.values import Lab
+from salt_jax.studies.known_truth import KnownTruth
 
 # What can be run, and the field that tells which: shared files may bind other fields of
 # all of them.
@@ -22,6 +23,7 @@ ROOTS = {
     Scoring: "scorer",
     Preparation: "corpus",
     Lab: "arms",
+    KnownTruth: "student_steps",
 }
 
 # What an override may name beside what the files import.
@@ -46,10 +48,11 @@ _IMPORTS = (
     "from salt_jax.data.selecting import selection",
     "from salt_jax.model import config as model",
     "from salt_jax.storage import starts",
+    "from salt_jax.studies import known_truth",
     "from salt_jax.transition import leaving",
     "from salt_jax.transition import weighing",
 )
-Job = Experiment | Scoring | Preparation | Lab
+Job = Experiment | Scoring | Preparation | Lab | KnownTruth
 _ERRORS = (
     AttributeError,
     ImportError,

@@ -14,6 +14,7 @@ from salt_jax.data.languages.symbols import symbols_vocabulary
 from salt_jax.mesh.partitioning import MeshShape, Partitioning
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.unembedding import Unembedding
+from salt_jax.studies.known_truth import KnownTeacher, KnownTruth
 
 MODEL = TransformerConfig(
     vocab_size=4,
@@ -71,3 +72,27 @@ class TruthItself:
         logits_CV = np.log(self.truth.probabilities_CV + 1e-30)
         hidden_BLC = jax.nn.one_hot(batch.tokens_BL, len(logits_CV))
         return Unembedding(hidden_BLC, params["scale"] * jnp.array(logits_CV.T))
+
+
+def study(folder=None, **changes):
+    """A study of students that are trained for a few steps."""
+    vocabulary = "embedded:tokenizer/symbols_32.json"
+    data = MarkovLanguage(vocabulary=vocabulary, order=1, concentration=0.5)
+    model = dataclasses.replace(MODEL, vocab_size=8)  # Divides over eight devices.
+    fields = {
+        "language": data if folder is None else language(folder, size=8),
+        "student": model,
+        "teachers": (KnownTeacher(name="brief", model=model, num_steps=4),),
+        "student_steps": (4, 8),
+        "output": f"{folder}/study",
+        "batch_size": 8,
+        "seq_len": 8,
+        "peak_learning_rate": 1e-2,
+        "end_learning_rate": 1e-3,
+        "warmup_steps": 2,
+        "num_sequences": 16,
+        "measure_every": 2,
+        "gradient_steps": (4, 8),
+        "gradient_batches": 3,
+    }
+    return KnownTruth(**fields | changes)

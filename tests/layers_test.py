@@ -12,13 +12,14 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "salt_jax"
 LAYERS = [
     {"batch", "files", "gin_reading", "mesh", "optim", "transition"},
     {"data", "lab", "model", "processes"},
-    {"loss", "storage"},
+    {"loss", "storage", "studies"},
     {"config"},
     {"gin_config", "telemetry"},
     {"generation", "hugging_face", "training"},
     {"evaluation"},
     {"compiling", "few_shot", "report"},
     {"evaluate", "export", "score", "train"},
+    {"bias_variance"},
     {"commands"},
     {"main"},
 ]

@@ -64,8 +64,9 @@ def lines_of(description: Mapping[str, Any]) -> Iterator[str]:
             yield from _section(title, [(name, value_text(x)) for name, x in of])
     else:
         facts = {k: v for k, v in description.items() if k not in ("kind", "type")}
+        title = "Corpus" if description["kind"] == "Preparation" else "Study"
         yield from _section(
-            "Corpus", [(k, value_text(v)) for k, v in facts.items() if v is not None]
+            title, [(k, value_text(v)) for k, v in facts.items() if v is not None]
         )
 
 

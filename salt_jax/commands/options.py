@@ -22,11 +22,12 @@ Job = TypeVar("Job")
 COMMANDS_OF = {
     "Experiment": (
         *("train", "select", "evaluate", "export", "compile"),
-        *("time_steps", "describe"),
+        *("time_steps", "describe", "bias_variance"),
     ),
     "Scoring": ("score", "compile", "describe"),
     "Preparation": ("prepare", "describe"),
     "Lab": ("lab", "describe"),
+    "KnownTruth": ("bias_variance", "describe"),
 }
 
 

@@ -31,6 +31,7 @@ COMMANDS = {
     "lab": "salt_jax.commands.lab",
     "report": "salt_jax.commands.report",
     "compare": "salt_jax.commands.compare",
+    "bias_variance": "salt_jax.commands.bias_variance",
 }
 DESCRIPTION = "SALT: pre-training of a large language model helped by a small one."
 EPILOG = """examples:

@@ -16,11 +16,14 @@ from salt_jax.model.config import TransformerConfig
 from salt_jax.model.flops import forward_flops, step_flops
 from salt_jax.model.transformer import Transformer, abstract_params
 from salt_jax.optim.moving_average import MovingAverage
+from salt_jax.studies.known_truth import KnownTruth
 
 PARTS = ("embedding", "attention", "feed_forward", "norms")
 
 
-def describe(job: Experiment | Scoring | Preparation | Lab) -> dict[str, Any]:
+def describe(
+    job: Experiment | Scoring | Preparation | Lab | KnownTruth,
+) -> dict[str, Any]:
     """Returns a description of what gin files bind, as JSON types.
 
     FLOPs are model FLOPs, as in metrics.jsonl; parameters are counts.

@@ -1,0 +1,1 @@
+"""Studies as frozen values: several runs, and what is measured on them."""
