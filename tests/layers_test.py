@@ -41,6 +41,7 @@ ONLY_IN = {
     "gin": {"gin_config", "gin_reading.files", "gin_reading.statements"},
     "lm_eval": {"few_shot.harness", "few_shot.language_model", "few_shot.tasks"},
     "matplotlib": {
+        "bias_variance.figures",
         "report.arms.figures",
         "report.figures",
         "report.pictures",

@@ -6,7 +6,7 @@ Dimensions: N rows, L length.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ class Rows:
 
 def by_difficulty(
     teacher: Rows, students: Mapping[str, np.ndarray], confident_below: float
-) -> Sequence[dict[str, Any]]:
+) -> list[dict[str, Any]]:
     """Returns one row of numbers for each third of the rows, and one for all.
 
     Args:

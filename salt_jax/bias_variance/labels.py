@@ -29,7 +29,7 @@ from salt_jax.data.languages.markov import MarkovLanguage, MarkovTruth
 from salt_jax.data.reading.loader import open_batches
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.evaluation.held_out_language import kl_divergence, padded, truth_of
-from salt_jax.model.transformer import Params
+from salt_jax.model.transformer import Params, Transformer
 from salt_jax.storage.export import Export
 from salt_jax.telemetry.progress import Progress
 from salt_jax.training.program import Program
@@ -92,6 +92,12 @@ class Labels:
         """Returns the parameters of a student on the mesh."""
         return student.load(self.program.abstract_state.params)
 
+    @property
+    def teacher(self) -> Transformer:
+        """The teacher's model, as it reads in training."""
+        assert self.inputs.stage.distillation is not None
+        return self.program.reading_teacher(self.inputs.stage.distillation)
+
     @functools.cached_property
     def truth(self) -> MarkovTruth | None:
         """The truth of the language that the stage reads; None if it is unknown."""
@@ -102,8 +108,7 @@ class Labels:
     def _gradients(self) -> tuple[list[str], Any]:
         distillation = self.inputs.stage.distillation
         assert distillation is not None
-        model: Any = self.program.update(self.inputs.stage).teacher
-        teachers: dict[str, Any] = {TEACHER: (model.apply, self.teacher_params)}
+        teachers: dict[str, Any] = {TEACHER: (self.teacher.apply, self.teacher_params)}
         if self.truth is not None:
             size = self.program.experiment.model.vocab_size
             teachers[TRUTH] = truth_as_teacher(self.truth, size)
@@ -141,9 +146,8 @@ class Labels:
         """
         if self.truth is None:
             return None
-        truth, model = self.truth, self.program.update(self.inputs.stage).teacher
+        truth, model = self.truth, self.teacher
         table_CV = padded(truth, self.program.experiment.model.vocab_size)
-        assert model is not None
         everywhere = model.partitioning.sharding()
 
         @functools.partial(jax.jit, out_shardings=everywhere)

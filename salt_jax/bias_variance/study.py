@@ -71,6 +71,7 @@ def _teacher(
         "labels": labels.distance_from_truth(study.gradient_batches),
         "crossing_tokens": crossing(tokens, one_hot, soft),
         "reached_tokens": _reached(study, students, teacher.name, curve),
+        "leaves": _leaves(sweep, teacher),
         "gradients": _gradients(sweep, labels),
     }
 
@@ -89,6 +90,18 @@ def _reached(
         for seed in study.seeds
     ]
     return [None if x is None else x * study.tokens_per_step for x in steps]
+
+
+def _leaves(sweep: Sweep, teacher: KnownTeacher) -> dict[str, Any]:
+    """Returns where students left the teacher by the rule, and their excess risks."""
+    study = sweep.study
+    curves = [
+        sweep.student(teacher, study.student_steps[-1], seed, leaves=True)
+        for seed in study.seeds
+    ]
+    tokens = [x.left_step and x.left_step * study.tokens_per_step for x in curves]
+    risks = [x.final for x in curves]
+    return {"tokens": tokens, "by_seed": risks, "mean": float(np.mean(risks))}
 
 
 def _gradients(sweep: Sweep, labels: Labels) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """The runs of a `KnownTruth` study: ordinary runs, resumed, and skipped if complete.
 
 `OUTPUT/teachers/NAME` and `OUTPUT/students/ARM/STEPS/seed-K` are run directories, and
-`export` in each is what was exported of it.
+`export` in each is what was exported of it. The arm of students that leave their
+teacher ends in "-leaves".
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from salt_jax.optim.schedules import Constant, WarmupCosine
 from salt_jax.studies.known_truth import KnownTeacher, KnownTruth
 from salt_jax.telemetry.metric_writer import read_metrics
 from salt_jax.train import train
+from salt_jax.training.stage_ends import LEFT_STAGE
 
 ONE_HOT = "one_hot"
 # Seeds of students count from 0, and their text is not that of the teachers.
@@ -32,6 +34,7 @@ class Curve:
     steps: list[int]
     losses: list[float]  # Held-out cross-entropy [nats].
     excess_risks: list[float]  # KL(truth, model) [nats].
+    left_step: int | None = None  # Where a leave rule ended a stage.
 
     @classmethod
     def of(cls, records: Sequence[Mapping[str, Any]]) -> Curve:
@@ -41,6 +44,7 @@ class Curve:
             steps=[record["step"] for record in found],
             losses=[record["val_loss"] for record in found],
             excess_risks=[record["val_excess_risk"] for record in found],
+            left_step=next((x["step"] for x in found if LEFT_STAGE in x), None),
         )
 
     @property
@@ -80,24 +84,37 @@ class Sweep:
         experiment = dataclasses.replace(experiment, model=teacher.model)
         return self._run(experiment, self._teacher_folder(teacher.name), export=True)
 
-    def student(self, teacher: KnownTeacher | None, num_steps: int, seed: int) -> Curve:
+    def student(
+        self,
+        teacher: KnownTeacher | None,
+        num_steps: int,
+        seed: int,
+        *,
+        leaves: bool = False,
+    ) -> Curve:
         """Trains a student, unless that was done; returns its curve.
 
         Args:
-          teacher: Whose labels it learns to the last step; None: one-hot labels.
+          teacher: Whose labels it learns; None: one-hot labels.
           num_steps: Of the run.
           seed: Of its parameters and its text.
+          leaves: Whether it leaves the teacher by the study's rule.
         """
-        experiment = self.experiment(teacher, num_steps, seed)
-        arm = ONE_HOT if teacher is None else teacher.name
+        experiment = self.experiment(teacher, num_steps, seed, leaves=leaves)
+        arm = ONE_HOT if teacher is None else teacher.name + "-leaves" * leaves
         folder = self.root / "students" / arm / str(num_steps) / f"seed-{seed}"
         return self._run(experiment, folder)
 
     def experiment(
-        self, teacher: KnownTeacher | None, num_steps: int, seed: int
+        self,
+        teacher: KnownTeacher | None,
+        num_steps: int,
+        seed: int,
+        *,
+        leaves: bool = False,
     ) -> Experiment:
-        """Returns the experiment of a student."""
-        stage = self._stage(num_steps)
+        """Returns the experiment of a student; arguments as for `student`."""
+        stages = [self._stage(num_steps)]
         if teacher is not None:
             distillation = Distillation(
                 teacher=teacher.model,
@@ -105,8 +122,13 @@ class Sweep:
                 kd_weight=Constant(value=self.study.kd_weight),
                 teacher_dtype="float32",
             )
-            stage = dataclasses.replace(stage, distillation=distillation)
-        found = self._experiment((stage,), num_steps, seed)
+            taught = dataclasses.replace(stages[0], distillation=distillation)
+            stages = [taught]
+            if leaves:
+                taught = dataclasses.replace(taught, leave=self.study.leave)
+                alone = dataclasses.replace(self._stage(num_steps), name="alone")
+                stages = [taught, alone]
+        found = self._experiment(stages, num_steps, seed)
         is_measured = teacher is None and num_steps == self.study.student_steps[-1]
         if is_measured and seed == self.study.seeds[0]:
             kept = tuple(self.study.gradient_steps)
@@ -139,7 +161,7 @@ class Sweep:
         return Stage(name="all", end_step=num_steps, data=self.study.language)
 
     def _experiment(
-        self, stages: tuple[Stage, ...], num_steps: int, seed: int
+        self, stages: Sequence[Stage], num_steps: int, seed: int
     ) -> Experiment:
         study = self.study
         rate = WarmupCosine(

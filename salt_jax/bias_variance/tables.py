@@ -39,7 +39,10 @@ def teachers(study: Mapping[str, Any]) -> str:
         "bias: squared distance",
         "one-hot labels win from, tokens",
         "a distilled student reaches the teacher at, tokens",
+        "the rule leaves at, tokens",
+        "excess risk: to the end, by the rule, one-hot",
     ]
+    alone = study["arms"][ONE_HOT]["mean"][-1]
     rows = [
         [
             name,
@@ -47,7 +50,10 @@ def teachers(study: Mapping[str, Any]) -> str:
             f"{x['labels']['kl']:.4f}",
             f"{x['labels']['squared_distance']:.5f}",
             crossing(x["crossing_tokens"], study["tokens"]),
-            ", ".join(_tokens(reached) for reached in x["reached_tokens"]),
+            ", ".join(map(_tokens, x["reached_tokens"])),
+            ", ".join(map(_tokens, x["leaves"]["tokens"])),
+            f"{study['arms'][name]['mean'][-1]:.4f}, {x['leaves']['mean']:.4f}, "
+            f"{alone:.4f}",
         ]
         for name, x in study["teachers"].items()
     ]

@@ -71,9 +71,11 @@ def _known_truth(study: Mapping[str, Any]) -> Iterator[str]:
         tables.teachers(study),
         page.note(
             "The crossing is interpolated between numbers of tokens, on logarithmic "
-            "axes. The last column is of the longest run that is distilled to its end, "
-            "one number a seed: where a rule that waits for the student to reach the "
-            "teacher would leave."
+            "axes. A student reaches its teacher where their held-out losses are the "
+            "same, in the longest run that is distilled to its end, one number a seed. "
+            "The rule is asked at each validation of another run of that length, which "
+            "goes on with one-hot labels once it has left. Excess risks: at the end of "
+            "runs of that length, means over seeds."
         ),
     )
     for name, teacher in study["teachers"].items():

@@ -93,7 +93,8 @@ class HeldOutLanguage:
         """Returns the validation rows; see `HeldOut.rows`."""
         experiment = self.program.experiment
         assert experiment.validation is not None
-        rows = self.data.open_rows(seq_len=experiment.seq_len, seed=HELD_OUT_SEED)
+        seq_len = experiment.seq_len
+        rows = self.data.open_rows(seq_len=seq_len, seed=HELD_OUT_SEED)
         return HeldOutRows(
             read=rows.read,
             count=experiment.validation.num_sequences,

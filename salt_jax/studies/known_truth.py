@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from salt_jax.data.languages.markov import MarkovLanguage
 from salt_jax.files.reading import is_plain_name
 from salt_jax.model.config import TransformerConfig
+from salt_jax.transition.leaving import LeaveRule, WhenStudentReaches
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,8 @@ class KnownTruth:
 
     Every student is trained anew for each number of steps, so that its learning rate
     ends where it should: with one-hot labels alone, and distilled from each teacher to
-    the last step (`n_KD = N`). The teachers' text is not the students'.
+    the last step (`n_KD = N`). With the most steps, another student leaves each teacher
+    by `leave`. The teachers' text is not the students'.
     """
 
     language: MarkovLanguage
@@ -44,6 +46,7 @@ class KnownTruth:
     end_learning_rate: float
     warmup_steps: int
     kd_weight: float = 1.0
+    leave: LeaveRule = WhenStudentReaches()
     seeds: Sequence[int] = (0,)  # Of students; teachers are shared.
     num_sequences: int = 256  # Held-out rows, of which the risk is measured.
     measure_every: int = 25  # Steps between measurements of a run.

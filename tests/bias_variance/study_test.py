@@ -31,7 +31,8 @@ def test_a_study_trains_measures_and_resumes(tmp_path):
         assert set(at["soft"]) == {"teacher", "truth"}
         assert at["soft"]["truth"]["variance"] < at["one_hot"]["variance"]
     written = {path: path.stat().st_mtime_ns for path in metrics(tmp_path)}
-    assert len(written) == 5
+    assert len(written) == 6
+    assert len(teacher["leaves"]["by_seed"]) == 1
     again = run_study(study(tmp_path))
     assert again == found
     assert written == {path: path.stat().st_mtime_ns for path in metrics(tmp_path)}
