@@ -229,7 +229,8 @@ class Experiment:
             has_teacher=stage.distillation is not None,
             has_text=validation is not None
             and not isinstance(validation.data, Answers),
-            validations=range(first, stage.end_step, every),
+            # What is no integer is refused by name when gin has built everything.
+            validations=range(int(first), int(stage.end_step), int(every)),
             is_last=stage is self.stages[-1],
         )
 
