@@ -64,6 +64,11 @@ class Stage:
                 f"The name of a stage names files too: it has no slash, got "
                 f"{self.name!r}."
             )
+        if not isinstance(self.leave, LeaveRule):
+            raise ValueError(
+                f"Stage {self.name!r}: leave must be a rule with reads and reason, got "
+                f"{self.leave!r}."
+            )
 
     @property
     def measured_weight(self) -> MeasuredWeight | None:

@@ -1,6 +1,7 @@
 """A real run of both stages that takes seconds, for tests of what surrounds a step.
 
-Also a script, for tests that kill it: python -m tests.runs WORKDIR FILES KILL_AT.
+Also a script, for tests that kill it: python -m tests.runs WORKDIR FILES KILL_AT
+[EXPERIMENT], the name of a function of this module.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ import signal
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import zstandard
 
@@ -26,6 +28,7 @@ from salt_jax.optim.optimizer import AdamW
 from salt_jax.optim.schedules import Constant, WarmupCosine
 from salt_jax.storage.export_writing import write_export
 from salt_jax.train import train
+from salt_jax.transition.leaving import WhenStudentReaches
 
 VOCABULARY = "embedded:tokenizer/spm_4k.model"
 SEQ_LEN = 16
@@ -134,6 +137,41 @@ def experiment(folder, **changes):
     return Experiment(**fields | changes)
 
 
+LEFT_AT = 3  # Where the rule of `adaptive` ends stage one, before N_KD.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ByLoss:
+    """A weight that follows the held-out loss to its last bit."""
+
+    peak: float
+    reads = ("val_loss",)
+
+    def __call__(self, step):
+        return jnp.full(jnp.shape(step), self.peak, jnp.float32)
+
+    def factor(self, history):
+        return history[-1]["val_loss"] / 16 if history else 1.0
+
+
+def adaptive(folder, *, measured_weight=True, leave=None, **changes):
+    """An experiment whose first stage ends early, with a weight that is measured."""
+    run = experiment(folder)
+    first, second = run.stages
+    distillation = first.distillation
+    if measured_weight:
+        distillation = dataclasses.replace(distillation, kd_weight=ByLoss(peak=0.9))
+    first = dataclasses.replace(
+        first,
+        distillation=distillation,
+        end_step=TOTAL_STEPS,
+        leave=leave or WhenStudentReaches(patience=2, not_before=LEFT_AT),
+    )
+    validation = dataclasses.replace(run.validation, every=1)
+    fields = dict(stages=(first, second), validation=validation)
+    return experiment(folder, **fields | changes)
+
+
 def open_then(index_of_doom, doom):
     """Opens batches that call `doom` when batch `index_of_doom` is asked for."""
 
@@ -162,9 +200,9 @@ def open_then(index_of_doom, doom):
 
 
 if __name__ == "__main__":
-    workdir, files, kill_at = sys.argv[1:]
+    workdir, files, kill_at, *name = sys.argv[1:]
     train(
-        experiment(files),
+        globals()[name[0] if name else "experiment"](files),
         workdir,
         open_batches=open_then(
             int(kill_at), lambda: os.kill(os.getpid(), signal.SIGKILL)

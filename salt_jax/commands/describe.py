@@ -113,6 +113,8 @@ def _total_row(total: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _stage(stage: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts = _value("data", stage["data"])
+    if stage["leave"] != {"type": "AtEnd"}:
+        facts += _value("ends", stage["leave"])
     if (teacher := stage["teacher"]) is None:
         return facts
     return [

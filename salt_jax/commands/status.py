@@ -73,6 +73,8 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
         f"{status.step:,} of {status.total_steps:,} ({share:.1%}), "
         f"stage {status.stage!r}",
     )
+    for stage, decision in status.ended.items():
+        yield "ended", f"stage {stage!r} at {decision}"
     if status.losses:
         yield "loss", ", ".join(f"{k} {v:.4f}" for k, v in status.losses.items())
     if status.speed:

@@ -6,8 +6,9 @@ Dimensions: B batch, L length.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,12 +23,17 @@ from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.evaluation.eval_step import token_reader
 from salt_jax.model.transformer import Params
 from salt_jax.storage.checkpoint_reading import SavedCheckpoints
+from salt_jax.telemetry.metric_writer import read_metrics
+from salt_jax.telemetry.run_files import METRICS_FILE
 from salt_jax.training import resumption
 from salt_jax.training.norms import KINDS, StepNorms, step_norms
 from salt_jax.training.position import Position
 from salt_jax.training.program import Program
+from salt_jax.training.stage_ends import StageEnds
 from salt_jax.training.stage_inputs import StageInputs
 from salt_jax.training.train_step import TrainState, leave_out
+from salt_jax.transition.decision import decisions_in
+from salt_jax.transition.measures import VAL_LOSS
 
 _MOST_ROWS = 20  # Shown, the worst first.
 _IDS, _CHARACTERS = 12, 60  # Of a row.
@@ -67,9 +73,17 @@ def debug_step(
     resumption.check_experiment(experiment, meta, accepted_changes)
     resumption.check_skipped(experiment, meta, begin or 0, accepted_changes)
     state = resumption.restore(program, saved, meta, begin)
-    return _Replay(program, meta, accepted_changes, step).run(
+    measured = _validations(epath.Path(workdir))
+    return _Replay(program, meta, accepted_changes, step, measured).run(
         program.fresh_state() if state is None else state
     )
+
+
+def _validations(workdir: epath.Path) -> dict[int, Mapping[str, Any]]:
+    """Returns the records of the validations of a run, by step."""
+    if not (workdir / METRICS_FILE).exists():
+        return {}
+    return {r["step"]: r for r in read_metrics(workdir) if VAL_LOSS in r}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,13 +92,23 @@ class _Replay:
     meta: dict[str, Any]  # Of the checkpoint.
     accepted: Sequence[str]
     step: int
+    validations: Mapping[int, Mapping[str, Any]]  # What they measured, by step.
+
+    @functools.cached_property
+    def ends(self) -> StageEnds:
+        """What is known at the step that is being replayed."""
+        return StageEnds.of(self.meta)
 
     def run(self, state: TrainState) -> str:
-        for stage in self.program.stages_from(int(state.step)):
+        decided = self.ends.decided | decisions_in(self.validations.values())
+        ended = {name: decision.step for name, decision in decided.items()}
+        for stage in self.program.stages_from(int(state.step), ended):
             inputs = StageInputs.open(self.program, stage, Position.of(self.meta))
             resumption.check_inputs(inputs.fingerprints(), self.meta, self.accepted)
             teacher = inputs.load_teacher(self.program)
             end = min(stage.end_step, self.step - 1)
+            self.ends.begin(stage)
+            state = self.ends.weighed(stage, state)
             state = self._advance(inputs, state, teacher, end)
             if self.step <= stage.end_step:
                 return "\n".join(self._describe(inputs, state, teacher))
@@ -105,6 +129,9 @@ class _Replay:
                     state, _ = update(state, teacher, next(batches))
                 else:
                     state = leave_out(state)
+                if (measured := self.validations.get(index + 1)) is not None:
+                    self.ends.validated(index + 1, inputs.stage, measured)
+                    state = self.ends.weighed(inputs.stage, state)
         return state
 
     def _describe(

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from salt_jax.transition.decision import decisions_in
+
 # Maps step numbers to seconds of training, at measured step times.
 Clock = Callable[[np.ndarray], np.ndarray]
 
@@ -125,8 +127,13 @@ def loss_at(curve: LossCurve, what: str, amount: float) -> float | None:
 
 
 def transition_step(records: Sequence[Mapping[str, Any]]) -> int | None:
-    """Returns the last recorded step of the first stage, None if there is one stage."""
+    """Returns the step at which the first stage ended, None if there is one stage.
+
+    It is the step at which a leave rule ended it, else the last recorded one.
+    """
     staged = [record for record in records if "stage" in record]
+    if staged and (left := decisions_in(records).get(staged[0]["stage"])):
+        return left.step
     first = [record for record in staged if record["stage"] == staged[0]["stage"]]
     return None if len(first) == len(staged) else int(first[-1]["step"])
 

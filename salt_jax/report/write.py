@@ -161,7 +161,10 @@ def _details(comparison: Comparison) -> Iterator[str]:
     yield page.folded_section("Step time and its noise", *_step_times(comparison))
     yield page.folded_section(
         "Settings",
-        page.note("Distillation ends at the end_step of SALT's first stage."),
+        page.note(
+            "Distillation ends at the end_step of SALT's first stage, or before it by "
+            "its leave rule."
+        ),
         sections.settings_tables(comparison),
     )
     yield page.folded_section(

@@ -18,6 +18,7 @@ from salt_jax.files.lock import holder_of
 from salt_jax.files.records import decode_record, read_record
 from salt_jax.telemetry.run_files import CHECKPOINTS, EXPERIMENT_FILE, METRICS_FILE
 from salt_jax.telemetry.warning_log import Warned, read_warnings
+from salt_jax.transition.decision import Decision, decisions_in
 
 _TAIL_BYTES = 1 << 18  # Of the metrics: a hundred records or more.
 # Metrics of the last record, by the names that they have here.
@@ -48,6 +49,7 @@ class Status:
     checkpoint: Saved | None
     left_seconds: float | None  # To the end, if it goes on as it has.
     skipped_updates: int
+    ended: Mapping[str, Decision]  # Of the stages that their rules have ended, by name.
     warnings: Sequence[Warned]
     holder: Holder | None  # The process that works in the directory now.
 
@@ -82,6 +84,8 @@ def read_status(workdir: epath.PathLike) -> Status:
     last = steps[-1] if steps else {}
     ends = {stage.name: stage.end_step for stage in experiment.stages}
     total = max(ends.values())
+    ended = _decisions_saved(workdir / CHECKPOINTS, saved) | decisions_in(records)
+    ends |= {name: decision.step for name, decision in ended.items()}
     step = max(int(last.get("step", 0)), saved.step if saved else 0)
     names: tuple[str, ...] = ("loss", "val_loss")
     losses = {x: float(r[x]) for r in records for x in names if x in r}
@@ -99,6 +103,7 @@ def read_status(workdir: epath.PathLike) -> Status:
         checkpoint=saved,
         left_seconds=_left(total - step, last, parts),
         skipped_updates=int(last.get("skipped_updates", 0)),
+        ended=ended,
         warnings=_warnings(workdir),
         holder=holder_of(workdir),
     )
@@ -145,6 +150,21 @@ def _last_checkpoint(folder: epath.Path, now: float) -> Saved | None:
         return None
     age = _age(folder / str(max(steps)), now)
     return Saved(step=max(steps), age_seconds=age or 0.0)
+
+
+def _decisions_saved(folder: epath.Path, saved: Saved | None) -> dict[str, Decision]:
+    """Returns the decisions in the latest checkpoint, which outlive the tail."""
+    if saved is None:
+        return {}
+    path = folder / str(saved.step) / "meta" / "metadata"
+    try:
+        record = decode_record(
+            path.read_bytes(), dict[str, Any], where=str(path), remedy=""
+        )
+    except (OSError, ValueError):
+        return {}
+    decided = record.get("meta", {}).get("stage_ends", {}).get("decided", {})
+    return {name: Decision(**each) for name, each in decided.items()}
 
 
 def _age(path: epath.Path, now: float) -> float | None:

@@ -124,6 +124,7 @@ def _stage(experiment: Experiment, begin_step: int, stage: Stage) -> dict[str, A
         "tokens": end["tokens"] - begin["tokens"],
         "flops": end["flops"] - begin["flops"],
         "data": as_json(stage.data),
+        "leave": as_json(stage.leave),
         "teacher": None
         if distillation is None
         else _model(distillation.teacher)

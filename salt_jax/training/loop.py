@@ -172,7 +172,7 @@ class Loop:
                 values |= self.beside.measured(stage, state.params, teacher)
             values = agreement.of_process_0(values)
         decision = self.ends.validated(step, stage, values)
-        said = decision.record(stage) if decision else None
+        said = decision.record(stage.name) if decision else None
         self.recorder.validated(step, values, said)
         return values
 

@@ -17,23 +17,9 @@ from absl import logging
 
 from salt_jax.config import Stage
 from salt_jax.training.train_step import TrainState
+from salt_jax.transition.decision import Decision
 
 _IN_META = "stage_ends"
-LEFT_STAGE = "left_stage"  # In the record of the validation that ended a stage.
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Decision:
-    """A leave rule's decision to end a stage."""
-
-    step: int  # The steps made by then; the next stage begins there.
-    rule: str  # The name of its class.
-    numbers: Mapping[str, float]  # What it decided by.
-
-    def record(self, stage: Stage) -> dict[str, float | str]:
-        """Returns what metrics.jsonl says of it."""
-        numbers = {f"leave_{name}": value for name, value in self.numbers.items()}
-        return {LEFT_STAGE: stage.name, "leave_rule": self.rule} | numbers
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -101,11 +87,10 @@ class StageEnds:
         numbers = {name: float(number) for name, number in reason.items()}
         decision = Decision(step=step, rule=type(stage.leave).__name__, numbers=numbers)
         self.decided[stage.name] = decision
-        said = {**numbers, **{name: values[name] for name in stage.leave.reads}}
         logging.info(
-            "Stage %r ends after step %d, before its end_step=%d, by %s: %s.",
-            *(stage.name, step, stage.end_step, decision.rule),
-            ", ".join(f"{name}={value:.6g}" for name, value in said.items()),
+            "Stage %r ends before its end_step=%d, at %s (%s).",
+            *(stage.name, stage.end_step, decision),
+            ", ".join(f"{name}={values[name]:.6g}" for name in stage.leave.reads),
         )
         return decision
 

@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from salt_jax.transition import measures
 from salt_jax.transition.measures import History
@@ -18,6 +18,7 @@ from salt_jax.transition.measures import History
 _GAINS = {"kl": measures.VAL_KL, "gradient_agreement": measures.VAL_GRADIENT_AGREEMENT}
 
 
+@runtime_checkable
 class LeaveRule(Protocol):
     """The interface of a leave rule."""
 
