@@ -23,6 +23,7 @@ from salt_jax.optim.moving_average import MovingAverage
 from salt_jax.optim.optimizer import Adafactor, AdamW
 from salt_jax.optim.schedules import Schedule
 from salt_jax.storage.starts import Start
+from salt_jax.symptoms.watch import Watch
 from salt_jax.transition import checking
 from salt_jax.transition.leaving import AtEnd, LeaveRule
 from salt_jax.transition.weighing import MeasuredWeight
@@ -116,6 +117,7 @@ class Validation:
 OPERATIONAL_FIELDS = (
     *("keep_steps", "log_every", "max_to_keep", "mesh"),
     *("rules", "save_every", "save_every_minutes", "skip_batches", "validation"),
+    "watch",
 )
 # The same within models, distillations and data.
 _OPERATIONAL_WITHIN = ("attention", "limits", "teacher_rules")
@@ -143,6 +145,7 @@ class Experiment:
     keep_steps: Sequence[int] = ()  # Saved and never deleted: an early scorer's.
     log_every: int = 100
     guard: UpdateGuard | None = None  # Drops updates that are out of bounds.
+    watch: Watch | None = Watch()  # Warns of what goes wrong; None: of nothing.
     average: MovingAverage | None = None  # Of the parameters, evaluated beside them.
     # Batches whose steps make no update: ranges (FIRST, END) of indices, END exclusive.
     skip_batches: Sequence[tuple[int, int]] = ()

@@ -46,6 +46,7 @@ _IMPORTS = (
     "from salt_jax.data.preparing import prepare",
     "from salt_jax.data.selecting import ranking",
     "from salt_jax.data.selecting import selection",
+    "from salt_jax.symptoms import watch",
     "from salt_jax.model import config as model",
     "from salt_jax.storage import starts",
     "from salt_jax.studies import known_truth",

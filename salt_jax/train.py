@@ -17,7 +17,6 @@ from salt_jax.config import Experiment
 from salt_jax.data.reading.loader import open_batches
 from salt_jax.evaluation.beside_teacher import BesideTeacher
 from salt_jax.evaluation.held_out_kinds import held_out_of
-from salt_jax.files.bill import read_bill
 from salt_jax.processes import job
 from salt_jax.storage.array_files import absolute, check_name
 from salt_jax.storage.checkpoint_reading import SavedCheckpoints
@@ -39,6 +38,7 @@ from salt_jax.training.stage_inputs import StageInputs
 from salt_jax.training.stop_signals import StopSignals
 from salt_jax.training.tally import Tally
 from salt_jax.training.train_step import TrainState
+from salt_jax.training.watching import open_lookout
 
 
 def train(
@@ -104,6 +104,7 @@ def train(
         saving.check_room(program, start.saved)
         inputs = _Inputs.open(program, start, accepted_changes)
         job.agree({"step": start.step, "inputs": inputs.fingerprints})
+        lookout = open_lookout(experiment, workdir, start.step, inputs.stages)
         times = start.time_sheet(workdir, began)
         updates = _loaded_updates(program, inputs, compiled)
         with times.spending("restore"):
@@ -121,7 +122,8 @@ def train(
             workdir,
             from_step=start.step,
             times=times,
-            tally=start.tally(program, times, workdir),
+            tally=Tally.of(program, start.meta, times, workdir),
+            lookout=lookout,
             speed=Speedometer.on(program.devices),
             dropped=0 if state.guard is None else int(state.guard.dropped),
             trackers=_trackers(trackers, experiment, workdir),
@@ -144,7 +146,7 @@ def train(
         for stage, update in zip(inputs.stages, updates, strict=True):
             if int(state.step) < stage.stage.end_step:
                 state = loop.run(stage, update, state)
-        recorder.write_bill()
+        recorder.tally.write_bill()
     logging.info("Complete at step %d: %s.", experiment.total_steps, workdir)
     return state
 
@@ -178,17 +180,6 @@ class _Start:
     def time_sheet(self, workdir: epath.Path, began: float) -> TimeSheet:
         spent = self.meta.get("spent_seconds", {})
         return TimeSheet(began, spent, recorded=recorded_seconds(workdir))
-
-    def tally(self, program: Program, times: TimeSheet, workdir: epath.Path) -> Tally:
-        before = read_bill(workdir)
-        return Tally(
-            program.experiment,
-            self.meta,
-            devices=program.devices,
-            times=times,
-            lost_devices=None if before is None else before.devices,
-            held_out_tokens=program.held_out_tokens,
-        )
 
     def state(self, program: Program) -> TrainState:
         # A run starts from, in this order: its own latest checkpoint; the export named

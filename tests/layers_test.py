@@ -10,7 +10,15 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "salt_jax"
 LAYERS = [
-    {"batch", "files", "gin_reading", "mesh", "optim", "transition"},
+    {
+        "batch",
+        "files",
+        "gin_reading",
+        "mesh",
+        "optim",
+        "symptoms",
+        "transition",
+    },
     {"data", "lab", "model", "processes"},
     {"loss", "storage", "studies"},
     {"config"},

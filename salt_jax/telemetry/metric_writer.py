@@ -62,9 +62,7 @@ class MetricWriter:
         """Writes `values` as the record of step `step`."""
         if not self._places:
             return
-        record = {"step": step} | {
-            name: _plain(value) for name, value in values.items()
-        }
+        record = {"step": step} | {name: plain(value) for name, value in values.items()}
         for place in self._places:
             place.add(step, record)
         if self._copy is not None:
@@ -123,7 +121,8 @@ def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
     ]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> float | int | str:
+    """Returns a metric as a record has it; a weighted mean is its mean."""
     if isinstance(value, WeightedMean):
         value = value.mean()
     return value if isinstance(value, (str, int)) else float(value)

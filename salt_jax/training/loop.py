@@ -139,7 +139,7 @@ class Loop:
             # Waits for the loss: a state with a bad one is not saved.
             with self.recorder.pausing("save"):
                 save = self.saver.save_last if is_last or stop else self.saver.save
-                bill = self.recorder.write_bill()
+                bill = self.recorder.tally.write_bill()
                 save(step, state, self._meta(stage, bill), measured)
         if stop and not is_last:
             raise self.guard.stopped(step)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 from absl import logging
@@ -13,9 +14,14 @@ from etils import epath
 
 from salt_jax.config import Experiment, Stage
 from salt_jax.data.reading import batch_ranges
-from salt_jax.files.bill import Bill
 from salt_jax.loss.weighted_mean import WeightedMean
-from salt_jax.telemetry.metric_writer import METRICS_FILE, MetricWriter, read_metrics
+from salt_jax.symptoms.lookout import Lookout
+from salt_jax.telemetry.metric_writer import (
+    METRICS_FILE,
+    MetricWriter,
+    plain,
+    read_metrics,
+)
 from salt_jax.telemetry.progress import Progress
 from salt_jax.telemetry.time_sheet import OTHER, STEPS, TimeSheet
 from salt_jax.telemetry.trackers.tracker import Tracker
@@ -49,6 +55,7 @@ class Recorder:
         times: TimeSheet,
         tally: Tally,
         speed: Speedometer,
+        lookout: Lookout | None = None,
         dropped: int = 0,
         trackers: Sequence[Tracker] = (),
     ):
@@ -61,11 +68,12 @@ class Recorder:
           times: The time sheet of the run.
           tally: What the run has read and computed before.
           speed: The speedometer of its devices.
+          lookout: Looks at each record; None: nothing is warned of.
           dropped: The updates that the guard dropped in these steps.
           trackers: Services that get the records too.
         """
-        self._experiment, self._workdir = experiment, workdir
-        self.tally, self._speed = tally, speed
+        self._experiment = experiment
+        self.tally, self._speed, self._lookout = tally, speed, lookout
         self._writer = MetricWriter(workdir, from_step=from_step, trackers=trackers)
         self._from_step, self._dropped = from_step, dropped
         self.times = times
@@ -147,23 +155,10 @@ class Recorder:
             )
         seconds = {"seconds": self.times.totals()[STEPS]}
         known = self._spent() | seconds | values
-        self._writer.write(step, known | (decided or {}))
+        self._write(step, known | (decided or {}))
         for name in [name for name in self._facts if name.startswith("val_")]:
             del self._facts[name]
         self._facts |= values
-
-    def write_bill(self) -> Bill:
-        """Writes what the run has cost so far; all processes must call it.
-
-        A bill that cannot be written is no reason to stop.
-        """
-        bill = self.tally.bill()
-        if jax.process_index() == 0:
-            try:
-                bill.write(self._workdir)
-            except OSError as error:
-                logging.warning("%s; training goes on.", error)
-        return bill
 
     def close(self) -> None:
         """Ends the progress line and the event file."""
@@ -227,13 +222,20 @@ class Recorder:
             **rates,
             **times,
         }
-        self._writer.write(pending.step, values)
+        self._write(pending.step, values)
         self._summed = None
         self._facts |= {
             "step": f"{rates['step_seconds']:.3g} s",
             "tokens/s": f"{rates['tokens_per_second']:,.0f}",
             "stall": f"{rates['input_stall']:.1%}",
         }
+
+    def _write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Writes a record, with the warnings that it gives rise to."""
+        record = {name: plain(value) for name, value in values.items()}
+        if self._lookout is not None:
+            record |= self._lookout.see({"step": step} | record)
+        self._writer.write(step, record)
 
     def _spent(self) -> dict[str, float]:
         at = self.tally.position

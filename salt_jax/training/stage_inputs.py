@@ -8,10 +8,13 @@ from absl import logging
 
 from salt_jax.config import Stage
 from salt_jax.data.reading.loader import Loader, describe_epochs
+from salt_jax.data.selecting.domains import domain_counts
 from salt_jax.data.selecting.selection import stage_warnings
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.model.transformer import Params
 from salt_jax.storage.export import Export
+from salt_jax.symptoms.selections import starved_domain
+from salt_jax.symptoms.watch import Watch
 from salt_jax.training.position import Position
 from salt_jax.training.program import Program
 
@@ -66,6 +69,12 @@ class StageInputs:
         if self.teacher is not None:
             found[f"teacher.{self.stage.name}"] = self.teacher.fingerprint
         return found
+
+    def starved_domains(self, watch: Watch) -> list[str]:
+        """Returns a line for each selection of the stage that starves domains."""
+        counts = domain_counts(self.stage.data, self.loader.rows)
+        lines = (starved_domain(each, watch) for each in counts)
+        return [line for line in lines if line is not None]
 
     def load_teacher(self, program: Program) -> Params | None:
         """Returns the teacher's parameters on the mesh; None without a teacher.

@@ -9,15 +9,17 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from etils import epath
 from jax.experimental import multihost_utils
 
 from salt_jax.config import Experiment, Stage
 from salt_jax.data.prepared.readers import BYTES_READ
-from salt_jax.files.bill import Bill
+from salt_jax.files.bill import Bill, read_bill
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.flops import forward_flops, training_bill
 from salt_jax.telemetry.time_sheet import TimeSheet
 from salt_jax.training.position import Position
+from salt_jax.training.program import Program
 
 EVALUATION, RECOMPUTATION = "evaluation", "recomputation"
 _PARTS = ("student", RECOMPUTATION, "teacher", "loss", EVALUATION)
@@ -39,6 +41,7 @@ class Tally:
         times: TimeSheet,
         lost_devices: int | None = None,
         held_out_tokens: Mapping[TransformerConfig, int] | None = None,
+        workdir: epath.Path | None = None,
     ):
         """Goes on from a checkpoint.
 
@@ -50,8 +53,10 @@ class Tally:
           lost_devices: The devices of the attempt before; None: as many as now.
           held_out_tokens: The tokens that each model has read of held-out data since
             this process began. It grows.
+          workdir: Where `write_bill` writes.
         """
         self._experiment, self._times = experiment, times
+        self._workdir = workdir
         self.position = Position.of(meta)
         before = meta.get("bill", {})
         if meta and not before:
@@ -68,6 +73,30 @@ class Tally:
         self._bytes_then = BYTES_READ.total
         self._held_out = {} if held_out_tokens is None else held_out_tokens
         self._per_token: dict[str, dict[str, int]] = {}  # FLOPs by stage and part.
+
+    @classmethod
+    def of(
+        cls,
+        program: Program,
+        meta: Mapping[str, Any],
+        times: TimeSheet,
+        workdir: epath.Path,
+    ) -> Tally:
+        """Returns the tally of a run in `workdir` that goes on from `meta`.
+
+        Raises:
+          ValueError: the bill of an earlier attempt is damaged.
+        """
+        before = read_bill(workdir)
+        return cls(
+            program.experiment,
+            meta,
+            devices=program.devices,
+            times=times,
+            lost_devices=None if before is None else before.devices,
+            held_out_tokens=program.held_out_tokens,
+            workdir=workdir,
+        )
 
     def step(self, step: int, stage: Stage, *, is_read: bool) -> None:
         """Counts a step of `stage`; its batch is not read if it is left out."""
@@ -106,6 +135,19 @@ class Tally:
             bytes_read=self._bytes
             + _over_processes(BYTES_READ.total - self._bytes_then),
         )
+
+    def write_bill(self) -> Bill:
+        """Writes the bill up to now, and returns it; all processes must call it.
+
+        A bill that cannot be written is no reason to stop.
+        """
+        bill = self.bill()
+        if jax.process_index() == 0 and self._workdir is not None:
+            try:
+                bill.write(self._workdir)
+            except OSError as error:
+                logging.warning("%s; training goes on.", error)
+        return bill
 
     def _flops_per_token(self, stage: Stage) -> dict[str, int]:
         if stage.name not in self._per_token:

@@ -47,12 +47,12 @@ class DenoisedRows:
             for text, or the vocabulary lacks a sentinel or a mode token.
         """
         self.dataset = dataset
-        self._stream = SequenceStream(dataset, ids, seed)
+        self.stream = SequenceStream(dataset, ids, seed)
         self._denoisers = mixture.denoisers
         self._has_prefix = mixture.has_prefix
         row_len = dataset.manifest.seq_len
         self.plan = RowPlan(
-            num_sequences=len(self._stream),
+            num_sequences=len(self.stream),
             seq_len=row_len,
             capacities=[_capacity(x, row_len) for x in mixture.denoisers],
             weights=[int(weight) for weight in mixture.weights],
@@ -86,7 +86,7 @@ class DenoisedRows:
 
     def fingerprint(self) -> str:
         """Returns the SHA-256 of the split and of the selected ids."""
-        return self._stream.fingerprint()
+        return self.stream.fingerprint()
 
     def read(self, numbers: np.ndarray) -> Batch:
         """Returns the rows with `numbers`, int64 [B], as numpy arrays.
@@ -95,7 +95,7 @@ class DenoisedRows:
           ValueError: a denoiser made more tokens than fit a row.
         """
         texts = self.plan.texts(numbers)
-        fragments = fragments_of(self._stream, texts.begins, texts.ends)
+        fragments = fragments_of(self.stream, texts.begins, texts.ends)
         kinds = texts.kinds[fragments.rows]
         examples = self._examples(fragments, kinds)
         self._check_room(examples, fragments, texts.kinds)
@@ -110,7 +110,7 @@ class DenoisedRows:
 
     def _examples(self, fragments: Fragments, kinds: np.ndarray) -> list[Example]:
         """Applies to each fragment the denoiser whose index is in `kinds` [P]."""
-        draws = _Draws(self._stream.seed)
+        draws = _Draws(self.stream.seed)
         places = zip(fragments.epochs, fragments.ids, fragments.offsets, strict=True)
         begins = fragments.begins_in_rows()
         spans = zip(begins.tolist(), (begins + fragments.lengths).tolist(), strict=True)

@@ -62,20 +62,20 @@ class SequenceRows:
     def __init__(self, dataset: PreparedDataset, ids: np.ndarray | None, seed: int):
         """Reads the sequences `ids`, int64, or all; `seed` shuffles them."""
         self.dataset = dataset
-        self._stream = SequenceStream(dataset, ids, seed)
+        self.stream = SequenceStream(dataset, ids, seed)
 
     @property
     def rows_per_epoch(self) -> int:
         """The number of sequences, or of selected ones."""
-        return len(self._stream)
+        return len(self.stream)
 
     def fingerprint(self) -> str:
         """Returns the SHA-256 of the split and of the selected ids."""
-        return self._stream.fingerprint()
+        return self.stream.fingerprint()
 
     def ids(self, numbers: np.ndarray) -> np.ndarray:
         """Returns the id of the sequence in each row, int64 [B]."""
-        return self._stream.ids_at(numbers)
+        return self.stream.ids_at(numbers)
 
     def read(self, numbers: np.ndarray) -> Batch:
         """Returns the rows with `numbers`, int64 [B], as numpy arrays."""

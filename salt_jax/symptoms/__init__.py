@@ -1,0 +1,1 @@
+"""Warnings about a run while it trains, found in its records."""
