@@ -14,7 +14,8 @@ from salt_jax.symptoms.history import History, Series
 from salt_jax.symptoms.watch import Watch
 
 _FEWEST = 6  # Records of a stage before its trend is judged: two in each third.
-_BEFORE = 12  # Records before a transition that show the noise.
+# Records before a transition that show the noise: the fewest, and the most.
+_BEFORE = {"ce": (12, 24), "val_loss": (4, 8)}
 _AFTER = 3  # Records after it in which a jump is looked for.
 
 
@@ -56,10 +57,12 @@ def loss_jump(history: History, watch: Watch) -> str | None:
         names.append("ce")
     for name in names:
         before, after = history.series(name, back=1), history.series(name)
-        if len(before) < 4 or not 0 < len(after) <= _AFTER:
+        fewest, most = _BEFORE[name]
+        if len(before) < fewest or not 0 < len(after) <= _AFTER:
             continue
-        before = Series(before.steps[-_BEFORE:], before.values[-_BEFORE:])
-        # A curve that falls is at its lowest at the end: the last values compare.
+        before = Series(before.steps[-most:], before.values[-most:])
+        # A curve that falls is lowest at its end. Held-out text is the same each time,
+        # so that its last value says most; training text is not.
         last = before.values[-1:] if name == "val_loss" else before.values[-4:]
         error = before.noise() * np.sqrt(1.0 / len(last) + 1.0 / len(after))
         then, now = float(np.mean(last)), float(np.mean(after.values))

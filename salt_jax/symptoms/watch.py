@@ -54,8 +54,8 @@ class Watch:
     # The least share of the loss that either term may have.
     least_share: float = 0.05
     # The soft labels' loss by what it would be at temperature 1: below, labels are
-    # nearly hard; above, nearly uniform. Temperatures from 0.5 to 2 are within.
-    least_sharpening: float = 0.6
+    # nearly hard; above, nearly uniform. Temperatures from 0.75 to 1.25 are within.
+    least_sharpening: float = 0.5
     most_softening: float = 1.35
     # The least share of its share in the data that a domain may keep in a selection.
     domain_share: float = 0.25
