@@ -15,6 +15,8 @@ from salt_jax.evaluation.held_out_text import DomainSums
 from salt_jax.few_shot.metrics import SHARES
 from salt_jax.lab.planning import plan
 from salt_jax.main import main
+from salt_jax.symptoms.detectors import DETECTORS
+from salt_jax.symptoms.selections import STARVED_DOMAIN
 from salt_jax.telemetry.time_sheet import TimeSheet
 from tests.layers_test import LAYERS
 
@@ -160,6 +162,17 @@ def documented(heading):
 )
 def test_metrics_have_a_row_in_the_page(heading, names):
     assert {*names} <= documented(heading)
+
+
+def test_each_warning_has_a_row_that_says_what_to_do():
+    text = (ROOT / "docs/warnings.md").read_text()
+    rows = [
+        [cell.strip() for cell in line.split("|")]
+        for line in text.splitlines()
+        if line.count("|") == 6 and line.startswith("| `")
+    ]
+    assert {row[1].strip("`") for row in rows} == {*DETECTORS, STARVED_DOMAIN}
+    assert all(len(cell) > 5 for row in rows for cell in row[1:6])
 
 
 def test_the_diagram_of_the_architecture_has_the_rows_of_the_layers():

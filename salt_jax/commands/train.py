@@ -37,6 +37,7 @@ class Options(RunOptions):
     """The options of train."""
 
     accept_change: Sequence[str] = ()
+    baseline: str | None = None
     compiled: str | None = None
     trust_pickles: bool = False
     profile: str | None = None
@@ -72,6 +73,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="FIELD",
         help="resume although this field of the experiment changed; repeatable",
+    )
+    group.add_argument(
+        "--baseline",
+        metavar="DIR",
+        help="run directory of BASELINE: warn if held-out loss stays above its curve",
     )
     group.add_argument(
         "--compiled",
@@ -141,10 +147,15 @@ def run(options: Options) -> int:
 
 def _train(options: Options, began: float, signals: StopSignals) -> None:
     from salt_jax.config import Experiment
+    from salt_jax.symptoms.watch import Watch
     from salt_jax.telemetry.profiling import TracedSteps
     from salt_jax.train import train
 
     experiment = options.load("train", Experiment)
+    if options.baseline is not None:
+        watch = experiment.watch or Watch()
+        watch = dataclasses.replace(watch, baseline=options.baseline)
+        experiment = dataclasses.replace(experiment, watch=watch)
     train(
         experiment,
         options.run_directory(),
