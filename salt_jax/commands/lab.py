@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from salt_jax.commands import streams
-from salt_jax.commands.options import GinOptions, add_gin, positive
+from salt_jax.commands.options import GinOptions, add_gin, positive, record
 
 if TYPE_CHECKING:
     from salt_jax.lab.graph import Node, Plan, Reading
@@ -103,22 +103,24 @@ def run(options: Options) -> int:
     with streams.lossy_stdout():
         lab_file.write(lab, planned)
         if options.report:
-            _write_report(lab)
+            _write_report(lab, options)
             return 0
         outcome = _run(lab, planned, names, options)
         print("\n".join(_summary(lab, outcome, len(names))))
         if outcome.stopped is not None:
             return outcome.stopped
         if not options.only:
-            _write_report(lab)
+            _write_report(lab, options)
         return 1 if outcome.failed else 0
 
 
-def _write_report(lab: Lab) -> None:
+def _write_report(lab: Lab, options: Options) -> None:
     from salt_jax.lab import lab_file
     from salt_jax.report.arms.write import write_lab_report
 
-    print(f"The report is {write_lab_report(lab_file.folder_of(lab))}.")
+    folder = lab_file.folder_of(lab)
+    record(folder, "lab", options)  # The tables name the command.
+    print(f"The report is {write_lab_report(folder)}.")
 
 
 def _run(lab: Lab, planned: Plan, names: Sequence[str], options: Options) -> Outcome:

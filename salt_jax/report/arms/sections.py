@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from salt_jax.report.arms.laboratory import Laboratory
 from salt_jax.report.arms.results import REGIMES, ArmResult, Pair, Result
 from salt_jax.report.arms.tables import Table, number, passing, percent, students
-from salt_jax.report.intervals import Estimate
 
 _UNITS = {"steps": "steps", "flops": "FLOPs", "seconds": "chip-seconds"}
 
@@ -194,57 +193,3 @@ def status_table(lab: Laboratory) -> Table:
         header=["Run", *(f"seed {seed}" for seed in seeds)],
         rows=rows,
     )
-
-
-def split_tables(lab: Laboratory, found: Sequence[ArmResult]) -> Iterator[Table]:
-    """Yields, for each evaluated split, the loss by domain minus the reference's."""
-    seeds = lab.file.seeds
-    evaluations = {key: run.evaluation for key, run in lab.runs.items()}
-    reference = lab.file.reference
-    splits: dict[str, list[str]] = {}
-    for seed in seeds:
-        said = evaluations[reference, seed]
-        for split, content in (said or {"splits": {}})["splits"].items():
-            splits.setdefault(split, [*content.get("domains", {})])
-    for split, domains in splits.items():
-        rows = []
-        for arm in found:
-            both = [
-                (evaluations[arm.name, seed], evaluations[reference, seed])
-                for seed in lab.pairs(arm.name, seeds)
-            ]
-            losses = [
-                (_losses(one, split), _losses(other, split))
-                for one, other in both
-                if one is not None and other is not None
-            ]
-            if losses:
-                rows.append(
-                    [
-                        *(arm.name, arm.regime, f"{len(losses)}"),
-                        *_differences(losses, domains),
-                    ]
-                )
-        if rows:
-            yield Table(
-                title=f"Loss minus {reference}'s on whole split {split!r}, by domain",
-                note="Nats per token, of runs that were evaluated; a negative number "
-                "favors the arm.",
-                header=["Arm", "Teacher is", "Seeds", "All", *domains],
-                rows=rows,
-            )
-
-
-def _losses(evaluation: Mapping, split: str) -> dict[str, float]:
-    said = evaluation["splits"].get(split, {"total": {}, "domains": {}})
-    groups = {"": said["total"], **said.get("domains", {})}
-    return {name: means["loss"] for name, means in groups.items() if "loss" in means}
-
-
-def _differences(
-    losses: Sequence[tuple[Mapping[str, float], Mapping[str, float]]],
-    domains: Sequence[str],
-) -> Iterator[str]:
-    for name in ("", *domains):
-        known = [a[name] - b[name] for a, b in losses if name in a and name in b]
-        yield number(Estimate.of(known) if known else None, "+.3f")

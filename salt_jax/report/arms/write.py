@@ -10,7 +10,7 @@ from etils import epath
 from salt_jax.files.records import write_record
 from salt_jax.files.writing import write_file
 from salt_jax.report import page
-from salt_jax.report.arms import answer, pictures, sections, thirds
+from salt_jax.report.arms import answer, bills, domains, pictures, sections, thirds
 from salt_jax.report.arms.laboratory import Laboratory
 from salt_jax.report.arms.results import ArmResult, results
 from salt_jax.report.arms.tables import Table
@@ -111,8 +111,10 @@ def _more_tables(lab: Laboratory, found: Sequence[ArmResult]) -> Iterator[Table]
     yield sections.cost_table(lab, found)
     yield sections.interval_table(found)
     yield sections.seeds_table(lab, found)
-    yield from sections.split_tables(lab, found)
+    yield from domains.domain_tables(lab, found)
     yield from thirds.difficulty_tables(lab, found)
+    if (kept := bills.bills_table(lab)) is not None:
+        yield kept
     yield sections.status_table(lab)
 
 

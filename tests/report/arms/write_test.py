@@ -5,8 +5,10 @@ import re
 
 import pytest
 
+from salt_jax.files.bill import Bill
 from salt_jax.files.records import write_record
 from salt_jax.report.arms.write import write_lab_report
+from salt_jax.telemetry.recorded_commands import record_command
 from tests.compared_runs import rows, write_bill
 from tests.report.arms import made_lab
 from tests.report.arms.made_lab import summary
@@ -201,7 +203,7 @@ def test_losses_by_domain_are_of_the_runs_that_were_evaluated(tmp_path):
             made_lab.write_evaluation(run, loss)
     page = write_lab_report(folder).read_text()
     found = [row for row in rows(page) if row[:3] == ["salt", "worse", "2"]]
-    assert found == [["salt", "worse", "2", *["-0.400 \u00b1 1.271"] * 3]]
+    assert found == [["salt", "worse", "2", "3.6000", *["-0.400 \u00b1 1.271"] * 3]]
 
 
 def test_the_bill_of_an_arm_whose_teacher_is_not_of_the_laboratory_is_unknown(tmp_path):
@@ -280,3 +282,30 @@ def test_scoring_is_in_the_bill(tmp_path):
     write_lab_report(folder)
     salt = summary(folder)["salt"]["all_seeds"]
     assert salt["bills"]["flops"]["mean"] == pytest.approx(0.4)
+
+
+def test_runs_that_kept_a_bill_have_it_in_a_table(tmp_path):
+    folder = made_lab.write_all(tmp_path)
+    for seed, rows_read in ((0, 100), (1, 300)):
+        Bill(
+            devices=1,
+            device_kind="cpu",
+            chip_seconds=50.0,
+            seconds={"steps": 40.0},
+            flops={"student": 1000, "teacher": 200 * seed},
+            rows=rows_read,
+            tokens=10 * rows_read,
+            bytes_read=7,
+        ).write(tmp_path / "salt" / f"seed-{seed}" / "run")
+    write_lab_report(folder)
+    row = ["2", "50", "2,000", "7", "1.00e+03", "1.00e+02"]
+    assert f"| salt | {' | '.join(row)} |" in (folder / "tables.md").read_text()
+
+
+def test_each_table_names_the_command_that_makes_it(tmp_path):
+    folder = made_lab.write_all(tmp_path)
+    record_command(folder, "salt_jax lab --gin_file=a.gin")
+    write_lab_report(folder)
+    text = (folder / "tables.md").read_text()
+    by = text.count("Made by `salt_jax lab --gin_file=a.gin`.")
+    assert by == text.count("\n### ") + 1 > 5
