@@ -46,21 +46,43 @@ class StepClock:
 
     @classmethod
     def merged(cls, clocks: Sequence[StepClock]) -> StepClock:
-        """Returns one clock of several that were each measured beside one plain update.
+        """Returns one clock of several that have an update in common.
 
-        The plain step time is that of the first; ratios to it are within each clock.
+        Step times are relative to that update within each clock; its own is that of
+        the first clock.
 
         Raises:
-          ValueError: there are none, or their plain updates differ.
+          ValueError: there are none, or they have no update in common.
         """
-        plain = [clock.updates[0]["cost"] for clock in clocks]
-        if not plain or any(cost != plain[0] for cost in plain):
+        anchors = [x["cost"] for x in clocks[0].updates] if clocks else []
+        shared = [x for x in anchors if all(clock._of_cost(x) for clock in clocks)]
+        if not shared:
             raise ValueError(
-                f"{len(plain)} files of step times have no plain update in common: "
-                "measure all of them beside the same experiment."
+                f"{len(clocks)} files of step times have no update in common: measure "
+                "all of them beside the same experiment."
             )
-        updates = [update for clock in clocks for update in clock.updates]
-        return cls(described=dict(clocks[0].described) | {"updates": updates})
+        updates = [x for clock in clocks for x in clock._relative_to(shared[0])]
+        first = next(x for x in updates if x["cost"] == shared[0])
+        described = dict(clocks[0].described) | {"updates": [first, *updates]}
+        return cls(described=described)
+
+    def _relative_to(self, cost: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Returns the updates, with their ratios to the one of `cost`."""
+        anchor = self._of_cost(cost)
+        assert anchor is not None
+        by = anchor["ratio_to_plain"]["median"]
+        return [
+            dict(update)
+            | {
+                "ratio_to_plain": {
+                    "median": update["ratio_to_plain"]["median"] / by,
+                    "quartiles": [
+                        x / by for x in update["ratio_to_plain"]["quartiles"]
+                    ],
+                }
+            }
+            for update in self.updates
+        ]
 
     @property
     def updates(self) -> list[Mapping[str, Any]]:
@@ -104,6 +126,8 @@ class StepClock:
     def _find(
         self, run: TrainedRun, stage: Mapping[str, Any]
     ) -> Mapping[str, Any] | None:
-        cost = cost_of(run.experiment, stage)
+        return self._of_cost(cost_of(run.experiment, stage))
+
+    def _of_cost(self, cost: Mapping[str, Any]) -> Mapping[str, Any] | None:
         same = [update for update in self.updates if update["cost"] == cost]
         return same[0] if same else None
