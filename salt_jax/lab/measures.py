@@ -53,6 +53,33 @@ class HeldOut:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class OtherText:
+    """Loss on other held-out text than the run's, after training: `evaluate`."""
+
+    name: str  # Of the folder beside the run, and in the report.
+    bindings: Sequence[str]  # Such as "DATA='runs/other/data'", of the same vocabulary.
+
+    def __post_init__(self):
+        if not self.bindings or isinstance(self.bindings, str):
+            raise ValueError(
+                f"OtherText.bindings are bindings NAME=VALUE, got {self.bindings!r}."
+            )
+
+    def commands(self, run: Trained) -> Iterator[Command]:
+        """Yields one command, for arms and small models."""
+        yield Command(
+            name=self.name,
+            command="evaluate",
+            options=(
+                f"--workdir={{self}}/{self.name}",
+                "--export={self}/export",
+                *(f"--gin.{binding}" for binding in self.bindings),
+            ),
+            makes=f"{self.name}/evaluation.json",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FewShot:
     """Few-shot tasks at some steps of the training of each arm, and at its end."""
 

@@ -64,11 +64,11 @@ class Laboratory:
         made = (*file.arms, *file.small_models)
         runs: dict[tuple[str, int], SeedRun] = {}
         for each in made:
-            runs |= _read_runs(each, file.seeds)
+            runs |= _read_runs(each, file)
         arms = list(file.arms)
         for arm in file.arms:
             averaged = dataclasses.replace(arm, name=f"{arm.name}, averaged")
-            found = _read_runs(averaged, file.seeds, average=True)
+            found = _read_runs(averaged, file, average=True)
             if any(run.validated for run in found.values()):
                 arms.insert(arms.index(arm) + 1, averaged)
                 runs |= found
@@ -181,13 +181,28 @@ class Laboratory:
 
 
 def _read_runs(
-    made: MadeEntry, seeds: Sequence[int], *, average: bool = False
+    made: MadeEntry, file: LabFile, *, average: bool = False
 ) -> dict[tuple[str, int], SeedRun]:
-    return {
-        (made.name, seed): SeedRun.read(
-            made.folders[str(seed)],
+    runs = {}
+    for seed in file.seeds:
+        workdir = made.folders[str(seed)]
+        runs[made.name, seed] = SeedRun.read(
+            workdir,
             {} if average else made.few_shot.get(str(seed), {}),
+            others=() if average else _on_other_text(file, workdir),
             average=average,
         )
-        for seed in seeds
-    }
+    return runs
+
+
+def _on_other_text(file: LabFile, workdir: str) -> list[str]:
+    """Returns the files of evaluations beside a run: of text that it does not name."""
+    home = os.path.dirname(workdir)
+    outputs = [node.output or "" for node in file.nodes if node.argv[0] == "evaluate"]
+    return [
+        path
+        for path in outputs
+        if os.path.basename(path) == "evaluation.json"
+        and os.path.dirname(os.path.dirname(path)) == home
+        and os.path.dirname(path) != workdir
+    ]

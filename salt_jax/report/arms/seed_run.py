@@ -31,13 +31,19 @@ class SeedRun:
 
     @classmethod
     def read(
-        cls, workdir: str, few_shot: Mapping[str, str], *, average: bool = False
+        cls,
+        workdir: str,
+        few_shot: Mapping[str, str],
+        *,
+        others: Sequence[str] = (),
+        average: bool = False,
     ) -> SeedRun:
         """Reads what there is of a run.
 
         Args:
           workdir: The run directory.
           few_shot: Folders that `evaluate --tasks` writes, by step.
+          others: Files of evaluations on other text, each in a folder named after it.
           average: Whether its moving average of the parameters is meant.
 
         Raises:
@@ -55,7 +61,7 @@ class SeedRun:
         return cls(
             workdir=workdir,
             trained=TrainedRun.read(workdir) if begun else None,
-            evaluation=read("evaluation", EvaluationFile),
+            evaluation=_with_others(read("evaluation", EvaluationFile), others),
             sequence_losses=losses["splits"] if losses else {},
             few_shot=_few_shot(few_shot),
             loss=f"val_loss{suffix}",
@@ -127,6 +133,19 @@ class SeedRun:
         return {name: said.get(name) for name in names} | {
             "seq_len": self.trained.experiment.get("seq_len")
         }
+
+
+def _with_others(
+    evaluation: Mapping[str, Any] | None, others: Sequence[str]
+) -> Mapping[str, Any] | None:
+    """Returns an evaluation with the splits of others beside its own."""
+    splits = dict(evaluation["splits"]) if evaluation else {}
+    for path in map(epath.Path, others):
+        if path.exists():
+            found = read_json(path, "evaluate", EvaluationFile)["splits"]
+            name = path.parent.name
+            splits |= {f"{name}, {split}": said for split, said in found.items()}
+    return {"splits": splits} if splits else None
 
 
 def _few_shot(folders: Mapping[str, str]) -> dict[int, float]:

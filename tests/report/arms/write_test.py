@@ -7,6 +7,7 @@ import pytest
 
 from salt_jax.files.bill import Bill
 from salt_jax.files.records import write_record
+from salt_jax.lab.measures import OtherText, Trained
 from salt_jax.report.arms.write import write_lab_report
 from salt_jax.telemetry.recorded_commands import record_command
 from tests.compared_runs import rows, write_bill
@@ -309,3 +310,23 @@ def test_each_table_names_the_command_that_makes_it(tmp_path):
     text = (folder / "tables.md").read_text()
     by = text.count("Made by `salt_jax lab --gin_file=a.gin`.")
     assert by == text.count("\n### ") + 1 > 5
+
+
+def test_other_text_has_a_table_of_its_own(tmp_path):
+    folder = made_lab.write_all(tmp_path)
+    lab = json.loads((folder / "lab.json").read_text())
+    commands = OtherText(name="law", bindings=["DATA='x'"]).commands(
+        Trained(total_steps=100, is_arm=True)
+    )
+    (command,) = commands
+    for name, loss in (("baseline", 5.0), ("salt", 4.75)):
+        home = tmp_path / name / "seed-0"
+        (home / "law").mkdir()
+        made_lab.write_evaluation(home / "law", loss)
+        node = {"name": f"{name}/seed-0/law", "argv": [command.command], "needs": []}
+        lab["nodes"].append(node | {"output": f"{home}/{command.makes}"})
+    write_record(folder / "lab.json", lab)
+    write_lab_report(folder)
+    text = (folder / "tables.md").read_text()
+    table = text[text.index("on whole split 'law, test'") :]
+    assert "| salt | worse | 1 | 4.7500 | -0.250 | -0.250 | -0.250 |" in table
