@@ -20,7 +20,7 @@ from salt_jax.optim.schedules import Constant, WarmupCosine
 from salt_jax.studies.known_truth import KnownTeacher, KnownTruth
 from salt_jax.telemetry.metric_writer import read_metrics
 from salt_jax.train import train
-from salt_jax.training.stage_ends import LEFT_STAGE
+from salt_jax.transition.decision import LEFT_STAGE
 
 ONE_HOT = "one_hot"
 # Seeds of students count from 0, and their text is not that of the teachers.

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-_STAGE, _RULE, _NUMBER = "left_stage", "leave_rule", "leave_"
+LEFT_STAGE = "left_stage"  # In the record of the validation that ended a stage.
+_RULE, _NUMBER = "leave_rule", "leave_"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,13 +26,13 @@ class Decision:
     def record(self, stage: str) -> dict[str, float | str]:
         """Returns what metrics.jsonl says of it, in the record of its validation."""
         numbers = {_NUMBER + name: value for name, value in self.numbers.items()}
-        return {_STAGE: stage, _RULE: self.rule} | numbers
+        return {LEFT_STAGE: stage, _RULE: self.rule} | numbers
 
 
 def decisions_in(records: Iterable[Mapping[str, Any]]) -> dict[str, Decision]:
     """Returns the decisions in the records of metrics.jsonl, by stage."""
     return {
-        record[_STAGE]: Decision(
+        record[LEFT_STAGE]: Decision(
             step=record["step"],
             rule=record[_RULE],
             numbers={
@@ -41,5 +42,5 @@ def decisions_in(records: Iterable[Mapping[str, Any]]) -> dict[str, Decision]:
             },
         )
         for record in records
-        if _STAGE in record
+        if LEFT_STAGE in record
     }
