@@ -84,6 +84,16 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
         total = sum(status.parts.values())
         shown = [f"{name} {x / total:.1%}" for name, x in parts if x]
         yield "time", f"{_duration(total)}: {', '.join(shown)}"
+    if (bill := status.bill) is not None:
+        parts = sorted(bill.flops.items(), key=lambda part: -part[1])
+        whole = max(bill.total_flops, 1)
+        shown = [f"{name} {x / whole:.1%}" for name, x in parts if x]
+        yield (
+            "bill",
+            f"{bill.chip_seconds / 3600:,.2f} hours x chips ({bill.devices} x "
+            f"{bill.device_kind}), {bill.total_flops:.3g} FLOPs: {', '.join(shown)}; "
+            f"{bill.bytes_read / 1e6:,.1f} MB read",
+        )
     saved = status.checkpoint
     yield (
         "checkpoint",

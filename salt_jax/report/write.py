@@ -8,7 +8,7 @@ from etils import epath
 
 from salt_jax.files.records import write_record
 from salt_jax.files.writing import write_file
-from salt_jax.report import after_training, figures, page, sections, summary
+from salt_jax.report import after_training, costs, figures, page, sections, summary
 from salt_jax.report.comparison import Comparison
 from salt_jax.report.pictures import Picture
 from salt_jax.telemetry.recorded_commands import read_commands, with_commands
@@ -157,6 +157,13 @@ def _details(comparison: Comparison) -> Iterator[str]:
             "not compare runs by it."
         ),
         sections.bill_table(comparison),
+        page.heading("What each run has cost"),
+        costs.bills_table({k: x.workdir for k, x in comparison.models.items()}),
+    )
+    yield page.folded_section(
+        "Warnings",
+        page.note("What each run was warned of while it trained: docs/warnings.md."),
+        *costs.warnings({k: x.records for k, x in comparison.models.items()}),
     )
     yield page.folded_section("Step time and its noise", *_step_times(comparison))
     yield page.folded_section(

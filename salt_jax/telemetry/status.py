@@ -13,6 +13,7 @@ from typing import Any
 
 from etils import epath
 
+from salt_jax.files.bill import Bill, read_bill
 from salt_jax.files.lease import Holder
 from salt_jax.files.lock import holder_of
 from salt_jax.files.records import decode_record, read_record
@@ -50,6 +51,7 @@ class Status:
     left_seconds: float | None  # To the end, if it goes on as it has.
     skipped_updates: int
     ended: Mapping[str, Decision]  # Of the stages that their rules have ended, by name.
+    bill: Bill | None  # As of the last save.
     warnings: Sequence[Warned]
     holder: Holder | None  # The process that works in the directory now.
 
@@ -104,6 +106,7 @@ def read_status(workdir: epath.PathLike) -> Status:
         left_seconds=_left(total - step, last, parts),
         skipped_updates=int(last.get("skipped_updates", 0)),
         ended=ended,
+        bill=_bill(workdir),
         warnings=_warnings(workdir),
         holder=holder_of(workdir),
     )
@@ -191,6 +194,13 @@ def _left(
     between = parts.get("validation", 0.0) + parts.get("save", 0.0)
     share = 1.0 + between / max(parts["steps"], 1e-9)
     return steps * float(record["step_seconds"]) * share
+
+
+def _bill(workdir: epath.Path) -> Bill | None:
+    try:
+        return read_bill(workdir)
+    except ValueError:
+        return None  # A damaged one is refused when the run is resumed.
 
 
 def _warnings(workdir: epath.Path) -> Sequence[Warned]:

@@ -1,6 +1,7 @@
 import re
 
-from salt_jax.report import sections
+from salt_jax.files.bill import Bill
+from salt_jax.report import costs, sections
 from salt_jax.report.comparison import Comparison
 from tests import sealed
 from tests.compared_runs import rows, write_step_times
@@ -70,3 +71,26 @@ def test_settings_that_differ_are_told_apart_from_those_shared(runs):
     assert ["stages.standard.end_step", "100", "90", "100"] in rows(differ)
     assert ["model", "large", "large", "small"] in rows(differ)
     assert ["seed", "3"] in rows(shared)
+
+
+def test_each_run_has_its_bill_and_its_warnings(tmp_path):
+    bill = Bill(
+        devices=8,
+        device_kind="TPU v9",
+        chip_seconds=12345.0,
+        seconds={"steps": 1.0},
+        flops={"student": 3 * 10**15, "teacher": 10**15},
+        rows=7,
+        tokens=112,
+        bytes_read=10**9,
+    )
+    bill.write(tmp_path)
+    table = costs.bills_table({"SALT": str(tmp_path), "OLD": str(tmp_path / "no")})
+    (_, salt, old) = rows(table)
+    assert salt[:4] == ["SALT", "8 x TPU v9", "12,345", "3.00e+15"]
+    assert old[:2] == ["OLD", "no bill"]
+    found = [{"step": 5, "warning_flat_kl": "KL <does> not fall"}, {"step": 6}]
+    html = "".join(costs.warnings({"SALT": found, "BASELINE": [{"step": 1}]}))
+    assert html.count('class="warning"') == 1
+    assert "Step 5: KL &lt;does&gt; not fall (flat_kl)." in html
+    assert html.count("None.") == 1

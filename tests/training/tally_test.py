@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from salt_jax.files.bill import read_bill
+from salt_jax.main import main
 from salt_jax.model.flops import forward_flops, training_bill
 from salt_jax.telemetry.metric_writer import read_metrics
 from salt_jax.telemetry.time_sheet import TimeSheet
@@ -129,17 +130,21 @@ def unbroken(files, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_leaves_its_bill(unbroken):
+def test_a_run_leaves_its_bill(unbroken, capsys):
     bill, last = read_bill(unbroken), read_metrics(unbroken)[-1]
     assert (bill.devices, bill.device_kind) == (8, "cpu")
     assert (bill.rows, bill.tokens) == (TOTAL_STEPS * ROWS, TOTAL_STEPS * TOKENS)
     first, second = flops_of(DISTILL, N_KD), flops_of(STANDARD, TOTAL_STEPS - N_KD)
     # Validations after steps 3, 6 and 7, of ten rows each.
     read = 3 * 10 * SEQ_LEN * forward_flops(runs.STUDENT, SEQ_LEN)
+    # And the teacher's, once.
+    read += 10 * SEQ_LEN * forward_flops(runs.TEACHER, SEQ_LEN)
     assert bill.flops["evaluation"] == read
     assert bill.total_flops - read == sum(first.values()) + sum(second.values())
     assert last["flops"] == bill.total_flops - read
     assert bill.chip_seconds == pytest.approx(8 * bill.total_seconds)
+    assert main(["status", str(unbroken)]) == 0
+    assert f"8 x cpu), {bill.total_flops:.3g} FLOPs" in capsys.readouterr().out
     assert bill.total_seconds >= read_metrics(unbroken)[-2]["wall_seconds"]
     # Two bytes a token, and what says where documents begin.
     assert bill.bytes_read > 2 * (TOTAL_STEPS * TOKENS + 3 * 10 * SEQ_LEN)
