@@ -21,7 +21,7 @@ from absl import logging
 
 from salt_jax.config import Scoring
 from salt_jax.data.prepared.dataset import PreparedDataset
-from salt_jax.data.scoring.score_bill import BillWriter
+from salt_jax.data.scoring.score_bill import BillWriter, read_bill
 from salt_jax.data.scoring.score_columns import score_columns
 from salt_jax.data.scoring.scores import Scores, ScoresWriter
 from salt_jax.data.vocabulary import Vocabulary
@@ -78,6 +78,8 @@ def score(scoring: Scoring) -> Scores:
     if jax.process_count() > 1 or writer.missing_shards():
         _score_shards(scoring, writer, dataset, reader, export.load(like))
     scores = writer.finish()
+    if jax.process_index() == 0:
+        _write_bill(scoring.output)
     _log_shares_of_zeros(scores)
     return scores
 
@@ -179,6 +181,16 @@ class _ShardsProgress:
     def _update(self) -> None:
         done = self._num_written + self._num_read
         self._progress.update(done, shards=self._shards)
+
+
+def _write_bill(output: str) -> None:
+    """Writes `bill.json`, the sum of the bills of all processes so far."""
+    try:
+        bill = read_bill(output)
+    except FileNotFoundError:
+        return  # Of scores that were copied here without theirs.
+    kind = jax.devices()[0].device_kind
+    bill.as_run_bill(devices=jax.device_count(), device_kind=kind).write(output)
 
 
 def _log_shares_of_zeros(scores: Scores) -> None:

@@ -14,6 +14,7 @@ from salt_jax.data.scoring.minhash import sketches
 from salt_jax.data.scoring.score_bill import read_bill
 from salt_jax.data.scoring.score_columns import QUANTILES, main_domains
 from salt_jax.data.scoring.scores import Scores
+from salt_jax.files.bill import read_bill as bill_of_run
 from salt_jax.mesh.partitioning import MeshShape
 from salt_jax.model.flops import forward_flops
 from salt_jax.model.transformer import Transformer, abstract_params
@@ -198,7 +199,11 @@ def contents(folder):
 def test_nothing_is_left_beside_the_scores_and_the_bill(done):
     names = {re.sub("bill-.*", "bill", file.name) for file in done.path.iterdir()}
     shards = {done.manifest.shard_name(shard) for shard in range(3)}
-    assert names == {"manifest.json", "bill"} | shards
+    assert names == {"manifest.json", "bill", "bill.json"} | shards
+    bill, whole = bill_of_run(done.path), read_bill(done.path)
+    assert bill.flops == {"scoring": whole.flops}
+    assert (bill.rows, bill.devices) == (whole.sequences, 8)
+    assert bill.bytes_read == whole.bytes_read > 2 * whole.tokens
 
 
 def test_a_shard_that_another_writes_meanwhile_is_left_alone(

@@ -10,8 +10,10 @@ import argparse
 import dataclasses
 import shlex
 import sys
+import time
 
 from salt_jax.commands.options import GinOptions, add_gin, record
+from salt_jax.files.bill import add_seconds
 
 EXAMPLES = """\
   salt_jax prepare --gin_file=gin/tiny_prepare.gin
@@ -60,15 +62,23 @@ def run(options: Options) -> int:
     from salt_jax.data.preparing.prepare import Preparation, prepare
     from salt_jax.data.preparing.verify import verify
 
-    preparation = options.load("prepare", Preparation)
+    preparation, began = options.load("prepare", Preparation), time.monotonic()
     if options.beam is not None:
         # In an extra, and slow to import.
         from salt_jax.data.preparing.beam_prepare import prepare_with_beam
 
         prepare_with_beam(preparation, shlex.split(options.beam))
+        add_seconds(preparation.output, "prepare", time.monotonic() - began)
         record(preparation.output, "prepare", options)
     elif not options.verify:
-        prepare(preparation)
+        splits = prepare(preparation).values()
+        add_seconds(
+            preparation.output,
+            "prepare",
+            time.monotonic() - began,
+            rows=sum(map(len, splits)),
+            tokens=sum(split.manifest.num_tokens for split in splits),
+        )
         record(preparation.output, "prepare", options)
     elif failures := verify(preparation):
         for failure in failures:

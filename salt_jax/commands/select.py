@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import time
 
 from etils import epath
 
 from salt_jax.commands.options import RunOptions, add_gin, add_workdir, record
+from salt_jax.files.bill import add_seconds
 from salt_jax.files.lock import alone_at
 
 EXAMPLES = """\
@@ -52,7 +54,9 @@ def run(options: Options) -> int:
     experiment = options.load("select", Experiment)
     output = epath.Path(options.output or options.run_directory() / "selection")
     with alone_at(output):
+        began = time.monotonic()
         warnings = report_selections(experiment, output)
+        add_seconds(output, "select", time.monotonic() - began)
     for line in warnings:
         print(line)
     print(f"The selection is shown in {output / 'selection.html'}.")

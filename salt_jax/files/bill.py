@@ -48,6 +48,41 @@ class Bill:
         write_record(epath.Path(workdir) / BILL_FILE, dataclasses.asdict(self))
 
 
+def add_seconds(
+    workdir: epath.PathLike,
+    part: str,
+    seconds: float,
+    *,
+    rows: int = 0,
+    tokens: int = 0,
+) -> None:
+    """Adds seconds to the bill of work on no device, in `workdir`.
+
+    Args:
+      workdir: The folder that the work writes.
+      part: What they were spent on.
+      seconds: Of this attempt; those of earlier ones stay.
+      rows: The rows that there are now.
+      tokens: The tokens that there are now.
+
+    Raises:
+      ValueError: the bill that is there is damaged.
+      OSError: it cannot be read or written.
+    """
+    before = read_bill(workdir)
+    earlier = {} if before is None else dict(before.seconds)
+    Bill(
+        devices=0,
+        device_kind="none",
+        chip_seconds=0.0,
+        seconds=earlier | {part: earlier.get(part, 0.0) + seconds},
+        flops={},
+        rows=rows,
+        tokens=tokens,
+        bytes_read=0,
+    ).write(workdir)
+
+
 def read_bill(workdir: epath.PathLike) -> Bill | None:
     """Returns the bill in `workdir`; None if there is none.
 

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from salt_jax.files.bill import read_bill
 from salt_jax.main import main
 from tests import command_files
 
@@ -21,6 +22,7 @@ def test_select_shows_what_training_would_read(files, tmp_path, capsys):
     (stage,) = json.loads((tmp_path / "out/selection.json").read_text())["stages"]
     assert out[:-1] == [f"Stage 'distill': {line}" for line in stage["warnings"]]
     assert stage["kept"] == round(0.25 * stage["scored"])
+    assert read_bill(tmp_path / "out").seconds["select"] > 0
     assert not (tmp_path / "out/run").exists()
 
 

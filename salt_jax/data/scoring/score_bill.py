@@ -17,6 +17,8 @@ from collections.abc import Sequence
 
 from etils import epath
 
+from salt_jax.data.prepared.readers import BYTES_READ
+from salt_jax.files.bill import Bill as RunBill
 from salt_jax.files.records import read_record, write_record
 
 _FILES = "bill-*.json"
@@ -31,6 +33,7 @@ class _Entry:
     seconds: float
     accelerators: int
     ended_at: float  # Unix time, which is comparable across hosts.
+    bytes_read: int = 0  # Of records of prepared sequences.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,20 @@ class Bill:
     flops: float
     seconds: float  # Wall-clock time during which any process was scoring.
     accelerator_seconds: float  # Seconds times accelerators, summed over processes.
+    bytes_read: int
+
+    def as_run_bill(self, *, devices: int, device_kind: str) -> RunBill:
+        """Returns the bill in the form that every run has, with one part."""
+        return RunBill(
+            devices=devices,
+            device_kind=device_kind,
+            chip_seconds=self.accelerator_seconds,
+            seconds={"scoring": self.seconds},
+            flops={"scoring": round(self.flops)},
+            rows=self.sequences,
+            tokens=self.tokens,
+            bytes_read=self.bytes_read,
+        )
 
 
 class BillWriter:
@@ -67,6 +84,7 @@ class BillWriter:
         self._entries: list[_Entry] = []
         self._sequences = 0  # Read since the last entry.
         self._billed_at = time.monotonic()
+        self._bytes_then = BYTES_READ.total
 
     def __enter__(self) -> BillWriter:
         return self
@@ -91,7 +109,9 @@ class BillWriter:
             seconds=now - self._billed_at,
             accelerators=self._num_accelerators,
             ended_at=time.time(),
+            bytes_read=BYTES_READ.total - self._bytes_then,
         )
+        self._bytes_then = BYTES_READ.total
         self._sequences, self._billed_at = 0, now
         self._entries.append(entry)
         # Rewrites the whole file, because objects in a bucket cannot be appended to.
@@ -117,6 +137,7 @@ def read_bill(path: epath.PathLike) -> Bill:
         flops=sum(x.flops for x in entries),
         seconds=_covered(spans),
         accelerator_seconds=sum(x.seconds * x.accelerators for x in entries),
+        bytes_read=sum(x.bytes_read for x in entries),
     )
 
 
