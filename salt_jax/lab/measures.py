@@ -21,6 +21,7 @@ class Command:
     reads_gin: bool = True  # Whether the run's gin files and bindings are given too.
     # The file or folder that it writes; None: that of `name`; "": it only prints.
     makes: str | None = None
+    bindings: Sequence[str] = ()  # They replace the run's own of the same name.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,12 +71,9 @@ class OtherText:
         yield Command(
             name=self.name,
             command="evaluate",
-            options=(
-                f"--workdir={{self}}/{self.name}",
-                "--export={self}/export",
-                *(f"--gin.{binding}" for binding in self.bindings),
-            ),
+            options=(f"--workdir={{self}}/{self.name}", "--export={self}/export"),
             makes=f"{self.name}/evaluation.json",
+            bindings=self.bindings,
         )
 
 

@@ -10,7 +10,7 @@ from salt_jax.lab.graph import Node, Plan, Reading, argv_of
 from salt_jax.lab.measures import Command, Trained
 from salt_jax.lab.placeholders import EXPORT, Resolved, Resolver
 from salt_jax.lab.step_time_nodes import step_time_nodes
-from salt_jax.lab.values import Arm, Lab, Scores
+from salt_jax.lab.values import Arm, Lab, Scores, split_binding
 
 KEEP_STEPS = "config.Experiment.keep_steps"
 
@@ -36,6 +36,7 @@ class _Wanted:
     output: str | None
     each: Resolved
     reads_gin: bool = True
+    bindings: Sequence[str] = ()  # They replace the run's own.
 
 
 class _Planning:
@@ -129,6 +130,7 @@ class _Planning:
             output=None if makes == "" else f"{self._lab.root}/{each.folder}/{makes}",
             each=each,
             reads_gin=command.reads_gin,
+            bindings=command.bindings,
         )
 
     def _want_exports(self) -> None:
@@ -184,10 +186,16 @@ class _Planning:
         wanted, made = self._wanted[name], self._wanted[name].each.made
         argv: Sequence[str] = (wanted.command, *wanted.options)
         if wanted.reads_gin:
+            replaced = {split_binding(binding)[0] for binding in wanted.bindings}
+            own = [
+                binding
+                for binding in (*wanted.each.bindings, *self._kept.get(made.name, ()))
+                if split_binding(binding)[0] not in replaced
+            ]
             argv = argv_of(
                 wanted.command,
                 made.gin_files,
-                (*wanted.each.bindings, *self._kept.get(made.name, ())),
+                (*own, *wanted.bindings),
                 made.gin_imports,
                 wanted.options,
             )

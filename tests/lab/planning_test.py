@@ -5,7 +5,7 @@ import pytest
 from salt_jax import gin_config
 from salt_jax.commands.lab import reading
 from salt_jax.lab import lab_file
-from salt_jax.lab.measures import Command, FewShot, HeldOut, StepTimes
+from salt_jax.lab.measures import Command, FewShot, HeldOut, OtherText, StepTimes
 from salt_jax.lab.planning import plan
 from salt_jax.lab.values import Arm, Lab, Prepared, Scores, SmallModel, Vary
 
@@ -91,6 +91,24 @@ def test_commands_stand_after_what_they_need_and_seeds_one_after_another():
     assert found.with_needs(["salt/seed-1/run"]) == [
         "prepare", "slm/seed-1/run", "slm/seed-1/export", "salt/seed-1/run"
     ]  # fmt: skip
+
+
+def test_other_text_replaces_that_of_the_run_and_is_read_by_its_export():
+    measure = OtherText(name="law", bindings=("DATA='runs/law'",))
+    arm = dataclasses.replace(BASELINE, bindings=("DATA='runs/mine'",))
+    node = planned(arms=(arm,), measures=(measure,)).nodes["baseline/seed-0/law"]
+    assert " ".join(node.argv) == (
+        "evaluate --gin_file=gin/tiny_baseline.gin "
+        "--workdir=runs/x/baseline/seed-0/law --export=runs/x/baseline/seed-0/export "
+        "--gin.SEED=0 --gin.DATA='runs/law'"
+    )
+    assert node.needs == ("baseline/seed-0/export",)
+    assert node.output == "runs/x/baseline/seed-0/law/evaluation.json"
+
+
+def test_other_text_needs_a_binding_that_names_it():
+    with pytest.raises(ValueError, match=r"bindings.*\(\)"):
+        OtherText(name="law", bindings=())
 
 
 def test_a_varied_binding_stands_where_it_was_and_a_new_one_at_the_end():
