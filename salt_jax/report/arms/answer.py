@@ -46,7 +46,7 @@ def progress(lab: Laboratory) -> str:
     total = len(arms) * len(seeds)
     done = sum(len(lab.finished(name)) for name in arms)
     said = (
-        f"{len(lab.others)} arms are compared with {lab.file.reference}, each with "
+        f"{_count(len(lab.others), 'arm')} against {lab.file.reference}, each with "
         f"{_seeds(seeds)}: {done} of {total} runs are finished."
     )
     return said if done == total else f"{said} This page is about those alone."
