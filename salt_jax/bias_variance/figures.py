@@ -25,7 +25,9 @@ def risk_figure(study: Mapping[str, Any]) -> Figure:
         "training tokens of the student", "excess risk: KL(truth, student), nats"
     )
     tokens = study["tokens"]
+    axes.set_yscale("log")
     dashes = dict(zip(study["teachers"], _cycled(_DASHES, study), strict=True))
+    ends = []
     for arm, risks in study["arms"].items():
         color = COLORS["BASELINE" if arm == ONE_HOT else "SALT"]
         style: dict[str, Any] = {"color": color, "ls": dashes.get(arm, _DASHES[0])}
@@ -33,14 +35,12 @@ def risk_figure(study: Mapping[str, Any]) -> Figure:
         for of_seed in risks["by_seed"]:
             axes.plot(tokens, of_seed, lw=0.6, alpha=0.35, **style)
         name = "one-hot labels" if arm == ONE_HOT else f"labels of {arm!r}"
-        _note(axes, name, (tokens[-1], risks["mean"][-1]), color)
+        ends.append((name, color, risks["mean"][-1]))
         if arm in study["teachers"]:
             own = study["teachers"][arm]["excess_risk"]
             axes.axhline(own, color=COLORS["SLM"], lw=0.8, ls=dashes[arm])
-            where = (tokens[0], own)
-            _note(axes, f"{arm!r} itself", where, COLORS["SLM"], up=True)
+    _note_ends(axes, tokens[-1], ends)
     axes.set_xscale("log")
-    axes.set_yscale("log")
     axes.set_xlim(tokens[0] * 0.9, tokens[-1] * 2.6)
     axes.set_xticks(tokens, [_short(x) for x in tokens])
     axes.minorticks_off()
@@ -50,6 +50,7 @@ def risk_figure(study: Mapping[str, Any]) -> Figure:
 def gradient_figure(measured: Sequence[Mapping[str, Any]]) -> Figure:
     """Draws variance and squared bias of a batch's gradient, student by student."""
     figure, axes = new_figure("student", "squared norm, of a batch's gradient")
+    axes.set_yscale("log")
     places = range(len(measured))
     lines = [
         ("variance, one-hot", COLORS["BASELINE"], _DASHES[0], _hot),
@@ -62,10 +63,8 @@ def gradient_figure(measured: Sequence[Mapping[str, Any]]) -> Figure:
         values = [max(value(x), 0.0) or math.nan for x in measured]
         axes.plot(places, values, color=color, ls=dash, lw=2, marker="o", ms=3.5)
         ends.append((name, color, values[-1]))
-    axes.set_yscale("log")
-    for name, color, end in ends:
-        if not math.isnan(end):
-            _note(axes, name, (len(measured) - 1, end), color)
+    known = [end for end in ends if not math.isnan(end[-1])]
+    _note_ends(axes, len(measured) - 1, known)
     axes.set_xticks(list(places), [x["student"] for x in measured])
     axes.set_xlim(-0.2, max(len(measured) - 1, 1) * 1.45)
     axes.minorticks_off()
@@ -92,16 +91,19 @@ def _short(tokens: float) -> str:
     return f"{tokens / 1e6:.1f}M" if tokens >= 1e6 else f"{tokens / 1e3:.0f}k"
 
 
-def _note(
-    axes: Axes, text: str, at: tuple[float, float], color: str, *, up: bool = False
-) -> None:
-    by = (2, 3) if up else (6, 0)
-    axes.annotate(
-        text,
-        at,
-        by,
-        textcoords="offset points",
-        va="bottom" if up else "center",
-        fontsize=8,
-        color=color,
-    )
+def _note_ends(axes: Axes, x: float, ends: Sequence[tuple[str, str, float]]) -> None:
+    """Names lines at their ends, on a logarithmic axis, one name above the other."""
+    below = -math.inf
+    low, high = (math.log(y) for y in axes.get_ylim())
+    for name, color, y in sorted(ends, key=lambda end: end[-1]):
+        place = max((math.log(y) - low) / (high - low), below + 0.045)
+        below = place
+        axes.annotate(
+            name,
+            (x, math.exp(low + place * (high - low))),
+            (6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=color,
+        )

@@ -35,14 +35,11 @@ def teachers(study: Mapping[str, Any]) -> str:
     header = [
         "teacher",
         "trained, steps",
-        "bias of its labels: KL(truth, teacher), nats",
-        "bias: squared distance",
+        "KL(truth, teacher), nats",
+        "squared distance",
         "one-hot labels win from, tokens",
-        "a distilled student reaches the teacher at, tokens",
-        "the rule leaves at, tokens",
-        "excess risk: to the end, by the rule, one-hot",
+        "a distilled student reaches it at, tokens",
     ]
-    alone = study["arms"][ONE_HOT]["mean"][-1]
     rows = [
         [
             name,
@@ -51,9 +48,28 @@ def teachers(study: Mapping[str, Any]) -> str:
             f"{x['labels']['squared_distance']:.5f}",
             crossing(x["crossing_tokens"], study["tokens"]),
             ", ".join(map(_tokens, x["reached_tokens"])),
+        ]
+        for name, x in study["teachers"].items()
+    ]
+    return page.table(header, rows, totals=0)
+
+
+def leaving(study: Mapping[str, Any]) -> str:
+    """Returns where the rule left each teacher, and what came of it."""
+    header = [
+        "teacher",
+        "the rule leaves at, tokens",
+        "excess risk by the rule",
+        "taught to the end",
+        "one-hot throughout",
+    ]
+    rows = [
+        [
+            name,
             ", ".join(map(_tokens, x["leaves"]["tokens"])),
-            f"{study['arms'][name]['mean'][-1]:.4f}, {x['leaves']['mean']:.4f}, "
-            f"{alone:.4f}",
+            f"{x['leaves']['mean']:.4f}",
+            f"{study['arms'][name]['mean'][-1]:.4f}",
+            f"{study['arms'][ONE_HOT]['mean'][-1]:.4f}",
         ]
         for name, x in study["teachers"].items()
     ]

@@ -60,8 +60,8 @@ def _known_truth(study: Mapping[str, Any]) -> Iterator[str]:
     yield page.picture(
         svg(figures.risk_figure(study)),
         says="Line chart: excess risk against training tokens, by labels.",
-        caption=f"Lines: means over {seeds} seed(s), which are the thin lines. Faint "
-        "horizontals: the teachers themselves.",
+        caption=f"Means over {seeds} seed(s), which are the thin lines. Gray: the "
+        "teachers themselves, in the dashes of their students.",
         numbers=NUMBERS,
     )
     yield tables.risks(study)
@@ -72,10 +72,13 @@ def _known_truth(study: Mapping[str, Any]) -> Iterator[str]:
         page.note(
             "The crossing is interpolated between numbers of tokens, on logarithmic "
             "axes. A student reaches its teacher where their held-out losses are the "
-            "same, in the longest run that is distilled to its end, one number a seed. "
-            "The rule is asked at each validation of another run of that length, which "
-            "goes on with one-hot labels once it has left. Excess risks: at the end of "
-            "runs of that length, means over seeds."
+            "same, in the longest run that is distilled to its end; one number a seed."
+        ),
+        page.heading("The rule that leaves the teacher"),
+        tables.leaving(study),
+        page.note(
+            "It is asked at each validation of another run of the greatest length, "
+            "which goes on with one-hot labels. Excess risks: at the end, means."
         ),
     )
     for name, teacher in study["teachers"].items():
@@ -136,7 +139,7 @@ def _gradients(measured: Any) -> Iterator[str]:
     yield tables.gradients(measured)
     yield page.note(
         "Squared norms, summed over parameters, of a batch's gradient. Bias: against "
-        "the expected gradient of one-hot labels; a bias that is not well above its "
-        "noise is not told from 0. Same error: below so many tokens, a gradient by "
-        "soft labels is nearer to the expected one than a gradient by one-hot labels."
+        "the expected gradient of one-hot labels; its noise, which chance adds to the "
+        "square of a mean, is subtracted. Same error: below so many tokens, a gradient "
+        "by soft labels is nearer to the expected one than one by one-hot labels."
     )
