@@ -32,6 +32,10 @@ def grown(
     copy = jax.tree.map(lambda x, y: jax.device_put(np.asarray(x), y.sharding),
                         params, shapes)  # fmt: skip
     made = stacked(copy, like, small.config, config, layers, outputs)
+    # Never both models at once in memory.
+    leaves = jax.tree_util.tree_leaves_with_path(copy)
+    of_blocks = [x for path, x in leaves if path[1].key.startswith("layer")]
+    assert of_blocks and all(x.is_deleted() for x in of_blocks)
     places = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), tree)
     assert places(made) == places(like)
     return model, made
