@@ -167,22 +167,24 @@ def test_a_signal_is_passed_on_and_the_same_command_goes_on(root):
     assert (outcome.made, ran()) == (["a", "b"], ["a", "a", "b"])
 
 
+@pytest.mark.slow
 def test_the_command_of_a_killed_lab_is_waited_for(root):
     nodes = shell("a", SAVES), shell("b", ":", "a")
     with driver(root, *nodes) as first:
         wait_for("begun")
         first.kill()
     with driver(root, *nodes) as second:
-        lines = [second.stdout.readline()]
-        assert lines[0].startswith("a is at work elsewhere")
-        assert ran() == ["a"]
+        line, before = second.stdout.readline(), ran()
         pathlib.Path("go_on").touch()
         *_, last = second.communicate()[0].splitlines()
+    assert line.startswith("a is at work elsewhere")
+    assert before == ["a"]
     # No marker was written of what it did: it ran again.
     assert json.loads(last)[1] == ["a", "b"]
     assert ran() == ["a", "a", "b"]
 
 
+@pytest.mark.slow
 def test_two_labs_on_one_root_share_the_work(root):
     numbers = [str(i) for i in range(6)]
     nodes = [shell(x, "sleep 0.3") for x in numbers]
