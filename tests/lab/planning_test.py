@@ -302,3 +302,8 @@ def test_the_lab_of_the_repository_is_read_from_gin():
     value = gin_config.load(["gin/lab_tiny.gin"], ["lab.Lab.seeds = (5,)"])
     assert (value.name, value.seeds) == ("tiny", (5,))
     assert [arm.name for arm in value.arms] == ["baseline", "salt"]
+
+
+def test_the_reference_comes_first():
+    names = list(planned(reference="salt").nodes)
+    assert names.index("salt/seed-0/run") < names.index("baseline/seed-0/run")
