@@ -53,3 +53,15 @@ def test_arms_that_never_pass_are_told_by_their_loss(tmp_path):
 def test_an_arm_that_no_number_of_students_pays_for_is_told_so(root):
     _, said = told(root, arms=("baseline", "late"), chosen_on=(0,))
     assert "It never pays, however many students share them." in said[0]
+
+
+def test_a_seed_that_never_passes_is_not_averaged_away(root):
+    path = root / "late" / "seed-2" / "run" / "metrics.jsonl"
+    line = {"step": 100, "flops": 1200.0, "val_loss": 9.0}
+    write_lines(path, [line])
+    _, said = told(root, arms=("baseline", "late"))
+    assert "2 of 3 seeds reach it" in said[0]
+    read = Laboratory.read(root / "reports" / "made")
+    (late,) = results(read)
+    assert (late.all_seeds.passed, late.all_seeds.shares["steps"]) == (2, None)
+    assert late.all_seeds.pays_from["flops"] is None
