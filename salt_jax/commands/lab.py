@@ -37,6 +37,7 @@ class Options(GinOptions):
 
     list: bool = False
     report: bool = False
+    into: str | None = None
     only: Sequence[str] = ()
     jobs: int = 1
     hosts: str | None = None
@@ -55,6 +56,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--report",
         action="store_true",
         help="write the report of what is complete by now, and run nothing",
+    )
+    group.add_argument(
+        "--into",
+        metavar="FILE",
+        help="Markdown document that gets the report's main tables, between the lines "
+        "'<!-- lab NAME -->' and '<!-- end of lab NAME -->'",
     )
     group.add_argument(
         "--only",
@@ -120,7 +127,7 @@ def _write_report(lab: Lab, options: Options) -> None:
 
     folder = lab_file.folder_of(lab)
     record(folder, "lab", options)  # The tables name the command.
-    print(f"The report is {write_lab_report(folder)}.")
+    print(f"The report is {write_lab_report(folder, options.into)}.")
 
 
 def _run(lab: Lab, planned: Plan, names: Sequence[str], options: Options) -> Outcome:

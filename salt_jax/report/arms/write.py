@@ -10,7 +10,7 @@ from etils import epath
 from salt_jax.files.records import write_record
 from salt_jax.files.writing import write_file
 from salt_jax.report import page
-from salt_jax.report.arms import answer, bills, domains, pictures, sections, thirds
+from salt_jax.report.arms import answer, in_document, bills, domains, pictures, sections, thirds
 from salt_jax.report.arms.laboratory import Laboratory
 from salt_jax.report.arms.results import ArmResult, results
 from salt_jax.report.arms.tables import Table
@@ -22,19 +22,27 @@ SUMMARY_FILE = "summary.json"
 TABLES_FILE = "tables.md"
 
 
-def write_lab_report(folder: epath.PathLike) -> epath.Path:
+def write_lab_report(
+    folder: epath.PathLike, into: epath.PathLike | None = None
+) -> epath.Path:
     """Writes the page of the laboratory whose `lab.json` is in `folder`.
 
     Beside it: `summary.json`, the numbers of all arms; `tables.md`, the tables in
     Markdown; and each figure as SVG and as the JSON that it draws. What is not there
     yet, a run or an evaluation, is named and left out.
 
+    Args:
+      folder: Where `lab.json` is.
+      into: A Markdown document that gets the main tables, between its marks of this
+        laboratory; None: no document does.
+
     Returns:
       The path of the page.
 
     Raises:
-      FileNotFoundError: there is no `lab.json`.
-      ValueError: a file is damaged, or runs were validated on different rows.
+      FileNotFoundError: there is no `lab.json`, or no such document.
+      ValueError: a file is damaged, runs were validated on different rows, or the
+        document has no marks.
     """
     folder = epath.Path(folder)
     lab = Laboratory.read(folder)
@@ -55,6 +63,9 @@ def write_lab_report(folder: epath.PathLike) -> epath.Path:
     write_record(folder / SUMMARY_FILE, summary)
     made_by = read_commands(with_commands([folder]))
     write_file(folder / TABLES_FILE, _markdown([*main, *more], made_by))
+    if into is not None:
+        parts = [said[0], _markdown(main, made_by)]
+        in_document.put(into, lab.file.name, "\n\n".join(parts))
     html = page.document(
         title,
         *map(page.paragraph, said),

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Runs the laboratories behind docs/findings.md and puts their tables there:
+# launch/findings.sh [NAME ...]
+#
+#   launch/findings.sh                  all of gin/lab_NAME.gin below, one after another
+#   launch/findings.sh dials teachers   these
+#   launch/findings.sh --report         nothing is run: the tables of what is complete
+#
+# About 250 runs of the demo's size, near two minutes each on one core, and 21 larger
+# ones of an hour. It may be stopped at any time: the same command goes on, and several may
+# run beside one another. Runs and pages are in runs/findings/.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+EXTRA=eval,plots
+source launch/env.sh
+report=()
+[[ ${1:-} != --report ]] || { report=(--report); shift; }
+names=("$@")
+[[ ${#names[@]} -gt 0 ]] || names=(dials teachers starts transitions selection larger)
+failed=()
+for name in "${names[@]}"; do
+  python -m salt_jax.main lab --gin_file="gin/lab_$name.gin" --into=docs/findings.md \
+    "${report[@]}" || failed+=("$name")
+done
+[[ ${#failed[@]} -eq 0 ]] || { echo "Not complete: ${failed[*]}" >&2; exit 1; }
