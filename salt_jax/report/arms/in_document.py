@@ -28,10 +28,10 @@ def put(document: epath.PathLike, lab: str, text: str) -> None:
     begin, end = f"<!-- lab {lab} -->", f"<!-- end of lab {lab} -->"
     whole = read_file(path).decode()
     before, found, rest = whole.partition(begin)
-    old, closed, after = rest.partition(end)
+    _, closed, after = rest.partition(end)
     if not found or not closed or begin in rest or end in after:
         raise ValueError(
-            f"{path} needs a line '{begin}' and after it a line '{end}', each once: the "
+            f"{path} needs a line '{begin}' and after it '{end}', each once: the "
             "tables are put between them."
         )
     write_file(path, f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}")

@@ -143,6 +143,17 @@ class Laboratory:
                 return run
         return None
 
+    def teachers(self, name: str) -> Mapping[int, SeedRun]:
+        """Returns the runs, by seed, of the small model that teaches an arm.
+
+        Seeds with which the arm has not begun are among them.
+        """
+        for seed in self.file.seeds:
+            if (run := self.teacher(name, seed)) is not None:
+                taught_by = next(x for x in self.runs if self.runs[x] is run)[0]
+                return {seed: self.runs[taught_by, seed] for seed in self.file.seeds}
+        return {}
+
     def _has_foreign_teacher(self, name: str, seed: int) -> bool:
         has_one = self.runs[name, seed].teacher_export is not None
         return has_one and self.teacher(name, seed) is None

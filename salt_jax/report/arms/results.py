@@ -177,8 +177,7 @@ class ArmResult:
         file = lab.file
         pairs = [Pair.of(lab, name, seed) for seed in lab.pairs(name, file.seeds)]
         fresh = [p for p in pairs if p.seed in lab.fresh] if file.chosen_on else []
-        gaps = [pair.teacher_gap for pair in pairs if pair.teacher_gap is not None]
-        gap = Estimate.of(gaps) if gaps and len(gaps) == len(pairs) else None
+        gap = _mean_gap(lab, name, pairs)
         return cls(
             name=name,
             group=group,
@@ -194,6 +193,24 @@ class ArmResult:
     def describe(self) -> dict[str, Any]:
         """Returns the numbers as JSON types."""
         return dataclasses.asdict(self)
+
+
+def _mean_gap(lab: Laboratory, name: str, pairs: Sequence[Pair]) -> Estimate | None:
+    """Returns the teacher's mean gap; None if that of a pair is unknown.
+
+    Seeds with which the arm is not finished, but its teacher and the reference are,
+    count too: so arms of one teacher are of one regime.
+    """
+    gaps = {pair.seed: pair.teacher_gap for pair in pairs}
+    if not gaps or None in gaps.values():
+        return None
+    for seed, run in lab.teachers(name).items():
+        reference = lab.runs[lab.file.reference, seed]
+        finished = run.is_finished and reference.is_finished
+        same_rows = finished and run.validation_rows == reference.validation_rows
+        if seed not in gaps and same_rows:
+            gaps[seed] = run.final_loss - reference.final_loss
+    return Estimate.of([gap for gap in gaps.values() if gap is not None])
 
 
 def _regime(lab: Laboratory, name: str, gap: Estimate | None) -> str:

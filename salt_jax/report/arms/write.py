@@ -10,7 +10,15 @@ from etils import epath
 from salt_jax.files.records import write_record
 from salt_jax.files.writing import write_file
 from salt_jax.report import page
-from salt_jax.report.arms import answer, in_document, bills, domains, pictures, sections, thirds
+from salt_jax.report.arms import (
+    answer,
+    bills,
+    domains,
+    in_document,
+    pictures,
+    sections,
+    thirds,
+)
 from salt_jax.report.arms.laboratory import Laboratory
 from salt_jax.report.arms.results import ArmResult, results
 from salt_jax.report.arms.tables import Table

@@ -11,7 +11,7 @@ def test_tables_replace_what_stood_between_the_marks_and_nothing_else(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(PAGE + PAGE.replace("dials", "starts"))
     put(page, "dials", "| new |")
-    before, inside, after = PAGE.partition("\nold\n")
+    before, _, after = PAGE.partition("\nold\n")
     new = f"{before}\n\n| new |\n\n{after}"
     assert page.read_text() == new + PAGE.replace("dials", "starts")
     put(page, "dials", "| new |")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 
@@ -248,6 +249,15 @@ def test_a_teacher_is_judged_by_the_loss_that_its_student_measured(tmp_path):
     write_lab_report(folder)
     salt = summary(folder)["salt"]
     assert (salt["regime"], salt["teacher_gap"]["mean"]) == ("better", -0.5)
+
+
+def test_a_teacher_is_judged_on_seeds_that_the_arm_has_not_begun_too(tmp_path):
+    folder = made_lab.write_all(tmp_path)
+    whole = summary(write_lab_report(folder).parent)["salt"]["teacher_gap"]
+    shutil.rmtree(tmp_path / "salt" / f"seed-{made_lab.SEEDS[-1]}" / "run")
+    part = summary(write_lab_report(folder).parent)["salt"]
+    assert len(part["pairs"]) == len(made_lab.SEEDS) - 1
+    assert part["teacher_gap"] == whole
 
 
 def test_few_shot_averages_are_drawn_at_the_steps_that_were_evaluated(tmp_path):
