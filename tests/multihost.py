@@ -1,7 +1,8 @@
 """One of two processes that train together.
 
-A script: python -m tests.multihost PORT INDEX FILES WORKDIR STOP_AT. Process 1 is asked
-to stop when it opens batch STOP_AT.
+A script: python -m tests.multihost PORT INDEX FILES WORKDIR STOP_AT [EXPERIMENT].
+Process 1 is asked to stop when it opens batch STOP_AT; with EXPERIMENT, the name of a
+function of `tests.runs`, it is killed then.
 """
 
 import os
@@ -9,10 +10,12 @@ import signal
 import sys
 import time
 
+from salt_jax.mesh import agreement
 from salt_jax.processes import job
 from salt_jax.train import train
 from salt_jax.training.stop_signals import PreemptedError
-from tests.runs import experiment, open_then
+from tests import runs
+from tests.runs import open_then
 
 
 def terminate():
@@ -21,11 +24,18 @@ def terminate():
     time.sleep(2.0)
 
 
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 if __name__ == "__main__":
-    port, index, files, workdir, stop_at = sys.argv[1:]
+    port, index, files, workdir, stop_at, *name = sys.argv[1:]
+    experiment = getattr(runs, name[0] if name else "experiment")
     job.join(f"127.0.0.1:{port},2,{index}")
     at = int(stop_at) if index == "1" else -1
+    doom = kill if name else terminate
+    print(agreement.of_process_0({"index": 0.1 + float(index)}))
     try:
-        train(experiment(files), workdir, open_batches=open_then(at, terminate))
+        train(experiment(files), workdir, open_batches=open_then(at, doom))
     except PreemptedError as stopped:
         print(stopped)

@@ -24,6 +24,7 @@ from salt_jax.train import train
 from salt_jax.training.program import Program
 from tests import command_files, runs, score_host
 from tests.runs import TOTAL_STEPS, experiment
+from tests.soak import kills
 
 pytestmark = pytest.mark.slow
 
@@ -119,6 +120,34 @@ def test_one_process_goes_on_from_what_two_hosts_saved(
 ):
     workdir = shutil.copytree(stopped[0], tmp_path / "run")
     assert_same_run(train(experiment(files), workdir), unbroken)
+
+
+def test_two_hosts_decide_the_same_after_one_was_killed(adaptive, files, tmp_path):
+    def arguments(port, index, at):
+        return ["-m", "tests.multihost", port, index, files, tmp_path, at, "adaptive"]
+
+    killed = (75, -signal.SIGKILL)
+    on_two_hosts(lambda p, i: arguments(p, i, runs.LEFT_AT), exit_codes=killed)
+    on_two_hosts(lambda p, i: arguments(p, i, -1))
+    assert kills.facts(tmp_path) == kills.facts(adaptive)
+    states = [
+        SavedCheckpoints.of(workdir / "checkpoints").record(TOTAL_STEPS).arrays
+        for workdir in (tmp_path, adaptive)
+    ]
+    assert states[0] == states[1]
+
+
+@pytest.fixture(scope="module")
+def adaptive(files, tmp_path_factory):
+    """The workdir of an adaptive run on two hosts that nothing happened to."""
+    workdir = tmp_path_factory.mktemp("adaptive")
+    printed = on_two_hosts(
+        lambda port, index: (
+            ["-m", "tests.multihost", port, index, files, workdir, -1, "adaptive"]
+        )
+    )
+    assert all("{'index': 0.1}" in text for text in printed)
+    return workdir
 
 
 COMMANDS = """

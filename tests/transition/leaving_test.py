@@ -98,4 +98,4 @@ def test_the_weight_falls_with_the_lead_that_is_left():
 
 
 def test_a_teacher_that_never_led_has_no_weight():
-    assert GapProportional(peak=0.5).factor(history(-0.5, 0.5)) == 0.0
+    assert GapProportional(peak=0.5).factor(history(-0.5, -0.25)) == 0.0
