@@ -215,10 +215,10 @@ def test_a_rule_that_cannot_be_asked_is_refused(change, message):
         change = dict(stages=run.stages[stages])
     if "every" in change:
         change = dict(validation=dataclasses.replace(run.validation, **change))
-    if {"distillation", "leave"} & {*change}:
-        first = dataclasses.replace(run.stages[0], **change)
-        change = dict(stages=(first, run.stages[1]))
     with pytest.raises(ValueError, match=message):
+        if {"distillation", "leave"} & {*change}:
+            first = dataclasses.replace(run.stages[0], **change)
+            change = dict(stages=(first, run.stages[1]))
         dataclasses.replace(run, **change)
 
 

@@ -22,7 +22,7 @@ def by_regime(found: Sequence[ArmResult]) -> Iterator[tuple[str, list[ArmResult]
 def main_tables(lab: Laboratory, found: Sequence[ArmResult]) -> Iterator[Table]:
     """Yields one table of what came out for each regime."""
     reference = lab.file.reference
-    fresh = ["fresh seeds"] * bool(lab.file.chosen_on)
+    fresh = ["fresh seeds"] * any(arm.fresh is not None for arm in found)
     header = ["Arm", "Seeds", "Final loss", f"From {reference}", *fresh]
     header += ["Passes at: steps", *fresh, "FLOPs", "chip-seconds", "Pays from"]
     for regime, arms in by_regime(found):

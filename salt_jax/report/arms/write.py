@@ -72,8 +72,8 @@ def write_lab_report(
     made_by = read_commands(with_commands([folder]))
     write_file(folder / TABLES_FILE, _markdown([*main, *more], made_by))
     if into is not None:
-        parts = [said[0], _markdown(main, made_by)]
-        in_document.put(into, lab.file.name, "\n\n".join(parts))
+        text = "\n\n".join(_for_document(lab, found, made_by))
+        in_document.put(into, lab.file.name, text)
     html = page.document(
         title,
         *map(page.paragraph, said),
@@ -143,6 +143,19 @@ def _commands(lab: Laboratory, made_by: Sequence[str]) -> Iterator[str]:
         f"python -m salt_jax.main {shlex.join(each.argv)}" for each in lab.file.nodes
     ]
     yield page.copyable("\n".join([*runs, *made_by]))
+
+
+def _for_document(
+    lab: Laboratory, found: Sequence[ArmResult], made_by: Sequence[str]
+) -> Iterator[str]:
+    """Yields the parts of what a document gets: nothing of arms without a result."""
+    yield answer.progress(lab)
+    known = [arm for arm in found if arm.pairs]
+    for table in sections.main_tables(lab, known):
+        yield table.markdown().strip()
+    if missing := [arm.name for arm in found if not arm.pairs]:
+        yield f"No seed is finished yet of {', '.join(missing)}."
+    yield from (f"Made by `{command}`." for command in made_by[-1:])
 
 
 def _markdown(tables: Sequence[Table], made_by: Sequence[str]) -> str:
