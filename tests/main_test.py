@@ -38,7 +38,7 @@ def refused(capsys):
         (["train"], "Give --gin_file=FILE"),
         (["--gin_file=gin/salt.gin"], "No gin file at 'gin/salt.gin'"),
         (["score", "--gin_file=gin/tiny_slm.gin"],
-         "describe; score needs Scoring"),
+         "bias_variance; score needs Scoring"),
         (["train", "--gin_file=gin/tiny_score.gin"], "describe; train needs"),
         (["export", "--gin_file=gin/tiny_prepare.gin"], "describe; export needs"),
         (["--gin_file=gin/models/llm_tiny.gin"], "they bind none"),
