@@ -46,7 +46,8 @@ submit() { # Queues an array of these patterns; without any, one job.
   after=(--dependency="afterany:$id")
 }
 options=("$@")
-for wave in $(cut -d' ' -f1 <<< "$jobs" | sort -nu); do
+mapfile -t waves < <(cut -d' ' -f1 <<< "$jobs" | sort -nu)
+for wave in "${waves[@]}"; do
   mapfile -t patterns < <(sed -n "s/^$wave //p" <<< "$jobs")
   submit "${patterns[@]}"
 done

@@ -39,8 +39,10 @@ CACHE = os.environ.setdefault(
 
 
 def pytest_configure():
-    # A shell ignores it in what it runs in the background, and processes inherit that.
+    # A shell ignores them in what it runs in the background (nohup), and processes
+    # inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     jax.config.update("jax_compilation_cache_dir", CACHE)
     jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -37,6 +37,7 @@ from salt_jax.optim.schedules import (
     Step,
     WarmupLinear,
 )
+from salt_jax.studies.known_truth import KnownTruth
 from salt_jax.training.program import Program
 from tests.examples import partitioning
 
@@ -84,7 +85,7 @@ def test_every_file_in_the_folder_loads_and_builds(path):
     elif isinstance(value, Lab):  # All experiments in it load too.
         assert plan(value, reading()).nodes
     else:
-        assert isinstance(value, (Scoring, Preparation))
+        assert isinstance(value, (Scoring, Preparation, KnownTruth))
 
 
 # Billions of parameters, those of the embedding counted once.

@@ -13,6 +13,7 @@ ELSEWHERE = {
     "files.lease": "a lease in a bucket, where a file is whole or not there",
     "files.lock": "a lock, which dies with its process",
     "files.writing": "the one writer",
+    "lab.child": "what a command prints, as it prints it",
     "hugging_face.safetensors_writing": "rows, into a folder that new_folder flushes",
     "files.buckets": "local copies and folders of a bucket, where nothing is renamed",
     "telemetry.bucket_copy": "objects, written again with the next copy",
