@@ -1,4 +1,4 @@
-"""Measure bias and variance of a teacher's soft labels, as one HTML page.
+"""Measure bias and variance of a teacher's soft labels.
 
 Of a gin file that binds an Experiment: the gradient by one-hot labels and by those of
 its teacher, resampled over batches with the student fixed, at every --export of the

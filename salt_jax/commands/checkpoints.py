@@ -1,4 +1,4 @@
-"""List the checkpoints of a run, and check that they are whole.
+"""List the checkpoints of a run, and check them.
 
 Every array is read and its checksum compared; --quick reads only the records and the
 index. Training may go on meanwhile. The exit code is 1 if a checkpoint is damaged.

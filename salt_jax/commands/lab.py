@@ -1,4 +1,4 @@
-"""Run a laboratory: all commands that compare arms over seeds, and the report.
+"""Run a laboratory: arms over seeds, and their report.
 
 The commands run one after another, each in its own folder. What is complete is skipped:
 stop a laboratory whenever you like, and start it again. Several processes may work on

@@ -1,4 +1,4 @@
-"""Measure the step times of an experiment's stages side by side.
+"""Measure step times of an experiment's stages side by side.
 
 Blocks of steps of each stage's update alternate in random order, so that whatever else
 the machine does falls on all of them; the ratios between stages then hold on a busy
