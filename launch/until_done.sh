@@ -8,7 +8,7 @@
 # A script that sources this gets the function `until_done`, and the traps.
 stopped='' child=''
 pass_on() {
-  stopped=1
+  stopped=$1
   [[ -z $child ]] || kill -s "$1" "$child" 2> /dev/null
 }
 trap 'pass_on TERM' TERM INT # A background command ignores INT.
@@ -24,6 +24,8 @@ until_done() {
   while :; do
     "$@" &
     child=$!
+    # A signal may come before the line above.
+    [[ -z $stopped ]] || kill -s "$stopped" "$child" 2> /dev/null
     wait "$child"
     code=$?
     # A signal that is trapped ends `wait` before the command has ended.
