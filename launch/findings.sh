@@ -6,8 +6,8 @@
 #   launch/findings.sh dials teachers   these
 #   launch/findings.sh --report         nothing is run: the tables of what is complete
 #
-# About 250 runs of the demo's size, near two minutes each on one core, and 21 larger
-# ones of an hour. It may be stopped at any time: the same command goes on, and several may
+# Hours to days: runs of the demo's size take near two minutes each on one core, and the
+# 21 of `larger` have 29 times their FLOPs. It may be stopped at any time: the same command goes on, and several may
 # run beside one another. Runs and pages are in runs/findings/.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -21,24 +21,7 @@ def overview(
     lab: Laboratory, found: Sequence[ArmResult]
 ) -> Iterator[tuple[str, Picture]]:
     """Yields where each arm passes the reference, and what it ends with."""
-    marks, ends = [], []
-    for arm in found:
-        result = arm.all_seeds
-        if result is None:
-            continue
-        color, share = [*REGIMES].index(arm.regime), result.shares["steps"]
-        said = f"{result.difference.mean:+.3f}"
-        ends.append(
-            figures.Mark(
-                label=arm.name, estimate=result.difference, text=said, color=color
-            )
-        )
-        if share is not None:
-            marks.append(
-                figures.Mark(
-                    label=arm.name, estimate=share, text=percent(share), color=color
-                )
-            )
+    marks, ends = _marks(found)
     reference = lab.file.reference
     lines = f"Dots: means over seeds. Lines: 95 % intervals (t). Dashed: {reference}."
     for name, chosen, title, at, caption in (
@@ -74,6 +57,24 @@ def overview(
                     "tables.",
                 ),
             )
+
+
+def _marks(
+    found: Sequence[ArmResult],
+) -> tuple[list[figures.Mark], list[figures.Mark]]:
+    """Returns where arms pass the reference, and by how much they end below it."""
+    passing, ends = [], []
+    for arm in found:
+        if (result := arm.all_seeds) is None:
+            continue
+        mark = functools.partial(
+            figures.Mark, label=arm.name, color=[*REGIMES].index(arm.regime)
+        )
+        difference, share = result.difference, result.shares["steps"]
+        ends.append(mark(estimate=difference, text=f"{difference.mean:+.3f}"))
+        if share is not None:
+            passing.append(mark(estimate=share, text=percent(share)))
+    return passing, ends
 
 
 def differences(lab: Laboratory) -> Iterator[tuple[str, Picture]]:
