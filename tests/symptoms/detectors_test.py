@@ -3,36 +3,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from salt_jax.symptoms.history import Curve, Span
+from salt_jax.symptoms.history import Curve
 from salt_jax.symptoms.lookout import FIELD, Lookout
 from salt_jax.symptoms.selections import starved_domain
 from salt_jax.symptoms.watch import Watch
-
-STAGES = (
-    Span(name="distill", begin_step=0, end_step=200, data="all"),
-    Span(name="standard", begin_step=200, end_step=400, data="all"),
-)
-
-
-def good_run(*, seed=0, val_teacher_loss=3.0, until=400):
-    """Records of a run that goes as it should, every 5 steps, with noise."""
-    draw = np.random.default_rng(seed)
-    records = []
-    for step in range(5, until + 1, 5):
-        taught = step <= 200
-        ce = 3.2 + 4.0 * np.exp(-step / 60) + 0.05 * draw.normal()
-        record = {"step": step, "loss": ce, "ce": ce}
-        record["stage"] = "distill" if taught else "standard"
-        if taught:
-            kl = 0.2 + 3.0 * np.exp(-step / 25)
-            record |= {"kl": kl, "kd": 3.0 + kl, "teacher_ce": 3.0, "kd_weight": 0.667}
-            record["teacher_ce"] += 0.05 * draw.normal()
-        records.append(blended(record))
-        if step % 20 == 0:
-            val = {"step": step, "val_loss": 3.2 + 4.0 * np.exp(-step / 60)}
-            teacher = {"val_teacher_loss": val_teacher_loss} if taught else {}
-            records.append(val | teacher)
-    return records
+from tests.symptoms.made_records import STAGES, blended, good_run
 
 
 def warnings(records, watch=Watch(), stages=STAGES, baseline=None):
@@ -54,12 +29,6 @@ def changed(records, change, *, stage="distill"):
             record = blended(record | change(record))
         new.append(record)
     return new
-
-
-def blended(record):
-    weight = record.get("kd_weight", 0.0)
-    kd = weight * record.get("kd", 0.0)
-    return record | {"loss": (1.0 - weight) * record["ce"] + kd}
 
 
 BASELINE = Curve(steps=[20, 400], losses=[7.0, 3.3])
@@ -131,6 +100,15 @@ def test_a_student_behind_baseline_twice_in_a_row_is_said_to_be():
     assert warnings(good_run(), baseline=Curve(steps=[], losses=[])) == {}
 
 
+def test_a_student_behind_baseline_once_is_not_unless_patience_is_1():
+    steps = range(20, 401, 20)
+    losses = [3.2 + 4.0 * np.exp(-s / 60) - 0.2 * (s % 40 == 20) for s in steps]
+    curve = Curve(steps=[*steps], losses=losses)  # Ahead at every other validation.
+    assert warnings(good_run(), baseline=curve) == {}
+    found = warnings(good_run(), Watch(patience=1), baseline=curve)
+    assert [step for step, _ in found["behind_baseline"]] == [20, 220]
+
+
 @pytest.mark.parametrize("sign, word", [(1, "harder"), (-1, "easier")])
 def test_text_that_becomes_harder_or_easier_drifts(sign, word):
     drift = lambda r: {"teacher_ce": r["teacher_ce"] + sign * r["step"] / 200}
@@ -152,6 +130,14 @@ def test_one_term_alone_and_a_schedule_to_0_are_as_asked_for(weight):
     assert warnings(asked) == {}
 
 
+def test_a_weight_that_changes_is_judged_once_half_of_its_stage_is_made():
+    rises = lambda to: lambda r: {"kd_weight": to * r["step"] / 200}
+    # At step 30 kd has had less than 5 % of the loss in both.
+    assert warnings(changed(good_run(), rises(0.3))) == {}
+    ((step, line),) = warnings(changed(good_run(), rises(0.1)))["swamped_term"]
+    assert (step, "swamps the kd term" in line) == (100, True)
+
+
 @pytest.mark.parametrize("ratio, word", [(0.4, "hard"), (1.6, "uniform")])
 def test_a_temperature_that_makes_labels_hard_or_uniform_is_found(ratio, word):
     kd = lambda r: {"kd": ratio * (r["teacher_ce"] + r["kl"])}
@@ -165,54 +151,6 @@ def test_a_domain_is_starved_if_it_keeps_little_of_its_share():
     assert "1 domains" in line and "Law 49.8%" in line
     assert starved_domain(counts, Watch(domain_share=0.01)) is None
     assert starved_domain({"Code": (100, 10), "Law": (50, 4)}, Watch()) is None
-
-
-def test_what_was_warned_of_is_not_again_after_a_resume(caplog):
-    records = good_run(val_teacher_loss=4.0)
-    lookout, kept = Lookout(Watch(), STAGES), []
-    for record in records[:60]:
-        kept.append(record | lookout.see(record))
-    assert len(caplog.messages) == 1
-    resumed = Lookout(Watch(), STAGES, records=kept)
-    assert [x for r in records[60:] for x in resumed.see(r)] == []
-    # Resumed from before the warning, it is found at the same record.
-    place = next(i for i, r in enumerate(kept) if any(FIELD in name for name in r))
-    again = Lookout(Watch(), STAGES, records=kept[:place])
-    assert again.see(records[place]) == {
-        name: line for name, line in kept[place].items() if FIELD in name
-    }
-
-
-def test_a_long_history_is_looked_at_more_rarely():
-    looks = []
-
-    @dataclasses.dataclass(frozen=True)
-    class Counting:
-        name: str = "counting"
-
-        def look(self, history):
-            looks.append(history.step)
-
-    lookout = Lookout(Watch(also=(Counting(),)), STAGES[:1])
-    for step in range(1, 3001):
-        lookout.see({"step": step, "stage": "distill", "loss": 1.0})
-    assert looks[:100] == list(range(1, 101))
-    assert 100 < len(looks) < 400 and looks[-1] > 2900
-
-
-def test_a_users_detector_is_asked_too(caplog):
-    @dataclasses.dataclass(frozen=True)
-    class Explodes:
-        name: str = "explodes"
-
-        def look(self, history):
-            norms = history.series("grad_norm")
-            return "it explodes" if len(norms) and norms.values[-1] > 9 else None
-
-    lookout = Lookout(Watch(also=(Explodes(),)), STAGES)
-    record = {"step": 5, "stage": "distill", "loss": 1.0, "grad_norm": 10.0}
-    assert lookout.see(record) == {"warning_explodes": "it explodes"}
-    assert "Stage 'distill', step 5: it explodes" in caplog.text
 
 
 @pytest.mark.parametrize(
