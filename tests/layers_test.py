@@ -82,10 +82,12 @@ ONLY_IN = {
 
 
 def module_name(path):
-    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    """Returns a module's name in salt_jax; a folder's own is that of `__init__.py`."""
+    path = path.parent if path.stem == "__init__" else path.with_suffix("")
+    return ".".join(path.relative_to(PACKAGE).parts)
 
 
-PATHS = [path for path in sorted(PACKAGE.rglob("*.py")) if path.stem != "__init__"]
+PATHS = [path for path in sorted(PACKAGE.rglob("*.py")) if module_name(path)]
 MODULES = {module_name(path): ast.parse(path.read_text()) for path in PATHS}
 
 

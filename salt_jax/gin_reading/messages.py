@@ -103,11 +103,12 @@ def _what(text: str, calls: list[tuple[str, str]]) -> str:
 
 
 def _classes(module: str) -> list[str]:
-    """Returns the names of the dataclasses that a module defines."""
+    """Returns the names of the dataclasses that a module or package defines."""
     return [
         name
         for name, value in vars(sys.modules[module]).items()
-        if dataclasses.is_dataclass(value) and value.__module__ == module
+        if dataclasses.is_dataclass(value)
+        and f"{value.__module__}.".startswith(f"{module}.")
     ]
 
 
