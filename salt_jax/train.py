@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import jax
 from absl import logging
@@ -15,26 +14,24 @@ from etils import epath
 from salt_jax import config
 from salt_jax.config import Experiment
 from salt_jax.data.reading.loader import open_batches
-from salt_jax.evaluation.beside_teacher import BesideTeacher
-from salt_jax.evaluation.held_out_kinds import held_out_of
+from salt_jax.evaluation.run_inputs import RunInputs
 from salt_jax.processes import job
 from salt_jax.storage.array_files import absolute, check_name
-from salt_jax.storage.checkpoint_reading import SavedCheckpoints
+from salt_jax.symptoms.lookout import Lookout
 from salt_jax.telemetry.profiling import TracedSteps, Tracer
 from salt_jax.telemetry.time_sheet import TimeSheet
 from salt_jax.telemetry.trackers.opening import open_trackers
 from salt_jax.telemetry.trackers.tracker import TrackedRun, Tracker
 from salt_jax.telemetry.warning_log import WarningLog
-from salt_jax.training import going_back, resumption, run_directory, saving
-from salt_jax.training.loop import Loop, Measure, OpenBatches
-from salt_jax.training.position import Position
+from salt_jax.training import going_back, run_directory, saving
+from salt_jax.training.compiled_updates import CompiledUpdate, compile_updates
+from salt_jax.training.loop import Loop, OpenBatches
 from salt_jax.training.preemption import PreemptionGuard
-from salt_jax.training.program import CompiledUpdate, Program
+from salt_jax.training.program import Program
 from salt_jax.training.rates import Speedometer
-from salt_jax.training.recorder import Recorder, recorded_seconds
+from salt_jax.training.recorder import Recorder
+from salt_jax.training.run_start import RunStart
 from salt_jax.training.saved_steps import load_compiled
-from salt_jax.training.stage_ends import StageEnds
-from salt_jax.training.stage_inputs import StageInputs
 from salt_jax.training.stop_signals import StopSignals
 from salt_jax.training.tally import Tally
 from salt_jax.training.train_step import TrainState
@@ -95,58 +92,28 @@ def train(
     with contextlib.ExitStack() as stack:
         signals = _hold(workdir, stack, signals)
         warned = stack.enter_context(WarningLog(workdir))
-        start = _found(experiment, workdir, accepted_changes, restore_step)
+        start = RunStart.find(experiment, workdir, accepted_changes, restore_step)
         if traced is not None and start.meta:
             traced = traced.still_ahead(start.step, experiment.total_steps)
         if start.step >= experiment.total_steps:
             logging.info("Complete at step %d: %s.", start.step, workdir)
             return start.state(program)
-        saving.check_room(program, start.saved)
-        inputs = _Inputs.open(program, start, accepted_changes)
-        job.agree({"step": start.step, "inputs": inputs.fingerprints})
-        lookout = open_lookout(experiment, workdir, start.step, inputs.stages)
-        times = start.time_sheet(workdir, began)
-        updates = _loaded_updates(program, inputs, compiled)
-        with times.spending("restore"):
+        run = _Run.open(program, workdir, start, accepted_changes, began)
+        updates = run.loaded_updates(compiled)
+        with run.times.spending("restore"):
             state = start.state(program)
         # Nothing in the run directory has changed until here.
         run_directory.write_config(workdir, experiment, operative_gin, step=start.step)
         if jax.process_index() == 0:
             warned.begin()
-        with times.spending("compile"):
-            stages = [one.stage for one in inputs.stages]
-            updates = updates or program.compile_all(stages)
+        with run.times.spending("compile"):
+            updates = updates or compile_updates(program, run.inputs.left)
         going_back.set_aside(start.saved, start.step)
-        recorder = Recorder(
-            experiment,
-            workdir,
-            from_step=start.step,
-            times=times,
-            tally=Tally.of(program, start.meta, times, workdir),
-            lookout=lookout,
-            speed=Speedometer.on(program.devices),
-            dropped=0 if state.guard is None else int(state.guard.dropped),
-            trackers=_trackers(trackers, experiment, workdir),
-        )
-        stack.enter_context(contextlib.closing(recorder))
-        tracer = Tracer(traced, workdir / "profile", pausing=recorder.pausing)
-        loop = Loop(
-            program=program,
-            fingerprints=start.meta.get("inputs", {}) | inputs.fingerprints,
-            saver=stack.enter_context(saving.saver_of(experiment, workdir)),
-            recorder=recorder,
-            tracer=stack.enter_context(tracer),
-            guard=PreemptionGuard(signals),
-            measure=inputs.measure,
-            beside=inputs.beside,
-            ends=start.ends,
-            open_batches=open_batches,
-            restored_step=restore_step or start.meta.get(going_back.RESTORED_STEP),
-        )
-        for stage, update in zip(inputs.stages, updates, strict=True):
-            if int(state.step) < stage.stage.end_step:
-                state = loop.run(stage, update, state)
-        recorder.tally.write_bill()
+        with run.loop(state, traced, signals, trackers, open_batches) as loop:
+            for stage, update in zip(run.inputs.stages, updates, strict=True):
+                if int(state.step) < stage.stage.end_step:
+                    state = loop.run(stage, update, state)
+            loop.recorder.tally.write_bill()
     logging.info("Complete at step %d: %s.", experiment.total_steps, workdir)
     return state
 
@@ -165,97 +132,90 @@ def _hold(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Start:
-    """Where a run starts: at its latest checkpoint, or at step 0 without one."""
+class _Run:
+    """A run from its start on: its inputs are open, and its directory is untouched."""
 
-    step: int
-    meta: dict[str, Any]  # Of the checkpoint; empty without one.
-    saved: SavedCheckpoints
-    ends: StageEnds
-
-    @property
-    def position(self) -> Position:
-        return Position.of(self.meta)
-
-    def time_sheet(self, workdir: epath.Path, began: float) -> TimeSheet:
-        spent = self.meta.get("spent_seconds", {})
-        return TimeSheet(began, spent, recorded=recorded_seconds(workdir))
-
-    def state(self, program: Program) -> TrainState:
-        # A run starts from, in this order: its own latest checkpoint; the export named
-        # by the experiment; fresh parameters.
-        at = self.step if self.meta else None
-        state = resumption.restore(program, self.saved, self.meta, at)
-        return program.fresh_state() if state is None else state
-
-
-def _found(
-    experiment: Experiment,
-    workdir: epath.Path,
-    accepted: Sequence[str],
-    restore_step: int | None,
-) -> _Start:
-    """Returns where to start, once all that is in `workdir` is found to be of one run.
-
-    Nothing is written.
-    """
-    saved = SavedCheckpoints(workdir / "checkpoints")
-    latest = going_back.step_to_resume(saved, restore_step)
-    meta = {} if latest is None else saved.read_meta(latest)
-    resumption.check_experiment(experiment, meta, accepted)
-    resumption.check_skipped(experiment, meta, latest or 0, accepted)
-    run_directory.check_files(workdir, experiment, latest=latest, accepted=accepted)
-    resumption.log_other_versions(meta)
-    ends = StageEnds.of(meta)
-    return _Start(step=latest or 0, meta=meta, saved=saved, ends=ends)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Inputs:
-    """The inputs of all stages that are left, and the held-out measurements."""
-
-    stages: list[StageInputs]
-    fingerprints: dict[str, str]
-    measure: Measure | None
-    beside: BesideTeacher | None
+    program: Program
+    workdir: epath.Path
+    start: RunStart
+    inputs: RunInputs
+    lookout: Lookout | None
+    times: TimeSheet
 
     @classmethod
-    def open(cls, program: Program, start: _Start, accepted: Sequence[str]) -> _Inputs:
-        """Opens all before the first step: a missing file is reported at once."""
-        experiment = program.experiment
-        stages = []
-        for begin_step, stage in experiment.timeline(start.ends.ended):
-            if stage.end_step <= start.step:
-                continue
-            opened = StageInputs.open(program, stage, start.position)
-            num_rows = (stage.end_step - begin_step) * experiment.batch_size
-            opened.log_epochs(num_rows, batch_size=experiment.batch_size)
-            stages.append(opened)
-        fingerprints = {k: v for one in stages for k, v in one.fingerprints().items()}
-        if not start.meta and program.initial is not None:
-            # A run that is resumed has no more need of it, so it may be gone by then.
-            fingerprints["initial_export"] = program.initial.fingerprint
-        measure = beside = None
-        if experiment.validation is not None:
-            held_out = held_out_of(program)
-            measure = held_out.open()
-            if any(one.teacher for one in stages):
-                beside = BesideTeacher(program, held_out.rows())
-        if beside is not None and experiment.measures:
-            fingerprints["validation"] = beside.rows.fingerprint
-        resumption.check_inputs(fingerprints, start.meta, accepted)
+    def open(
+        cls,
+        program: Program,
+        workdir: epath.Path,
+        start: RunStart,
+        accepted: Sequence[str],
+        began: float,
+    ) -> _Run:
+        """Opens the inputs, which all processes must find to be the same."""
+        saving.check_room(program, start.saved)
+        inputs = RunInputs.open(program, start, accepted)
+        job.agree({"step": start.step, "inputs": inputs.fingerprints})
         return cls(
-            stages=stages, fingerprints=fingerprints, measure=measure, beside=beside
+            program=program,
+            workdir=workdir,
+            start=start,
+            inputs=inputs,
+            lookout=open_lookout(
+                program.experiment, workdir, start.step, inputs.stages
+            ),
+            times=start.time_sheet(workdir, began),
         )
 
+    def loaded_updates(self, compiled: epath.PathLike | None) -> list[CompiledUpdate]:
+        """Returns the update of each stage left, if they are compiled already."""
+        if compiled is None:
+            return []
+        return load_compiled(compiled, self.program, self.inputs.left)
 
-def _loaded_updates(
-    program: Program, inputs: _Inputs, compiled: epath.PathLike | None
-) -> Sequence[CompiledUpdate]:
-    """Returns the update of each stage that is left, if they are compiled already."""
-    if compiled is None:
-        return []
-    return load_compiled(compiled, program, [one.stage for one in inputs.stages])
+    @contextlib.contextmanager
+    def loop(
+        self,
+        state: TrainState,
+        traced: TracedSteps | None,
+        signals: StopSignals,
+        trackers: Sequence[str],
+        open_batches: OpenBatches,
+    ) -> Iterator[Loop]:
+        """Opens the loop: its records, its checkpoints and its trace."""
+        workdir, recorder = self.workdir, self._recorder(state, trackers)
+        tracer = Tracer(traced, workdir / "profile", pausing=recorder.pausing)
+        with (
+            contextlib.closing(recorder),
+            saving.saver_of(self.program.experiment, workdir) as saver,
+            tracer,
+        ):
+            yield Loop(
+                program=self.program,
+                fingerprints=self.start.inputs | self.inputs.fingerprints,
+                saver=saver,
+                recorder=recorder,
+                tracer=tracer,
+                guard=PreemptionGuard(signals),
+                measure=self.inputs.measure,
+                beside=self.inputs.beside,
+                ends=self.start.ends,
+                open_batches=open_batches,
+                restored_step=self.start.restored_step,
+            )
+
+    def _recorder(self, state: TrainState, trackers: Sequence[str]) -> Recorder:
+        program, workdir, times = self.program, self.workdir, self.times
+        return Recorder(
+            program.experiment,
+            workdir,
+            from_step=self.start.step,
+            times=times,
+            tally=Tally.of(program, self.start.meta, times, workdir),
+            lookout=self.lookout,
+            speed=Speedometer.on(program.devices),
+            dropped=0 if state.guard is None else int(state.guard.dropped),
+            trackers=_trackers(trackers, program.experiment, workdir),
+        )
 
 
 def _trackers(

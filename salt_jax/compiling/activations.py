@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from salt_jax.model.transformer import Transformer, init_params
-from salt_jax.training.program import abstract_batch
+from salt_jax.training.compiled_updates import abstract_batch
 
 # Rows per shard while tracing: a prime, so only batch dimensions are multiples of it.
 _ODD = 7919

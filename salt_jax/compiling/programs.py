@@ -20,7 +20,8 @@ from salt_jax.model.config import TransformerConfig
 from salt_jax.model.flops import FlopsBill, reading_bill, training_bill
 from salt_jax.model.quantized import abstract_held, reading_model
 from salt_jax.model.transformer import Transformer
-from salt_jax.training.program import Program, abstract_batch
+from salt_jax.training.compiled_updates import abstract_batch, lower_update
+from salt_jax.training.program import Program
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +82,7 @@ def of_stage(program: Program, stage: Stage) -> Planned:
     return Planned(
         name=stage.name,
         mesh=partitioning.mesh,
-        lower=lambda: program.lower(stage),
+        lower=lambda: lower_update(program, stage),
         held=held,
         made={
             "gradients": bytes_per_device(state.params),

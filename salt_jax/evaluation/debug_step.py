@@ -26,6 +26,7 @@ from salt_jax.storage.checkpoint_reading import SavedCheckpoints
 from salt_jax.telemetry.metric_writer import read_metrics
 from salt_jax.telemetry.run_files import METRICS_FILE
 from salt_jax.training import resumption
+from salt_jax.training.compiled_updates import compile_update
 from salt_jax.training.norms import KINDS, StepNorms, step_norms
 from salt_jax.training.position import Position
 from salt_jax.training.program import Program
@@ -122,7 +123,7 @@ class _Replay:
         if begin >= end:
             return state
         logging.info("Replaying steps %d to %d.", begin + 1, end)
-        update = self.program.compile(inputs.stage)
+        update = compile_update(self.program, inputs.stage)
         with open_batches(loader, begin) as batches:
             for index in range(begin, end):
                 if loader.first_read(index) == index:

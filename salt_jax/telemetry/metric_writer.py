@@ -121,6 +121,13 @@ def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
     ]
 
 
+def recorded_seconds(workdir: epath.Path) -> float:
+    """Returns the largest "wall_seconds" in the records of a run; 0 without one."""
+    if not (workdir / METRICS_FILE).exists():
+        return 0.0
+    return max((r.get("wall_seconds", 0.0) for r in read_metrics(workdir)), default=0.0)
+
+
 def plain(value: Any) -> float | int | str:
     """Returns a metric as a record has it; a weighted mean is its mean."""
     if isinstance(value, WeightedMean):

@@ -17,9 +17,10 @@ from salt_jax.mesh import agreement
 from salt_jax.model.transformer import Params
 from salt_jax.telemetry import versions
 from salt_jax.telemetry.profiling import Tracer
+from salt_jax.training.compiled_updates import CompiledUpdate
 from salt_jax.training.going_back import RESTORED_STEP
 from salt_jax.training.preemption import PreemptionGuard
-from salt_jax.training.program import CompiledUpdate, Program
+from salt_jax.training.program import Program
 from salt_jax.training.recorder import Recorder
 from salt_jax.training.saving import Saver
 from salt_jax.training.stage_ends import StageEnds

@@ -1,21 +1,18 @@
-"""The program of an experiment: its models, its state and its compiled updates."""
+"""The program of an experiment: its models, its state and its updates."""
 
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import dataclasses
 import functools
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from absl import logging
 
-from salt_jax.batch import Batch
 from salt_jax.config import Distillation, Experiment, Stage
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.loss.gates import EveryToken
@@ -33,11 +30,7 @@ from salt_jax.model.transformer import (
 from salt_jax.optim.moving_average import AverageState
 from salt_jax.optim.schedules import Constant
 from salt_jax.storage.starts import InitialParams, open_start
-from salt_jax.training.train_step import Metrics, TrainState, Update
-
-CompiledUpdate = Callable[
-    [TrainState, Params | None, Batch], tuple[TrainState, Metrics]
-]
+from salt_jax.training.train_step import TrainState, Update
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,46 +204,11 @@ class Program:
             begin_step=begins.get(stage.name, 0),
         )
 
-    def compile(self, stage: Stage) -> CompiledUpdate:
-        """Compiles the update of `stage`, from shapes alone."""
-        return self.lower(stage).compile()
-
-    def lower(self, stage: Stage) -> jax.stages.Lowered:
-        """Returns the lowered update of `stage`."""
-        shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
-        step = self.update(stage)
-
-        def update(
-            state: TrainState, teacher_params: Params | None, batch: Batch
-        ) -> tuple[TrainState, Metrics]:
-            return step(state, teacher_params, batch)
-
-        update.__name__ = f"update_{stage.name}"  # Its name in traces.
-        jitted = jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
-        teacher = (
-            self.abstract_teacher(stage.distillation) if stage.distillation else None
-        )
-        rows, length = self.experiment.batch_size, self.experiment.seq_len
-        batch = abstract_batch(
-            self.partitioning, rows, length, has_prefix=stage.data.has_prefix
-        )
-        return jitted.lower(self.abstract_state, teacher, batch)
-
     def lower_init(self) -> jax.stages.Lowered:
         """Returns the lowered initialization of the state."""
         key = jax.eval_shape(lambda: jax.random.key(0))
         key = key.update(sharding=self.partitioning.sharding())
         return self.partitioning.jit_init(self._init_state, key).lower(key)
-
-    def compile_all(self, stages: Sequence[Stage]) -> list[CompiledUpdate]:
-        """Compiles the update of each of `stages`, in order.
-
-        Compiling them all before training shows at once if a later stage fails to
-        compile, and no transition waits for the compiler.
-        """
-        logging.info("Compiling %s.", " and ".join(repr(s.name) for s in stages))
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            return list(pool.map(self.compile, stages))
 
     def abstract_teacher(self, distillation: Distillation) -> Params:
         """Returns the teacher's parameters as shapes, dtypes and shardings."""
@@ -268,20 +226,6 @@ class Program:
             None if average is None else average.init(params),
             jnp.ones(()) if self.experiment.weighs_by_measures else None,
         )
-
-
-def abstract_batch(
-    partitioning: Partitioning, rows: int, length: int, *, has_prefix: bool = False
-) -> Batch:
-    """Returns a batch of `rows` x `length` tokens as shapes, dtypes and shardings."""
-    sharding = partitioning.sharding("batch", "length")
-
-    def field(dtype: Any) -> Any:
-        return jax.ShapeDtypeStruct((rows, length), dtype, sharding=sharding)
-
-    int_BL, float_BL = field(jnp.int32), field(jnp.float32)
-    prefix_BL = field(jnp.bool_) if has_prefix else None
-    return Batch(int_BL, int_BL, float_BL, int_BL, int_BL, prefix_BL)
 
 
 def _delete(arrays: Any) -> None:

@@ -16,12 +16,7 @@ from salt_jax.config import Experiment, Stage
 from salt_jax.data.reading import batch_ranges
 from salt_jax.loss.weighted_mean import WeightedMean
 from salt_jax.symptoms.lookout import Lookout
-from salt_jax.telemetry.metric_writer import (
-    METRICS_FILE,
-    MetricWriter,
-    plain,
-    read_metrics,
-)
+from salt_jax.telemetry.metric_writer import MetricWriter, plain
 from salt_jax.telemetry.progress import Progress
 from salt_jax.telemetry.time_sheet import OTHER, STEPS, TimeSheet
 from salt_jax.telemetry.trackers.tracker import Tracker
@@ -247,10 +242,3 @@ class Recorder:
             return {}
         left_out = batch_ranges.count(self._experiment.skip_batches, 0, step)
         return {"skipped_updates": self._dropped + left_out}
-
-
-def recorded_seconds(workdir: epath.Path) -> float:
-    """Returns the largest "wall_seconds" in the records of a run; 0 without one."""
-    if not (workdir / METRICS_FILE).exists():
-        return 0.0
-    return max((r.get("wall_seconds", 0.0) for r in read_metrics(workdir)), default=0.0)

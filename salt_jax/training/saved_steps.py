@@ -24,7 +24,8 @@ from salt_jax.files.changes import changed_fields
 from salt_jax.files.reading import differs, read_file, sha256_of
 from salt_jax.files.writing import write_file
 from salt_jax.telemetry import versions
-from salt_jax.training.program import CompiledUpdate, Program
+from salt_jax.training.compiled_updates import CompiledUpdate
+from salt_jax.training.program import Program
 
 _ABOUT = "compiled.json"
 _REMEDY = "compile again, or remove --compiled"

@@ -23,7 +23,8 @@ from salt_jax import config
 from salt_jax.batch import Batch
 from salt_jax.config import Experiment, Stage
 from salt_jax.model.flops import step_flops
-from salt_jax.training.program import Program, abstract_batch
+from salt_jax.training.compiled_updates import abstract_batch, compile_update
+from salt_jax.training.program import Program
 
 # Fields of an experiment that decide how long a step takes.
 _COST_FIELDS = (
@@ -150,7 +151,7 @@ class Steppers:
     def compile(self, stage: Stage) -> Callable[[int], None]:
         """Returns a function that makes so many steps and waits for the last."""
         program, experiment = self._program, self._program.experiment
-        update = program.compile(stage)
+        update = compile_update(program, stage)
         teacher = None
         if stage.distillation is not None:
             teacher = _random_like(program.abstract_teacher(stage.distillation))

@@ -11,11 +11,11 @@ from salt_jax.loss.weighted_mean import WeightedMean
 from salt_jax.mesh.chips import CHIPS
 from salt_jax.model.flops import forward_flops
 from salt_jax.optim.guard import UpdateGuard
-from salt_jax.telemetry.metric_writer import read_metrics
+from salt_jax.telemetry.metric_writer import read_metrics, recorded_seconds
 from salt_jax.telemetry.time_sheet import PARTS, TimeSheet
 from salt_jax.training.position import Position
 from salt_jax.training.rates import Speedometer
-from salt_jax.training.recorder import Recorder, recorded_seconds
+from salt_jax.training.recorder import Recorder
 from salt_jax.training.tally import Tally
 from tests import runs
 from tests.runs import N_KD, TOTAL_STEPS, experiment
