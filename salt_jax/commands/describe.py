@@ -9,16 +9,23 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from salt_jax.commands.facts import (
+    amount,
+    facts_of,
+    mesh_text,
+    section,
+    table,
+    value_text,
+)
 from salt_jax.commands.options import GinOptions, add_gin
 from salt_jax.lab.description import lab_sections
 
 EXAMPLES = """\
   salt_jax describe --gin_file=salt_2p8b.gin
   salt_jax describe --gin_file=salt_2p8b.gin --gin.N_KD=20_000 --json"""
-_UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,25 +68,25 @@ def lines_of(description: Mapping[str, Any]) -> Iterator[str]:
         yield from _scoring(description)
     elif description["kind"] == "Lab":
         for title, of in lab_sections(description):
-            yield from _section(title, [(name, value_text(x)) for name, x in of])
+            yield from section(title, [(name, value_text(x)) for name, x in of])
     else:
         facts = {k: v for k, v in description.items() if k not in ("kind", "type")}
         title = "Corpus" if description["kind"] == "Preparation" else "Study"
-        yield from _section(
+        yield from section(
             title, [(k, value_text(v)) for k, v in facts.items() if v is not None]
         )
 
 
 def _experiment(of: Mapping[str, Any]) -> Iterator[str]:
-    yield from _section("Student", _model(of["student"], of["initial_export"]))
-    yield from _table(
+    yield from section("Student", _model(of["student"], of["initial_export"]))
+    yield from table(
         "Stages",
         ("stage", "from", "to", "tokens", "FLOPs", "teacher"),
         [*map(_stage_row, of["stages"]), _total_row(of["total"])],
     )
     for stage in of["stages"]:
-        yield from _section(f"Stage {stage['name']}", _stage(stage))
-    yield from _table(
+        yield from section(f"Stage {stage['name']}", _stage(stage))
+    yield from table(
         "Schedules (after so many steps)",
         ("after step", "stage", "learning rate", "kd_weight"),
         [
@@ -92,7 +99,7 @@ def _experiment(of: Mapping[str, Any]) -> Iterator[str]:
             for at in of["schedules"]
         ],
     )
-    yield from _section("Run", _run(of))
+    yield from section("Run", _run(of))
 
 
 def _stage_row(stage: Mapping[str, Any]) -> tuple[str, ...]:
@@ -112,9 +119,9 @@ def _total_row(total: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _stage(stage: Mapping[str, Any]) -> list[tuple[str, str]]:
-    facts = _value("data", stage["data"])
+    facts = facts_of("data", stage["data"])
     if stage["leave"] != {"type": "AtEnd"}:
-        facts += _value("ends", stage["leave"])
+        facts += facts_of("ends", stage["leave"])
     if (teacher := stage["teacher"]) is None:
         return facts
     return [
@@ -122,8 +129,8 @@ def _stage(stage: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("teacher", teacher["export"]),
         *(("  " + name, text) for name, text in _model(teacher)),
         ("  temperature", str(teacher["temperature"])),
-        *_value("  kd_weight", teacher["kd_weight"]),
-        *_value("  tokens", teacher["tokens"]),
+        *facts_of("  kd_weight", teacher["kd_weight"]),
+        *facts_of("  tokens", teacher["tokens"]),
         ("  real_vocab_size", str(teacher["real_vocab_size"] or "as predicted")),
     ]
 
@@ -140,9 +147,9 @@ def _run(of: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"{of['batch_size']:,} rows x {of['seq_len']:,} tokens = "
             f"{of['tokens_per_step']:,} tokens{split}",
         ),
-        *_value("optimizer", of["optimizer"]),
-        *(_value("guard", of["guard"]) if of["guard"] else ()),
-        *(_value("average", of["average"]) if of["average"] else ()),
+        *facts_of("optimizer", of["optimizer"]),
+        *(facts_of("guard", of["guard"]) if of["guard"] else ()),
+        *(facts_of("average", of["average"]) if of["average"] else ()),
         *(("left out", f"batches {a:,} to {b - 1:,}") for a, b in of["skip_batches"]),
         ("mesh", mesh_text(of["mesh"])),
         ("checkpoints", f"every {saved['save_every']:,} steps"),
@@ -153,18 +160,18 @@ def _run(of: Mapping[str, Any]) -> list[tuple[str, str]]:
         return [*facts, ("validation", "none")]
     rows = f"{validation['num_sequences']:,} rows"
     every = f"every {validation['every']:,} steps, on {rows}"
-    return [*facts, ("validation", every), *_value("  data", validation["data"])]
+    return [*facts, ("validation", every), *facts_of("  data", validation["data"])]
 
 
 def _scoring(of: Mapping[str, Any]) -> Iterator[str]:
     scorer = of["scorer"]
-    yield from _section("Scorer", [("export", scorer["export"]), *_model(scorer)])
+    yield from section("Scorer", [("export", scorer["export"]), *_model(scorer)])
     pool = "all" if of["pool"] is None else f"the first {of['pool']:,}"
     flops = "" if of["flops"] is None else f", {of['flops']:.3g} in total"
-    yield from _section(
+    yield from section(
         "Run",
         [
-            *_value("data", of["data"]),
+            *facts_of("data", of["data"]),
             ("sequences", f"{pool}, of {of['seq_len']:,} tokens"),
             ("FLOPs", f"{of['flops_per_sequence']:.3g} a sequence{flops}"),
             ("ks", ", ".join(map(str, of["ks"]))),
@@ -191,71 +198,4 @@ def _model(of: Mapping[str, Any], start: Any = None) -> list[tuple[str, str]]:
     ]
     if "held_dtype" in of:
         facts.append(("held in", of["held_dtype"]))
-    return facts if start is None else [*facts, *_value("starts from", start)]
-
-
-def amount(number: float) -> str:
-    """Returns a count for people: 2_823_000_000 is 2.823B."""
-    for size, unit in _UNITS:
-        if abs(number) >= size:
-            return f"{number / size:.4g}{unit}"
-    return f"{number:,.0f}"
-
-
-def mesh_text(mesh: Mapping[str, Any]) -> str:
-    """Returns the sizes of the mesh axes, and whether they fit the devices here."""
-    sizes = " x ".join(
-        f"{name}={'the rest' if size is None else size}"
-        for name, size in mesh["axes"].items()
-    )
-    fits = "fits" if mesh["fills_devices_here"] else "does not fit"
-    return f"{sizes} ({fits} the number of devices here, {mesh['devices_here']})"
-
-
-def _value(name: str, value: Any) -> list[tuple[str, str]]:
-    """Returns facts that show a config's JSON, one field a line."""
-    if not isinstance(value, Mapping):
-        return [(name, value_text(value))]
-    indent = " " * (len(name) - len(name.lstrip()) + 2)
-    return [
-        (name, str(value.get("type", ""))),
-        *(
-            (indent + field, value_text(inner))
-            for field, inner in value.items()
-            if field != "type" and inner is not None
-        ),
-    ]
-
-
-def value_text(value: Any) -> str:
-    """Returns a config's JSON as `Type(field=value, ...)`, less what is None."""
-    if isinstance(value, Mapping):
-        inner = ", ".join(
-            f"{name}={value_text(field)}"
-            for name, field in value.items()
-            if name != "type" and field is not None
-        )
-        return f"{value.get('type', '')}({inner})"
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(value_text, value))}]"
-    return value if isinstance(value, str) else str(value)
-
-
-def _section(title: str, facts: Sequence[tuple[str, str]]) -> Iterator[str]:
-    width = max(len(name) for name, _ in facts)
-    yield f"\n{title}"
-    for name, text in facts:
-        yield f"  {name:<{width}}  {text}"
-
-
-def _table(
-    title: str, head: Sequence[str], rows: Sequence[Sequence[str]]
-) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    yield f"\n{title}"
-    for row in (head, *rows):
-        first, *others = (
-            f"{cell:{'<' if i == 0 else '>'}{width}}"
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        yield "  " + "  ".join((first, *others)).rstrip()
+    return facts if start is None else [*facts, *facts_of("starts from", start)]
