@@ -14,13 +14,8 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 
-from salt_jax.commands.options import (
-    GinOptions,
-    add_gin,
-    alone_writing,
-    command_line,
-    positive,
-)
+from salt_jax.commands.options import GinOptions, add_gin, positive
+from salt_jax.commands.outputs import alone_writing, command_line
 
 EXAMPLES = """\
   salt_jax bias_variance --gin_file=gin/tiny_known_truth.gin

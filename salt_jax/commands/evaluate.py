@@ -22,8 +22,8 @@ from salt_jax.commands.options import (
     add_gin,
     add_workdir,
     join,
-    record,
 )
+from salt_jax.commands.outputs import record
 
 EXAMPLES = """\
   salt_jax evaluate --gin_file=gin/tiny_salt_ds.gin --workdir=runs/mine

@@ -19,11 +19,10 @@ from salt_jax.commands.options import (
     add_distributed,
     add_gin,
     add_workdir,
-    alone_writing,
     join,
     positive,
-    record,
 )
+from salt_jax.commands.outputs import alone_writing, record
 from salt_jax.files.lock import alone_at
 
 EXAMPLES = """\

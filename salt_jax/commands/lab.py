@@ -18,7 +18,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from salt_jax.commands import streams
-from salt_jax.commands.options import GinOptions, add_gin, positive, record
+from salt_jax.commands.options import GinOptions, add_gin, positive
+from salt_jax.commands.outputs import record
 
 if TYPE_CHECKING:
     from salt_jax.lab.graph import Node, Plan, Reading

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import pathlib
-import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, overload
 
 from etils import epath
 
 from salt_jax.commands.agreeing import agree
 from salt_jax.files import buckets
-from salt_jax.files.lock import alone_at
 
 Job = TypeVar("Job")
 
@@ -192,55 +189,6 @@ def join(processes: str | None) -> None:
     from salt_jax.processes import job
 
     job.join(processes)
-
-
-def command_line(command: str, options: Any) -> str:
-    """Returns a command line that gives a command its options.
-
-    Args:
-      command: Its name.
-      options: A dataclass whose fields are named as the flags.
-    """
-    words = ["salt_jax", command]
-    for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
-        if value == field.default:
-            continue
-        if field.name == "gin_bindings":
-            words += [f"--gin.{binding}" for binding in value]
-        elif value is True:
-            words.append(f"--{field.name}")
-        else:
-            values = value if isinstance(value, tuple) else (value,)
-            words += [f"--{field.name}={each}" for each in values]
-    return shlex.join(words)
-
-
-def record(directory: epath.PathLike, command: str, options: Any) -> None:
-    """Records a command that has ended in the directory it wrote; in one process."""
-    from salt_jax.telemetry.recorded_commands import record_command
-
-    if not _is_first():
-        return
-    record_command(directory, command_line(command, options))
-
-
-@contextlib.contextmanager
-def alone_writing(output: epath.PathLike) -> Iterator[None]:
-    """Keeps other jobs from writing `output`; process 0 holds the lock for its job.
-
-    Raises:
-      LockedError: another job writes it.
-    """
-    with alone_at(output) if _is_first() else contextlib.nullcontext():
-        yield
-
-
-def _is_first() -> bool:
-    """Returns whether this is process 0 of its job, or in none; starts no device."""
-    from salt_jax.processes import job
-
-    return job.index() == 0
 
 
 def positive(text: str) -> int:

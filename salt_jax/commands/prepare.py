@@ -12,7 +12,8 @@ import shlex
 import sys
 import time
 
-from salt_jax.commands.options import GinOptions, add_gin, record
+from salt_jax.commands.options import GinOptions, add_gin
+from salt_jax.commands.outputs import record
 from salt_jax.files.bill import add_seconds
 
 EXAMPLES = """\

@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 
-from salt_jax.commands.options import command_line
+from salt_jax.commands.outputs import command_line
 from salt_jax.files.lock import alone_at
 
 EXAMPLES = """\

@@ -9,13 +9,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from salt_jax.commands.options import (
-    GinOptions,
-    add_distributed,
-    add_gin,
-    join,
-    record,
-)
+from salt_jax.commands.options import GinOptions, add_distributed, add_gin, join
+from salt_jax.commands.outputs import record
 
 EXAMPLES = """\
   salt_jax score --gin_file=gin/tiny_score.gin

@@ -12,7 +12,8 @@ import time
 
 from etils import epath
 
-from salt_jax.commands.options import RunOptions, add_gin, add_workdir, record
+from salt_jax.commands.options import RunOptions, add_gin, add_workdir
+from salt_jax.commands.outputs import record
 from salt_jax.files.bill import add_seconds
 from salt_jax.files.lock import alone_at
 

@@ -18,10 +18,10 @@ from salt_jax.commands.options import (
     GinOptions,
     add_distributed,
     add_gin,
-    command_line,
     join,
     positive,
 )
+from salt_jax.commands.outputs import command_line
 
 EXAMPLES = """\
   salt_jax time_steps --gin_file=gin/tiny_salt_ds.gin --beside=gin/tiny_slm.gin \\

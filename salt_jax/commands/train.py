@@ -23,8 +23,8 @@ from salt_jax.commands.options import (
     add_workdir,
     join,
     positive,
-    record,
 )
+from salt_jax.commands.outputs import record
 from salt_jax.training.stop_signals import PreemptedError, StopSignals
 
 EXAMPLES = """\

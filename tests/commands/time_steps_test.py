@@ -4,7 +4,7 @@ import shlex
 import pytest
 
 from salt_jax.commands import parser
-from salt_jax.commands.options import command_line
+from salt_jax.commands.outputs import command_line
 from salt_jax.main import main
 
 
