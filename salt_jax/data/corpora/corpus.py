@@ -96,12 +96,12 @@ def _folder_parts(
     root: epath.Path, split: str, fields: Fields, limits: Limits
 ) -> list[Part]:
     # Imported here, because PyArrow is slow to import and training does not need it.
-    from salt_jax.data.corpora import parquet
+    from salt_jax.data.corpora import parquet, parquet_splits
 
     if not root.is_dir():
         raise FileNotFoundError(f"No corpus at {root}: there is no such folder.")
     lines = jsonl.split_files(root, split)
-    columns = parquet.split_files(root, split)
+    columns = parquet_splits.split_files(root, split)
     if lines and columns:
         raise twice(root, split, [lines[0].name, columns[0].name])
     if not lines and not columns:
