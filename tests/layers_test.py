@@ -69,7 +69,11 @@ ONLY_IN = {
     "scipy": {"report.intervals"},
     "seqio": TENSORFLOW,
     "tensorflow": TENSORFLOW,
-    "tensorstore": {"storage.array_pieces", "storage.stored_sums"},
+    "tensorstore": {
+        "storage.array_format",
+        "storage.array_pieces",
+        "storage.stored_sums",
+    },
     "tensorflow_datasets": TENSORFLOW,
     "tokenizers": {
         "data.tokenizer_json",

@@ -1,28 +1,22 @@
 """Trees of arrays on disk, read and written in pieces that fit in memory.
 
-The format is Orbax's, with one file per chunk. Names are those of a flat tree, such as
-"params.layers.attention.query".
+Names are those of a flat tree, such as "params.layers.attention.query".
 """
 
 from __future__ import annotations
 
-import ast
 import collections
 import contextlib
-import json
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tensorstore
 from etils import epath
 
 from salt_jax.files.failures import MachineError, retried
-from salt_jax.files.writing import is_local
 from salt_jax.model.parameters import is_in_stack
 from salt_jax.storage.array_files import (
     CHUNK_BYTES,
@@ -31,14 +25,19 @@ from salt_jax.storage.array_files import (
     mixed_sums,
     one_line,
 )
+from salt_jax.storage.array_format import (
+    Shapes,
+    create_array,
+    is_one_store,
+    open_array,
+    stored_names,
+    write_index,
+)
 from salt_jax.storage.finite import check_finite_piece
 
-_METADATA = "_METADATA"  # Orbax's description of a tree.
-_COMMITTED = "commit_success.txt"  # Without it, one in a bucket is incomplete.
 _WRITES_IN_FLIGHT = 2
 _TILE = 128  # Rows and columns of the tiles in which a matrix is transposed.
 
-Shapes = Mapping[str, jax.ShapeDtypeStruct]
 _Writes = collections.deque[tensorstore.WriteFutures]
 
 
@@ -53,7 +52,7 @@ class StoredArrays:
           OSError: the storage failed.
         """
         self._path = path
-        self._arrays = {name: self._open(name) for name in _stored_names(path)}
+        self._arrays = {name: self._open(name) for name in stored_names(path)}
         self._sums = {name: np.zeros(2, np.uint32) for name in self._arrays}
 
     @property
@@ -129,7 +128,7 @@ class ArrayWriter:
         """Creates the directory `path` for arrays of `shapes`, by name."""
         self._path, self._shapes = path, shapes
         self._arrays = {
-            name: _create_array(path, name, shape) for name, shape in shapes.items()
+            name: _created(path, name, shape) for name, shape in shapes.items()
         }
         self._sums = {name: np.zeros(2, np.uint32) for name in shapes}
         self._missing = {name: math.prod(x.shape) for name, x in shapes.items()}
@@ -179,9 +178,7 @@ class ArrayWriter:
         assert not any(self._missing.values()), self._missing
         while self._in_flight:
             self._in_flight.popleft().result()
-        (self._path / _METADATA).write_text(json.dumps(_described(self._shapes)))
-        if not is_local(self._path):
-            (self._path / _COMMITTED).write_text("Orbax looks for this, in a bucket.\n")
+        write_index(self._path, self._shapes)
         return digest_of_sums(self._shapes, self._sums)
 
 
@@ -221,79 +218,11 @@ def _sums_of_piece(
 _mixed_sums_of_piece = jax.jit(mixed_sums, static_argnums=2)
 
 
-def _stored_names(path: epath.Path) -> list[str]:
-    try:
-        tree = json.loads((path / _METADATA).read_text())["tree_metadata"]
-        return [".".join(ast.literal_eval(key)) for key in tree]
-    except (OSError, ValueError, KeyError, SyntaxError) as error:
-        raise CorruptArraysError(
-            f"The arrays in {path} cannot be read ({one_line(error)})."
-        ) from error
-
-
-def is_one_store(path: epath.Path) -> bool:
-    """Returns whether the arrays in a directory share one key-value store."""
-    return (path / "manifest.ocdbt").exists()
-
-
-def open_array(path: epath.Path, name: str, one_store: bool) -> tensorstore.TensorStore:
-    """Opens one array of the directory `path`; its errors are TensorStore's."""
-    store = _store(path, f"{name}/")
-    if one_store:
-        store = {"driver": "ocdbt", "base": _store(path), "path": f"{name}/"}
-    # By default a missing chunk is read as zeros.
-    spec = {"driver": "zarr", "kvstore": store, "fill_missing_data_reads": False}
-    return tensorstore.open(spec, read=True, open=True).result()
-
-
-def _create_array(
+def _created(
     path: epath.Path, name: str, whole: jax.ShapeDtypeStruct
 ) -> tensorstore.TensorStore:
-    """Creates an array in chunks; a chunk of a stack holds one layer or a part of it.
-
-    Chunks are not compressed, because parameters hardly compress.
-    """
+    """Creates an array, whose chunks in a stack hold one layer or a part of it."""
     front = (1,) if is_in_stack(name.split(".")) else ()
     rows, *rest = whole.shape[len(front) :]
-    dtype = np.dtype(whole.dtype)
-    chunk_rows = min(rows, _rows_of_a_piece((rows, *rest), dtype))
-    spec = {
-        "driver": "zarr",
-        "kvstore": _store(path, f"{name}/"),
-        "metadata": {
-            "shape": list(whole.shape),
-            "chunks": [*front, chunk_rows, *rest],
-            "dtype": "bfloat16" if dtype == jnp.bfloat16 else dtype.str,
-            "compressor": None,
-        },
-        "store_data_equal_to_fill_value": True,
-    }
-    return tensorstore.open(spec, create=True).result()
-
-
-def _described(shapes: Shapes) -> dict[str, Any]:
-    """Returns Orbax's description of a tree, as JSON types."""
-
-    def describe(name: str) -> dict[str, Any]:
-        value = {"value_type": "jax.Array", "skip_deserialize": False}
-        return {
-            "key_metadata": [{"key": key, "key_type": 2} for key in name.split(".")],
-            "value_metadata": value | {"write_shape": list(shapes[name].shape)},
-        }
-
-    return {
-        "tree_metadata": {
-            str(tuple(name.split("."))): describe(name) for name in shapes
-        },
-        "use_ocdbt": False,
-        "use_zarr3": False,
-        "store_array_data_equal_to_fill_value": True,
-        "custom_metadata": None,
-    }
-
-
-def _store(path: epath.Path, name: str = "") -> Any:
-    """Returns the TensorStore spec of `name` in the directory `path`."""
-    text = f"{os.fspath(path)}/{name}"
-    # No URL for a local path: its "%", "#" and "?" would be special there.
-    return text if "://" in text else {"driver": "file", "path": text}
+    chunk_rows = min(rows, _rows_of_a_piece((rows, *rest), whole.dtype))
+    return create_array(path, name, whole, chunks=(*front, chunk_rows, *rest))

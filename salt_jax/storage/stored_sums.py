@@ -12,7 +12,7 @@ from etils import epath
 
 from salt_jax.files.failures import retried
 from salt_jax.storage.array_files import CHUNK_BYTES, CorruptArraysError, one_line
-from salt_jax.storage.array_pieces import is_one_store, open_array
+from salt_jax.storage.array_format import is_one_store, open_array
 from salt_jax.storage.checksums import checksum, described, sums_of_piece
 
 Value = TypeVar("Value")

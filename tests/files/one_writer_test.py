@@ -17,7 +17,7 @@ ELSEWHERE = {
     "hugging_face.safetensors_writing": "rows, into a folder that new_folder flushes",
     "files.buckets": "local copies and folders of a bucket, where nothing is renamed",
     "telemetry.bucket_copy": "objects, written again with the next copy",
-    "storage.array_pieces": "into a folder that name_folder flushes",
+    "storage.array_format": "into a folder that name_folder flushes",
     "storage.checkpoint_folder": "renames and removes checkpoints that Orbax flushed",
 }
 WRITERS = {
