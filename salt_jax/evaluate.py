@@ -10,8 +10,7 @@ from etils import epath
 from salt_jax.config import Experiment
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.evaluation.held_out_kinds import held_out_of
-from salt_jax.mesh.memory import available_per_device, check_fits
-from salt_jax.mesh.partitioning import bytes_per_device
+from salt_jax.mesh.memory import available_per_device, bytes_per_device, check_fits
 from salt_jax.model.transformer import Params
 from salt_jax.processes import job
 from salt_jax.storage.checkpoint_reading import SavedCheckpoints

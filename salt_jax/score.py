@@ -27,8 +27,8 @@ from salt_jax.data.scoring.scores import Scores, ScoresWriter
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.evaluation.eval_step import token_reader
 from salt_jax.evaluation.reader import Reader, TokensRead
-from salt_jax.mesh.memory import available_per_device, check_fits
-from salt_jax.mesh.partitioning import Partitioning, bytes_per_device
+from salt_jax.mesh.memory import available_per_device, bytes_per_device, check_fits
+from salt_jax.mesh.partitioning import Partitioning
 from salt_jax.model.attention_choice import AttentionChoice
 from salt_jax.model.flops import forward_flops
 from salt_jax.model.quantized import abstract_held, reading_model

@@ -15,7 +15,8 @@ from salt_jax.config import Scoring, Stage
 from salt_jax.evaluation.eval_step import token_reader
 from salt_jax.evaluation.reader import reader_of
 from salt_jax.loss.token_chunks import TokenChunks
-from salt_jax.mesh.partitioning import Partitioning, bytes_per_device
+from salt_jax.mesh.memory import bytes_per_device
+from salt_jax.mesh.partitioning import Partitioning
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.flops import FlopsBill, reading_bill, training_bill
 from salt_jax.model.quantized import abstract_held, reading_model

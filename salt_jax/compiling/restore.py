@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from salt_jax.mesh.partitioning import bytes_per_device
+from salt_jax.mesh.memory import bytes_per_device
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

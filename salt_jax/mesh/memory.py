@@ -1,13 +1,24 @@
-"""A check that an experiment fits into device memory, before anything is allocated."""
+"""Device memory: what arrays take of it, before anything is allocated."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import jax
+import numpy as np
 
 GIB = 2**30
+
+
+def bytes_per_device(abstract_tree: Any) -> int:
+    """Returns the bytes of a tree with shardings on one device."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * np.dtype(x.dtype).itemsize
+        for x in jax.tree.leaves(abstract_tree)
+    )
 
 
 def available_per_device(device: jax.Device) -> int:

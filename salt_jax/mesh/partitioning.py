@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from flax import linen as nn
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from salt_jax.mesh.device_layout import lay_out
+from salt_jax.mesh.sharded_shapes import sharded_shapes
 
 MeshAxes = str | tuple[str, ...] | None
 
@@ -223,18 +223,7 @@ class Partitioning:
         Raises:
           ValueError: an array does not divide over the mesh axes of its rule.
         """
-        boxed = jax.eval_shape(init, *args)
-        specs = nn.get_partition_spec(boxed)
-        shardings = jax.tree.map(
-            lambda axes: self.sharding(*axes),
-            specs,
-            is_leaf=lambda node: isinstance(node, PartitionSpec),
-        )
-        unboxed = jax.tree.map(
-            lambda x, sharding: x.update(sharding=sharding), nn.unbox(boxed), shardings
-        )
-        jax.tree_util.tree_map_with_path(_check_divides, unboxed)
-        return unboxed
+        return sharded_shapes(jax.eval_shape(init, *args), self.sharding)
 
     def materialize(self, init: Callable[..., Any], *args: Any) -> Any:
         """Calls `init` under `jit`, so every array is created in its shards."""
@@ -244,22 +233,3 @@ class Partitioning:
         """Returns the jitted `init` that `materialize` calls."""
         shardings = jax.tree.map(lambda x: x.sharding, self.abstract(init, *args))
         return jax.jit(lambda *args: nn.unbox(init(*args)), out_shardings=shardings)
-
-
-def bytes_per_device(abstract_tree: Any) -> int:
-    """Returns the bytes of a tree with shardings on one device."""
-    return sum(
-        math.prod(x.sharding.shard_shape(x.shape)) * np.dtype(x.dtype).itemsize
-        for x in jax.tree.leaves(abstract_tree)
-    )
-
-
-def _check_divides(path: Any, x: jax.ShapeDtypeStruct) -> None:
-    try:
-        x.sharding.shard_shape(x.shape)
-    except ValueError as error:
-        raise ValueError(
-            f"{jax.tree_util.keystr(path)} of shape {x.shape} does not divide over "
-            f"{x.sharding.spec} of the mesh {dict(x.sharding.mesh.shape)}: change "
-            "the mesh or the axis rule."
-        ) from error

@@ -10,13 +10,8 @@ from absl import logging
 from etils import epath
 
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.mesh.memory import available_per_device, check_fits
-from salt_jax.mesh.partitioning import (
-    AxisRules,
-    MeshShape,
-    Partitioning,
-    bytes_per_device,
-)
+from salt_jax.mesh.memory import available_per_device, bytes_per_device, check_fits
+from salt_jax.mesh.partitioning import AxisRules, MeshShape, Partitioning
 from salt_jax.model.transformer import Params, Transformer, abstract_params
 from salt_jax.processes import job
 from salt_jax.storage.export import Export

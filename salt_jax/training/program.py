@@ -16,8 +16,8 @@ import optax
 from salt_jax.config import Distillation, Experiment, Stage
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.loss.gates import EveryToken
-from salt_jax.mesh.memory import available_per_device, check_fits
-from salt_jax.mesh.partitioning import Partitioning, bytes_per_device
+from salt_jax.mesh.memory import available_per_device, bytes_per_device, check_fits
+from salt_jax.mesh.partitioning import Partitioning
 from salt_jax.model.attention_choice import AttentionChoice
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.quantized import abstract_held, reading_model

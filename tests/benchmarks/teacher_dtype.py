@@ -23,7 +23,8 @@ import numpy as np
 from salt_jax.batch import Batch
 from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.reading.rows import causal_batch
-from salt_jax.mesh.partitioning import MeshShape, Partitioning, bytes_per_device
+from salt_jax.mesh.memory import bytes_per_device
+from salt_jax.mesh.partitioning import MeshShape, Partitioning
 from salt_jax.model.quantized import abstract_held
 from salt_jax.model.transformer import Transformer
 from salt_jax.storage.export import Export

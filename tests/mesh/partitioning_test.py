@@ -7,12 +7,8 @@ import pytest
 from flax import linen as nn
 from jax.sharding import PartitionSpec
 
-from salt_jax.mesh.partitioning import (
-    AxisRules,
-    MeshShape,
-    Partitioning,
-    bytes_per_device,
-)
+from salt_jax.mesh.memory import bytes_per_device
+from salt_jax.mesh.partitioning import AxisRules, MeshShape, Partitioning
 
 ON_8 = Partitioning(mesh=MeshShape(replica=2, model=2).build())
 

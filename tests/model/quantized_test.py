@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from salt_jax.mesh.partitioning import AxisRules, bytes_per_device
+from salt_jax.mesh.memory import bytes_per_device
+from salt_jax.mesh.partitioning import AxisRules
 from salt_jax.model.quantized import (
     Int8,
     abstract_held,

@@ -4,7 +4,7 @@ import functools
 import jax
 import pytest
 
-from salt_jax.mesh.partitioning import bytes_per_device
+from salt_jax.mesh.memory import bytes_per_device
 from salt_jax.storage.loaded import LoadedModel
 from tests import runs
 

@@ -7,7 +7,7 @@ import pytest
 
 from salt_jax.config import Distillation
 from salt_jax.data.vocabulary import Vocabulary
-from salt_jax.mesh.partitioning import bytes_per_device
+from salt_jax.mesh.memory import bytes_per_device
 from salt_jax.model.quantized import abstract_held, hold
 from salt_jax.model.transformer import Transformer
 from salt_jax.optim.schedules import Constant
