@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Runs the laboratories behind docs/findings.md and puts their tables there:
-# launch/findings.sh [NAME ...]
+# Runs the laboratories behind docs/findings.md, puts their tables there, and those of
+# gin/lab_overview.gin with its picture into the README: launch/findings.sh [NAME ...]
 #
 #   launch/findings.sh                  all of gin/lab_NAME.gin below, one after another
 #   launch/findings.sh dials teachers   these
 #   launch/findings.sh --report         nothing is run: the tables of what is complete
 #
-# Hours to days: runs of the demo's size take near two minutes each on one core, and the
-# 21 of `larger` have 29 times their FLOPs. It may be stopped at any time: the same command goes on, and several may
-# run beside one another. Runs and pages are in runs/findings/.
+# Hours to days: runs of the demo's size take near two minutes each on one core, those of
+# `longer` four times that, and the 21 of `larger` have 29 times their FLOPs. It may be
+# stopped at any time: the same command goes on, and several may run beside one another.
+# Runs and pages are in runs/findings/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 EXTRA=eval,plots
@@ -16,10 +17,12 @@ source launch/env.sh
 report=()
 [[ ${1:-} != --report ]] || { report=(--report); shift; }
 names=("$@")
-[[ ${#names[@]} -gt 0 ]] || names=(dials teachers starts transitions selection larger)
+[[ ${#names[@]} -gt 0 ]] || names=(dials teachers starts transitions selection longer larger)
 failed=()
 for name in "${names[@]}"; do
   python -m salt_jax.main lab --gin_file="gin/lab_$name.gin" --into=docs/findings.md \
     "${report[@]}" || failed+=("$name")
 done
+python -m salt_jax.main lab --gin_file=gin/lab_overview.gin --report --into=README.md
+cp runs/findings/demo/reports/overview/loss.svg docs/findings_loss.svg
 [[ ${#failed[@]} -eq 0 ]] || { echo "Not complete: ${failed[*]}" >&2; exit 1; }
