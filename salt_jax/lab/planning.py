@@ -76,14 +76,18 @@ class _Planning:
         return [Node(name="prepare", argv=argv_of("prepare", files, bindings))]
 
     def _load(self, each: Resolved) -> None:
-        """Reads the gin files of a thing, once for all seeds."""
+        """Reads the gin files of a thing: once, or with each seed if it matters."""
         made = each.made
-        if made.name not in self._jobs:
-            self._jobs[made.name] = self._check(
-                f"{type(made).__name__} {made.name!r}",
+        by_default = getattr(made, "seed_binding", None)
+        varies = any("{seed}" in x for x in made.bindings if x != by_default)
+        if varies or made.name not in self._jobs:
+            seed = f" with seed {each.seed}" if varies else ""
+            job = self._check(
+                f"{type(made).__name__} {made.name!r}{seed}",
                 "Scoring" if isinstance(made, Scores) else "Experiment",
                 *(made.gin_files, each.bindings, made.gin_imports),
             )
+            self._jobs.setdefault(made.name, job)
 
     def _check(self, what: str, kind: str, *gin: Sequence[str]) -> Any:
         try:

@@ -249,6 +249,19 @@ def test_what_cannot_run_is_refused_with_the_arm_before_anything_runs(arm, said)
     assert all(each in str(no.value) for each in said), no.value
 
 
+def test_every_seed_is_read_if_an_arm_s_own_binding_names_it():
+    of_seed = varied("a", "N_KD={seed}00")
+    assert planned(arms=(BASELINE, of_seed), seeds=(3, 5)).nodes
+    with pytest.raises(ValueError, match=r"Arm 'a' with seed 9: .*900"):
+        planned(arms=(BASELINE, of_seed), seeds=(3, 9))
+    read = []
+    once = dataclasses.replace(
+        reading(), load=lambda *gin: read.append(gin) or reading().load(*gin)
+    )
+    plan(lab(seeds=(0, 1, 2)), once)
+    assert len(read) == 3  # Two arms and a small model.
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
