@@ -23,9 +23,10 @@ from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.mesh.partitioning import MeshShape, Partitioning
 from salt_jax.model.config import TransformerConfig
-from salt_jax.model.transformer import Transformer, init_params
+from salt_jax.model.transformer import Transformer, abstract_params, init_params
 from salt_jax.optim.optimizer import AdamW
 from salt_jax.optim.schedules import Constant, WarmupCosine
+from salt_jax.storage.export import Export
 from salt_jax.storage.export_writing import write_export
 from salt_jax.train import train
 from salt_jax.transition.leaving import WhenStudentReaches
@@ -47,6 +48,7 @@ STUDENT = TransformerConfig(
     remat="none",
 )
 TEACHER = dataclasses.replace(STUDENT, num_layers=1, embed_dim=24)
+PADDED_TEACHER = dataclasses.replace(TEACHER, vocab_size=4104)
 
 
 def make_files(folder):
@@ -85,8 +87,8 @@ def make_corpus(folder):
         path.write_bytes(zstandard.compress("\n".join(lines).encode()))
 
 
-def make_teacher(path, model=TEACHER, vocabulary=VOCABULARY, *, seed=1):
-    """Exports a model with fresh parameters."""
+def make_teacher(path, model=TEACHER, vocabulary=VOCABULARY, *, seed=1, scale=1.0):
+    """Exports a model with fresh parameters, times `scale`; at 0 it is uniform."""
     mesh = Partitioning(mesh=MESH.build())
     transformer = Transformer(model, mesh)
     params = mesh.materialize(
@@ -94,10 +96,29 @@ def make_teacher(path, model=TEACHER, vocabulary=VOCABULARY, *, seed=1):
     )
     write_export(
         path,
-        params,
+        jax.tree.map(lambda x: scale * x, params),
         model=model,
         vocabulary=Vocabulary.open(vocabulary).path,
         provenance={"step": 3},
+        dtype="float32",
+        seq_len=16,
+    )
+
+
+def make_padded_teacher(folder):
+    """Exports the teacher of `folder` as padded/, with large logits for its padding."""
+    like = abstract_params(Transformer(TEACHER, Partitioning(mesh=MESH.build())))
+    params = jax.device_get(Export.open(f"{folder}/teacher").load(like))["params"]
+    real_VD = params["embedding_VD"]
+    added = PADDED_TEACHER.vocab_size - TEACHER.vocab_size
+    rows = 3.0 * np.random.default_rng(0).standard_normal((added, real_VD.shape[1]))
+    embedding_VD = np.concatenate([real_VD, rows.astype(np.float32)])
+    write_export(
+        pathlib.Path(folder) / "padded",
+        {"params": params | {"embedding_VD": embedding_VD}},
+        model=PADDED_TEACHER,
+        vocabulary=Vocabulary.open(VOCABULARY).path,
+        provenance={},
         dtype="float32",
         seq_len=16,
     )

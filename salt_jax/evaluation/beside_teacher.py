@@ -21,9 +21,14 @@ from salt_jax.model.transformer import Params
 from salt_jax.optim.schedules import Constant
 from salt_jax.training.program import Program
 from salt_jax.training.train_step import TrainState, Update
-from salt_jax.transition.measures import VAL_GRADIENT_AGREEMENT, VAL_KL
+from salt_jax.transition import measures
+from salt_jax.transition.measures import (
+    VAL_GRADIENT_AGREEMENT,
+    VAL_KL,
+    VAL_LOSS_REAL,
+)
 
-_Compiled = Callable[[Params, Params, Batch], Any]
+_Compiled = Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,15 +43,22 @@ class BesideTeacher:
     )
 
     def loss(self, stage: Stage, teacher: Params) -> float:
-        """Returns the teacher's mean cross-entropy [nats/token]."""
+        """Returns the teacher's mean cross-entropy [nats/token].
+
+        Its rows of padding have no probability, as in distillation.
+        """
         assert stage.distillation is not None
         model = self.program.reading_teacher(stage.distillation)
-        reader = reader_of(self.program, model)
+        real = stage.distillation.real_vocab_size
+        reader = reader_of(self.program, model, real_vocab_size=real)
         return reader.mean_loss(teacher, self.rows.read, self.rows.count)
 
-    def identity(self, teacher_fingerprint: str) -> str:
+    def identity(self, stage: Stage, teacher_fingerprint: str) -> str:
         """Returns a digest of all that `loss` depends on."""
-        facts = teacher_fingerprint, self.rows.fingerprint, self.rows.count
+        assert stage.distillation is not None
+        real = stage.distillation.real_vocab_size
+        rows = (self.rows.fingerprint, self.rows.count)
+        facts = (teacher_fingerprint, *rows, *([real] if real else []))
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
     def measured(
@@ -58,7 +70,25 @@ class BesideTeacher:
         for name in (name for name in kinds if name in stage.reads):
             found[name] = kinds[name](self._compile(name, stage), params, teacher)
             self._count(name, stage)
+        if measures.compares_losses(stage.reads) and self._pads(stage):
+            found[VAL_LOSS_REAL] = self._real_loss(stage, params)
         return found
+
+    def _pads(self, stage: Stage) -> bool:
+        """Returns whether the student has rows of padding that the stage masks."""
+        assert stage.distillation is not None
+        rows = self.program.experiment.model.vocab_size
+        return stage.distillation.real_vocab_size not in (None, rows)
+
+    def _real_loss(self, stage: Stage, params: Params) -> float:
+        """Returns the student's loss as `loss` gives the teacher's."""
+        assert stage.distillation is not None
+        key = stage.name, VAL_LOSS_REAL
+        real = stage.distillation.real_vocab_size
+        reader = reader_of(self.program, real_vocab_size=real)
+        read = self._compiled.setdefault(key, reader.read)
+        reader = dataclasses.replace(reader, read=read)
+        return reader.mean_loss(params, self.rows.read, self.rows.count)
 
     def _count(self, name: str, stage: Stage) -> None:
         """Counts what a measure has read; a backward pass as two forward passes."""

@@ -19,7 +19,11 @@ ReadTokens = Callable[[Params, Batch], TokenStatistics]
 
 
 def token_reader(
-    model: Transformer, chunk_tokens: int, *, with_entropy: bool = False
+    model: Transformer,
+    chunk_tokens: int,
+    *,
+    with_entropy: bool = False,
+    real_vocab_size: int | None = None,
 ) -> ReadTokens:
     """Returns a jitted function: per-target loss and rank of a batch, on every device.
 
@@ -30,6 +34,7 @@ def token_reader(
       model: The model whose parameters the function takes.
       chunk_tokens: The largest number of tokens whose logits one device holds.
       with_entropy: Whether to compute the entropy too; otherwise it is None.
+      real_vocab_size: Tokens from here on have no probability; None: all have.
     """
 
     def read(params: Params, batch: Batch) -> TokenStatistics:
@@ -39,6 +44,7 @@ def token_reader(
             batch.targets_BL,
             partitioning=model.partitioning,
             chunk_tokens=chunk_tokens,
+            real_vocab_size=real_vocab_size,
         )
         if with_entropy:
             return statistics

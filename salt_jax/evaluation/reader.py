@@ -140,17 +140,25 @@ class Reader:
         return jax.tree.map(put, batch)
 
 
-def reader_of(program: Program, model: Transformer | None = None) -> Reader:
+def reader_of(
+    program: Program,
+    model: Transformer | None = None,
+    *,
+    real_vocab_size: int | None = None,
+) -> Reader:
     """Returns the reader of a model, in batches of the training microbatch size.
 
     Args:
       program: The program.
       model: One of its models; default: the student.
+      real_vocab_size: Tokens from here on have no probability; None: all have.
     """
     experiment = program.experiment
     model = program.student if model is None else model
     return Reader(
-        read=token_reader(model, experiment.loss_chunk_tokens),
+        read=token_reader(
+            model, experiment.loss_chunk_tokens, real_vocab_size=real_vocab_size
+        ),
         partitioning=program.partitioning,
         batch_size=experiment.batch_size // experiment.num_microbatches,
         count=lambda tokens: program.held_out_tokens.update({model.config: tokens}),

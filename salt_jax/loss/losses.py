@@ -183,18 +183,24 @@ def chunked_token_statistics(
     *,
     partitioning: Partitioning,
     chunk_tokens: int,
+    real_vocab_size: int | None = None,
 ) -> TokenStatistics:
     """Returns per-target cross-entropy, rank and entropy, without a gradient.
 
-    Arguments are those of `chunked_salt_loss`.
+    Arguments are those of `chunked_salt_loss`. With `real_vocab_size`, rows of padding
+    have no probability, and a target that is one is not a number.
 
     Raises:
-      ValueError: a dimension does not divide over the mesh, or `chunk_tokens` is not
-        positive.
+      ValueError: a dimension does not divide over the mesh, `chunk_tokens` is not
+        positive, or `real_vocab_size` is not from 1 to the tokens of the model.
     """
     chunks = TokenChunks(partitioning, chunk_tokens)
     chunks.check(model, targets_BL)
-    return token_statistics(chunks, jax.lax.stop_gradient(model), targets_BL)
+    rows = model.embedding_VD.shape[0]
+    padded_vocabulary.check(rows, rows, real_vocab_size)
+    targets_BL = padded_vocabulary.real_targets(targets_BL, real_vocab_size)
+    num_real = None if real_vocab_size == rows else real_vocab_size
+    return token_statistics(chunks, jax.lax.stop_gradient(model), targets_BL, num_real)
 
 
 def _means(loss, values, weights_BL):

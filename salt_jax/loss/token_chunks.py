@@ -173,9 +173,15 @@ class TokenChunks:
 
 
 def token_statistics(
-    chunks: TokenChunks, model: Unembedding, targets_BL: jax.Array
+    chunks: TokenChunks,
+    model: Unembedding,
+    targets_BL: jax.Array,
+    num_real: int | None = None,
 ) -> TokenStatistics:
-    """Returns per-target cross-entropy, rank and entropy of `model`."""
+    """Returns per-target cross-entropy, rank and entropy of `model`.
+
+    Ids from `num_real` on have no probability; None: all have.
+    """
 
     def body(model, targets_BL):
         model = chunks.gather_embedding(model)
@@ -183,6 +189,8 @@ def token_statistics(
         def step(_, chunk):
             hidden_CD, targets_C = chunks.shards.share(chunk)
             logits_CV = chunks.logits(model, hidden_CD)
+            if num_real is not None:
+                logits_CV = chunks.without_padding(logits_CV, num_real)
             max_C1 = chunks.largest(logits_CV)
             sum_C1 = _sum(jnp.exp(logits_CV - max_C1))
             # The barrier keeps XLA from fusing both sums into one loop, which takes a

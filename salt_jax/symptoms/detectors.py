@@ -22,6 +22,8 @@ _AFTER = 3  # Records after it in which a jump is looked for.
 def weak_teacher(history: History, watch: Watch) -> str | None:
     """Finds a teacher that is no better than its student on held-out text."""
     teacher, student = history.series("val_teacher_loss"), history.series("val_loss")
+    if len(without_padding := history.series("val_loss_real")):
+        student = without_padding  # As the teacher's.
     if not len(teacher) or not len(student) or student.steps[-1] != history.step:
         return None
     ours, theirs = student.values[-1], teacher.values[-1]

@@ -39,7 +39,7 @@ class BesideTeacher(Protocol):
     def loss(self, stage: Stage, teacher: Params) -> float:
         """Returns the teacher's loss on the rows of the validation."""
 
-    def identity(self, teacher_fingerprint: str) -> str:
+    def identity(self, stage: Stage, teacher_fingerprint: str) -> str:
         """Returns a digest of what `loss` depends on."""
 
     def measured(
@@ -113,7 +113,7 @@ class Loop:
         self.ends.begin(stage)
         if teacher is None or inputs.teacher is None or self.beside is None:
             return
-        identity = self.beside.identity(inputs.teacher.fingerprint)
+        identity = self.beside.identity(stage, inputs.teacher.fingerprint)
         if self.ends.teacher_loss(stage, identity) is None:
             with self.recorder.times.spending("validation"):
                 loss = self.beside.loss(stage, teacher)

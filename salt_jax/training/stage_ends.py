@@ -17,6 +17,7 @@ from absl import logging
 
 from salt_jax.config import Stage
 from salt_jax.training.train_step import TrainState
+from salt_jax.transition import measures
 from salt_jax.transition.decision import Decision
 
 _IN_META = "stage_ends"
@@ -78,7 +79,7 @@ class StageEnds:
         if not stage.reads:
             return None
         history = self.histories.setdefault(stage.name, [])
-        history.append({"step": step} | {name: values[name] for name in stage.reads})
+        history.append({"step": step} | measures.as_read(values, stage.reads))
         if step >= stage.end_step or not stage.leave.reads:
             return None
         reason = stage.leave.reason(history)
@@ -90,7 +91,7 @@ class StageEnds:
         logging.info(
             "Stage %r ends before its end_step=%d, at %s (%s).",
             *(stage.name, stage.end_step, decision),
-            ", ".join(f"{name}={values[name]:.6g}" for name in stage.leave.reads),
+            ", ".join(f"{x}={history[-1][x]:.6g}" for x in stage.leave.reads),
         )
         return decision
 

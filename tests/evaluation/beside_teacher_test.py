@@ -91,13 +91,16 @@ def test_the_agreement_is_the_cosine_of_the_gradients_of_both_terms(found):
 
 
 def test_the_identity_of_a_measurement_is_of_teacher_rows_and_count(found):
-    _, beside, *_ = found
+    _, beside, stage, *_ = found
+    masked = dataclasses.replace(stage.distillation, real_vocab_size=4096)
+    masked = dataclasses.replace(stage, distillation=masked)
     fewer = dataclasses.replace(beside.rows, count=9)
     other = dataclasses.replace(beside.rows, fingerprint="other")
     names = {
-        beside.identity("a"),
-        beside.identity("b"),
-        dataclasses.replace(beside, rows=fewer).identity("a"),
-        dataclasses.replace(beside, rows=other).identity("a"),
+        beside.identity(stage, "a"),
+        beside.identity(stage, "b"),
+        beside.identity(masked, "a"),
+        dataclasses.replace(beside, rows=fewer).identity(stage, "a"),
+        dataclasses.replace(beside, rows=other).identity(stage, "a"),
     }
-    assert len(names) == 4
+    assert len(names) == 5

@@ -6,18 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from salt_jax.data.vocabulary import Vocabulary
 from salt_jax.loss.gates import EveryToken, WhereTeacherLeads, WhereTeacherRanks
-from salt_jax.model.transformer import Transformer, abstract_params
-from salt_jax.storage.export import Export
-from salt_jax.storage.export_writing import write_export
 from salt_jax.telemetry.metric_writer import read_metrics
 from salt_jax.train import train
 from tests import runs
 from tests.examples import on_mesh, packed_batch, partitioning
 from tests.training.train_step_test import assert_close, stage, two_steps
-
-PADDED = dataclasses.replace(runs.TEACHER, vocab_size=4104)
 
 
 @pytest.fixture(scope="module")
@@ -25,20 +19,7 @@ def files(tmp_path_factory):
     """The files of a run, and its teacher once more with eight rows of padding."""
     folder = tmp_path_factory.mktemp("files")
     runs.make_files(folder)
-    like = abstract_params(Transformer(runs.TEACHER, partitioning()))
-    params = jax.device_get(Export.open(folder / "teacher").load(like))
-    embedding_VD = params["params"]["embedding_VD"]
-    rows = 3.0 * np.random.default_rng(0).standard_normal((8, embedding_VD.shape[1]))
-    embedding_VD = np.concatenate([embedding_VD, rows.astype(np.float32)])
-    write_export(
-        folder / "padded",
-        {"params": params["params"] | {"embedding_VD": embedding_VD}},
-        model=PADDED,
-        vocabulary=Vocabulary.open(runs.VOCABULARY).path,
-        provenance={},
-        dtype="float32",
-        seq_len=16,
-    )
+    runs.make_padded_teacher(folder)
     return folder
 
 
@@ -57,7 +38,9 @@ def test_a_teacher_with_masked_padding_teaches_as_one_without(files, tmp_path):
     tokens = WhereTeacherRanks(k=400)
     expected = metrics_of(files, tmp_path / "bare", tokens=tokens)
     padded = dict(
-        teacher=PADDED, teacher_export=f"{files}/padded", real_vocab_size=4096
+        teacher=runs.PADDED_TEACHER,
+        teacher_export=f"{files}/padded",
+        real_vocab_size=4096,
     )
     found = metrics_of(files, tmp_path / "padded", tokens=tokens, **padded)
     for name in ("loss", "kd", "kl", "teacher_ce", "agreement", "distilled"):
