@@ -3,7 +3,6 @@
 import pytest
 
 from salt_jax.transition.leaving import AtEnd, WhenGainStalls, WhenStudentReaches
-from salt_jax.transition.weighing import GapProportional
 
 
 def history(*leads, teacher=4.0, every=10):
@@ -80,22 +79,8 @@ def test_a_stage_is_left_once_both_gradients_disagree():
         (lambda: WhenStudentReaches(patience=0), "patience.*0"),
         (lambda: WhenGainStalls(least=0.1, not_before=-1), "not_before.*-1"),
         (lambda: WhenGainStalls(least=0.1, on="loss"), "loss.*kl, gradient_agreement"),
-        (lambda: GapProportional(peak=1.5), "peak.*1.5"),
-        (lambda: GapProportional(peak=0.0), "peak.*0.0"),
     ],
 )
 def test_a_rule_that_makes_no_sense_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
-
-
-def test_the_weight_falls_with_the_lead_that_is_left():
-    weight = GapProportional(peak=0.5)
-    leads = (0.5, 0.25, 1.0, -0.5, 0.125)
-    found = [weight.factor(history(*leads[:i])) for i in range(6)]
-    assert found == [1.0, 1.0, 0.5, 1.0, 0.0, 0.25]
-    assert weight(7) == 0.5
-
-
-def test_a_teacher_that_never_led_has_no_weight():
-    assert GapProportional(peak=0.5).factor(history(-0.5, -0.25)) == 0.0
