@@ -127,7 +127,7 @@ def interval_table(found: Sequence[ArmResult]) -> Table:
         "Difference",
         "t interval",
         "bootstrap",
-        "at equal FLOPs",
+        "Teacher",
     ]
     header += ["Passes at, t", "bootstrap"]
     return Table(
