@@ -14,6 +14,7 @@ from salt_jax.report.arms import (
     answer,
     bills,
     domains,
+    few_shot,
     in_document,
     pictures,
     sections,
@@ -67,6 +68,7 @@ def write_lab_report(
         "title": title,
         "answer": said,
         "arms": [arm.describe() for arm in found],
+        "few_shot": {k: x.describe() for k, x in few_shot.averages(lab).items()},
     }
     write_record(folder / SUMMARY_FILE, summary)
     made_by = read_commands(with_commands([folder]))
@@ -130,6 +132,8 @@ def _more_tables(lab: Laboratory, found: Sequence[ArmResult]) -> Iterator[Table]
     yield sections.cost_table(lab, found)
     yield sections.interval_table(found)
     yield sections.seeds_table(lab, found)
+    if (asked := few_shot.few_shot_table(few_shot.averages(lab))) is not None:
+        yield asked
     yield from domains.domain_tables(lab, found)
     yield from thirds.difficulty_tables(lab, found)
     if (kept := bills.bills_table(lab)) is not None:

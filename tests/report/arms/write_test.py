@@ -276,6 +276,13 @@ def test_few_shot_averages_are_drawn_at_the_steps_that_were_evaluated(tmp_path):
     drawn = json.loads((folder / "few_shot-taught.json").read_text())
     assert (drawn["salt"]["steps"], drawn["salt"]["mean"]) == ([50.0], [0.5])
     assert drawn["baseline"]["mean"] == [0.25] and "late" not in drawn
+    said = json.loads((folder / "summary.json").read_text())["few_shot"]
+    assert {name: x["mean"] for name, x in said.items()} == {
+        "baseline": [0.25], "salt": [0.5]
+    }  # fmt: skip
+    for path in ("tables.md", "lab.html"):
+        text = (folder / path).read_text()
+        assert "Few-shot average, by step" in text and "0.2500" in text
 
 
 def test_scoring_is_in_the_bill(tmp_path):
