@@ -2,7 +2,8 @@
 
 A script: python -m tests.multihost PORT INDEX FILES WORKDIR STOP_AT [EXPERIMENT].
 Process 1 is asked to stop when it opens batch STOP_AT; with EXPERIMENT, the name of a
-function of `tests.runs`, it is killed then.
+function of `tests.runs`, it is killed then, and the held-out losses that it measures
+are wrong.
 """
 
 import os
@@ -10,6 +11,7 @@ import signal
 import sys
 import time
 
+from salt_jax.evaluation.held_out_text import HeldOutText
 from salt_jax.mesh import agreement
 from salt_jax.processes import job
 from salt_jax.train import train
@@ -28,12 +30,25 @@ def kill():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def measure_wrongly():
+    """Makes this process find losses at which no student reaches its teacher."""
+    opened = HeldOutText.open
+
+    def wrong(self):
+        measure = opened(self)
+        return lambda params: {k: x + 9.0 for k, x in measure(params).items()}
+
+    HeldOutText.open = wrong
+
+
 if __name__ == "__main__":
     port, index, files, workdir, stop_at, *name = sys.argv[1:]
     experiment = getattr(runs, name[0] if name else "experiment")
     job.join(f"127.0.0.1:{port},2,{index}")
     at = int(stop_at) if index == "1" else -1
     doom = kill if name else terminate
+    if name and index == "1":
+        measure_wrongly()
     print(agreement.of_process_0({"index": 0.1 + float(index)}))
     try:
         train(experiment(files), workdir, open_batches=open_then(at, doom))

@@ -150,6 +150,15 @@ def adaptive(files, tmp_path_factory):
     return workdir
 
 
+def test_what_process_0_measured_decides_for_a_process_that_measured_otherwise(
+    adaptive,
+):
+    found = {r["step"]: r for r in read_metrics(adaptive) if "val_loss" in r}
+    (left,) = [r for r in found.values() if "left_stage" in r]
+    leads = [found[i]["val_loss"] - found[i]["val_teacher_loss"] for i in (2, 3)]
+    assert (left["step"], left["leave_lead"]) == (runs.LEFT_AT, max(leads))
+
+
 COMMANDS = """
 import sys
 from salt_jax.files.records import read_record

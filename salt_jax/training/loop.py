@@ -117,7 +117,6 @@ class Loop:
         if self.ends.teacher_loss(stage, identity) is None:
             with self.recorder.times.spending("validation"):
                 loss = self.beside.loss(stage, teacher)
-            loss = agreement.of_process_0({VAL_TEACHER_LOSS: loss})[VAL_TEACHER_LOSS]
             self.ends.teachers[stage.name] = (loss, identity)
             logging.info(
                 "Stage %r: %s of its teacher is %.6g.", stage.name, VAL_LOSS, loss
