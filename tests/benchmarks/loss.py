@@ -4,7 +4,8 @@ Run from the root of the repository: python tests/benchmarks/loss.py [--vocab=40
 
 Both are differentiated by the student's hidden states and embedding. Memory is what
 the compiled program holds: arguments, results and temporaries. (On a CPU the
-compiler's own figure of its peak leaves the temporaries out.)
+compiler's own figure of its peak leaves the temporaries out.) Ratios are medians of
+paired runs; with --cpu_time of CPU seconds, which other programs hardly change.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from salt_jax.loss.losses import chunked_salt_loss, salt_loss
 from salt_jax.mesh.partitioning import MeshShape, Partitioning
 from salt_jax.model.unembedding import Unembedding
 
+Clock = Callable[[], float]
 STUDENT_WIDTH, TEACHER_WIDTH = 256, 128
 KD_WEIGHT = 0.667
 
@@ -70,21 +72,21 @@ def mebibytes(program: jax.stages.Compiled) -> float:
     return held / 2**20
 
 
-def seconds(program: jax.stages.Compiled, arguments: tuple) -> float:
+def seconds(program: jax.stages.Compiled, arguments: tuple, clock: Clock) -> float:
     """Returns how long one run takes."""
-    begin = time.perf_counter()
+    begin = clock()
     jax.block_until_ready(program(*arguments))
-    return time.perf_counter() - begin
+    return clock() - begin
 
 
 def compare(
-    programs: list[jax.stages.Compiled], arguments: tuple, repeats: int
+    programs: list[jax.stages.Compiled], arguments: tuple, repeats: int, clock: Clock
 ) -> list[tuple[float, float]]:
     """Returns for each program its median seconds, and of its ratios to the first."""
     for program in programs:
-        seconds(program, arguments)
+        seconds(program, arguments, clock)
     # Interleaved, so that whatever else the machine does falls on all of them.
-    rounds = [[seconds(p, arguments) for p in programs] for _ in range(repeats)]
+    rounds = [[seconds(p, arguments, clock) for p in programs] for _ in range(repeats)]
     columns = list(zip(*rounds, strict=True))
     return [
         (
@@ -95,11 +97,13 @@ def compare(
     ]
 
 
-def print_table(losses: dict[str, Callable], arguments: tuple, repeats: int) -> None:
+def print_table(
+    losses: dict[str, Callable], arguments: tuple, repeats: int, clock: Clock
+) -> None:
     """Prints a row for each loss; ratios are to the first."""
     programs = [compile_gradient(loss, arguments) for loss in losses.values()]
     held = [mebibytes(program) for program in programs]
-    measured = compare(programs, arguments, repeats)
+    measured = compare(programs, arguments, repeats, clock)
     print(f"{'loss and gradient':<18}{'seconds':>9}{'ratio':>7}{'MiB':>9}{'ratio':>7}")
     for name, memory, (time_s, ratio) in zip(losses, held, measured, strict=True):
         print(
@@ -116,7 +120,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dtype", default="float32", help="of the hidden states")
     parser.add_argument("--no_dense", action="store_true", help="only the second table")
+    parser.add_argument("--cpu_time", action="store_true", help="of all threads")
     flags = parser.parse_args()
+    clock = time.process_time if flags.cpu_time else time.perf_counter
 
     arguments = make_arguments(flags.tokens, flags.vocab, flags.dtype)
     partitioning = Partitioning(mesh=MeshShape().build(jax.devices()[:1]))
@@ -128,7 +134,7 @@ def main() -> None:
     }
     print(f"{flags.tokens:,} tokens, vocabulary {flags.vocab:,}, {flags.dtype}")
     if not flags.no_dense:
-        print_table({"dense": dense} | chunked, arguments, flags.repeats)
+        print_table({"dense": dense} | chunked, arguments, flags.repeats, clock)
     (name, loss), *_ = chunked.items()
     options = {
         name: {},
@@ -137,7 +143,7 @@ def main() -> None:
         "masked padding": {"real_vocab_size": flags.vocab - 100},
     }
     gated = {name: functools.partial(loss, **more) for name, more in options.items()}
-    print_table(gated, arguments, flags.repeats)
+    print_table(gated, arguments, flags.repeats, clock)
 
 
 if __name__ == "__main__":
