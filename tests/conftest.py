@@ -62,6 +62,16 @@ def fully_optimized():
     jax.config.update("jax_disable_most_optimizations", kept)
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder with what the runs of `tests.runs` read."""
+    from tests import runs  # Slow to import: it reaches all that a run does.
+
+    folder = tmp_path_factory.mktemp("files")
+    runs.make_files(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def bucket():
     """The URL of a bucket, on a server that runs while tests do."""

@@ -68,13 +68,6 @@ def train_on_two_hosts(files, workdir, *, stop_at=-1):
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("files")
-    runs.make_files(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def unbroken(files, tmp_path_factory):
     return train(experiment(files), tmp_path_factory.mktemp("unbroken"))
 

@@ -4,6 +4,7 @@ Also a script, for tests that kill it: python -m tests.runs WORKDIR FILES KILL_A
 [EXPERIMENT], the name of a function of this module.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -218,6 +219,26 @@ def open_then(index_of_doom, doom):
             return next(self._batches)
 
     return Doomed
+
+
+class StoppedError(Exception):
+    """Ends a run in its middle."""
+
+
+def train_until(batch, run, workdir, **options):
+    """Trains until batch `batch` is asked for: there the run is stopped."""
+
+    def stop():
+        raise StoppedError
+
+    with contextlib.suppress(StoppedError):
+        train(run, workdir, open_batches=open_then(batch, stop), **options)
+        raise AssertionError(f"The run ended before batch {batch}.")
+
+
+def assert_same(actual, expected):
+    """Asserts that two trees of arrays are equal to the last bit."""
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 if __name__ == "__main__":

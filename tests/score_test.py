@@ -27,13 +27,6 @@ KS = (10, 700, 3000)  # A fresh model puts targets anywhere among 4,096.
 COUNT = 70
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("files")
-    runs.make_files(folder)
-    return folder
-
-
 def scoring(files, output, **changes):
     fields = dict(
         scorer=runs.TEACHER,

@@ -25,15 +25,15 @@ from tests import runs
 from tests.docs_test import documented
 from tests.examples import batch_ids
 from tests.made_scores import write_scores
-from tests.runs import N_KD, TOTAL_STEPS, experiment, open_then
+from tests.runs import (
+    N_KD,
+    TOTAL_STEPS,
+    assert_same,
+    experiment,
+    open_then,
+    train_until,
+)
 from tests.soak import kills
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("files")
-    runs.make_files(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +41,6 @@ def unbroken(files, tmp_path_factory):
     """The workdir and the last state of a run that nothing happened to."""
     workdir = tmp_path_factory.mktemp("unbroken")
     return workdir, train(experiment(files), workdir)
-
-
-def assert_same(actual, expected):
-    jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 def live_shapes():
@@ -93,13 +89,9 @@ def test_the_time_of_a_run_is_accounted_for(unbroken):
 
 @pytest.mark.slow
 def test_a_run_that_failed_goes_on_counting_and_says_what_it_lost(files, tmp_path):
-    def stop():
-        raise InterruptedError
-
     run = experiment(files, validation=None, save_every=3)
     began = time.monotonic() - 1000.0  # It waited to be given a machine.
-    with pytest.raises(InterruptedError):
-        train(run, tmp_path, began=began, open_batches=open_then(5, stop))
+    train_until(5, run, tmp_path, began=began)
     before = {r["step"]: r for r in read_metrics(tmp_path)}
     assert list(before) == [1, 2, 3, 4]
     train(run, tmp_path)
@@ -135,18 +127,8 @@ def test_it_is_said_how_often_each_stage_reads_its_text(files, tmp_path, caplog)
     few = dataclasses.replace(run.stages[0].data, selection=FirstSequences(count=20))
     stages = (dataclasses.replace(run.stages[0], data=few), run.stages[1])
 
-    def stop():
-        raise InterruptedError
-
-    with (
-        caplog.at_level(logging.INFO, logger="absl"),
-        pytest.raises(InterruptedError),
-    ):
-        train(
-            dataclasses.replace(run, stages=stages),
-            tmp_path,
-            open_batches=open_then(0, stop),
-        )
+    with caplog.at_level(logging.INFO, logger="absl"):
+        train_until(0, dataclasses.replace(run, stages=stages), tmp_path)
     assert (
         "Stage 'distill' reads 32 rows of 20 that were selected: 1.60 epochs, each in "
         "an order of its own."
@@ -194,11 +176,7 @@ def test_a_resume_after_the_transition_does_not_need_the_teacher(
     shutil.copytree(files, own)
     run = experiment(own)
 
-    def stop():
-        raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        train(run, tmp_path / "run", open_batches=open_then(N_KD + 2, stop))
+    train_until(N_KD + 2, run, tmp_path / "run")
     shutil.rmtree(own / "teacher")
     assert_same(train(run, tmp_path / "run"), unbroken[1])
 

@@ -16,14 +16,6 @@ from salt_jax.training.stage_inputs import StageInputs
 from salt_jax.transition.leaving import WhenGainStalls
 from tests import runs
 
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("files")
-    runs.make_files(folder)
-    return folder
-
-
 MESHES = [(runs.MESH, 1), (MeshShape(replica=2, data=2, model=2), 2)]
 
 

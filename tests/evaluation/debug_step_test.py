@@ -20,13 +20,6 @@ from tests.runs import N_KD, TOTAL_STEPS
 BAD_ROW, BAD_BATCH = 5, 2
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("files")
-    runs.make_files(folder)
-    return folder
-
-
 def contents(folder):
     return {
         path: (path.stat().st_mtime_ns, path.stat().st_size)

@@ -19,13 +19,6 @@ from tests.examples import dense_reading, partitioning
 COUNT = 10
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("files")
-    runs.make_files(folder)
-    return folder
-
-
 def program_of(files, devices=None, **changes):
     return Program.on(runs.experiment(files, **changes), devices)
 

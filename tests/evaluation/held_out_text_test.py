@@ -24,13 +24,6 @@ def evaluate(program, params, *splits):
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("files")
-    runs.make_files(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def program(files):
     return Program.on(runs.experiment(files))
 

@@ -22,13 +22,6 @@ from tests import runs
 NAN, INF = float("nan"), float("inf")
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("files")
-    runs.make_files(folder)
-    return folder
-
-
 def spoil(params, value=NAN):
     """Puts `value` into one number of the last layer of an array."""
     scale = params["params"]["final_norm"]["scale"]

@@ -14,7 +14,7 @@ from salt_jax.storage.starts import Stacked
 from salt_jax.train import train
 from salt_jax.training.program import Program
 from tests import runs
-from tests.runs import STUDENT, open_then
+from tests.runs import STUDENT
 
 SMALL = dataclasses.replace(STUDENT, num_layers=1, scan_layers=False)
 
@@ -25,13 +25,6 @@ def export(tmp_path_factory):
     path = tmp_path_factory.mktemp("exports") / "small"
     runs.make_teacher(path, SMALL)
     return path
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("files")
-    runs.make_files(folder)
-    return folder
 
 
 def open_for(start, **changes):
@@ -101,11 +94,7 @@ def test_a_run_knows_what_it_started_from_and_does_not_need_it_again(
     shutil.copytree(export, path)
     run = runs.experiment(files, initial_export=Stacked(export=str(path)))
 
-    def stop():
-        raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        train(run, workdir, open_batches=open_then(3, stop))
+    runs.train_until(3, run, workdir)
     shutil.rmtree(path)
     train(run, workdir)
     saved = SavedCheckpoints.of(workdir / "checkpoints")

@@ -13,15 +13,7 @@ from jax.profiler import ProfileData
 from salt_jax.telemetry.profiling import TracedSteps, Tracer
 from salt_jax.train import train
 from salt_jax.training.stop_signals import PreemptedError
-from tests import runs
 from tests.runs import N_KD, TOTAL_STEPS, experiment, open_then
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("files")
-    runs.make_files(folder)
-    return folder
 
 
 def traced_events(folder):

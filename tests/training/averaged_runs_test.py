@@ -22,25 +22,10 @@ from salt_jax.training import resumption
 from salt_jax.training.program import Program
 from tests import runs
 from tests.docs_test import documented
-from tests.runs import TOTAL_STEPS, open_then
+from tests.runs import TOTAL_STEPS, assert_same, train_until
 
 DECAY = 0.6
 AVERAGE = MovingAverage(decay=DECAY)
-
-
-class StopError(Exception):
-    """Ends a run in its middle."""
-
-
-def stop():
-    raise StopError
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("files")
-    runs.make_files(folder)
-    return folder
 
 
 def experiment(files, **changes):
@@ -52,10 +37,6 @@ def averaged(files, tmp_path_factory):
     """The workdir and the last state of a run that keeps an average."""
     workdir = tmp_path_factory.mktemp("averaged")
     return workdir, train(experiment(files), workdir)
-
-
-def assert_same(actual, expected):
-    jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +104,7 @@ def test_a_run_that_was_stopped_has_the_same_average_to_the_last_bit(
     files, averaged, tmp_path
 ):
     run = experiment(files, save_every=2)
-    with pytest.raises(StopError):
-        train(run, tmp_path, open_batches=open_then(5, stop))
+    train_until(5, run, tmp_path)
     assert_same(train(run, tmp_path), averaged[1])
 
 

@@ -16,20 +16,13 @@ from salt_jax.storage.loaded import LoadedModel
 from salt_jax.telemetry.metric_writer import read_metrics
 from salt_jax.train import train
 from tests import runs
-from tests.runs import N_KD, TOTAL_STEPS
+from tests.runs import N_KD, TOTAL_STEPS, assert_same
 
 GUARD = UpdateGuard(sigmas=6.0, window=4)
 
 
 class StopError(Exception):
     """Ends a run as no mistake of its data does."""
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("files")
-    runs.make_files(folder)
-    return folder
 
 
 def open_spoiled(bad, stop_at=None):
@@ -60,10 +53,6 @@ def run(files, workdir, bad=(), *, stop_at=None, accepted=(), **changes):
         accepted_changes=accepted,
         open_batches=open_spoiled(bad, stop_at),
     )
-
-
-def assert_same(actual, expected):
-    jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 def assert_close(actual, expected):

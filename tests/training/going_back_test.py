@@ -8,15 +8,7 @@ import pytest
 from salt_jax.storage.checkpoint_reading import SavedCheckpoints
 from salt_jax.telemetry.metric_writer import read_metrics
 from salt_jax.train import train
-from tests import runs
 from tests.runs import TOTAL_STEPS, experiment
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("files")
-    runs.make_files(folder)
-    return folder
 
 
 @pytest.mark.slow

@@ -13,21 +13,12 @@ from salt_jax.training import resumption
 from tests import runs
 
 
-class StoppedError(Exception):
-    """Ends a run in its middle."""
-
-
-def stop():
-    raise StoppedError
-
-
 @pytest.fixture
 def begun(tmp_path):
     """A run that was broken off in its first stage, its files and its folder."""
     files, workdir = tmp_path / "files", tmp_path / "run"
     runs.make_files(files)
-    with pytest.raises(StoppedError):
-        train(runs.experiment(files), workdir, open_batches=runs.open_then(3, stop))
+    runs.train_until(3, runs.experiment(files), workdir)
     return files, workdir
 
 

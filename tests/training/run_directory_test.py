@@ -15,30 +15,13 @@ from salt_jax.storage.checkpoint_reading import SavedCheckpoints
 from salt_jax.telemetry.metric_writer import MetricWriter, read_metrics
 from salt_jax.train import train
 from salt_jax.training.run_directory import write_config
-from tests import runs
-from tests.runs import TOTAL_STEPS, experiment, open_then
-
-
-class StoppedError(Exception):
-    """Ends a run in its middle."""
-
-
-def stop():
-    raise StoppedError
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("files")
-    runs.make_files(folder)
-    return folder
+from tests.runs import TOTAL_STEPS, experiment, train_until
 
 
 @pytest.fixture(scope="module")
 def begun_once(files, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("begun") / "run"
-    with pytest.raises(StoppedError):
-        train(experiment(files), workdir, open_batches=open_then(5, stop))
+    train_until(5, experiment(files), workdir)
     return workdir
 
 
@@ -108,8 +91,7 @@ def test_a_run_directory_in_use_is_refused(files, begun):
 
 @pytest.mark.slow
 def test_a_run_killed_before_its_first_save_is_not_replaced(files, tmp_path):
-    with pytest.raises(StoppedError):
-        train(experiment(files), tmp_path, open_batches=open_then(1, stop))
+    train_until(1, experiment(files), tmp_path)
     before = contents(tmp_path)
     with pytest.raises(
         ValueError, match=r"experiment\.json .*seed.*accept_change=seed"

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 
@@ -19,15 +18,15 @@ from salt_jax.telemetry.status import read_status
 from salt_jax.train import train
 from salt_jax.transition.leaving import AtEnd, WhenGainStalls, WhenStudentReaches
 from tests import runs
-from tests.runs import LEFT_AT, TOTAL_STEPS, adaptive, experiment, open_then
+from tests.runs import (
+    LEFT_AT,
+    TOTAL_STEPS,
+    adaptive,
+    assert_same,
+    experiment,
+    train_until,
+)
 from tests.soak.kills import facts
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("files")
-    runs.make_files(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -35,19 +34,6 @@ def unbroken(files, tmp_path_factory):
     """The workdir and the last state of an adaptive run that nothing happened to."""
     workdir = tmp_path_factory.mktemp("unbroken")
     return workdir, train(adaptive(files), workdir)
-
-
-def assert_same(actual, expected):
-    jax.tree.map(np.testing.assert_array_equal, actual, expected)
-
-
-def stop():
-    raise InterruptedError
-
-
-def stopped_at(run, workdir, batch):
-    with pytest.raises(InterruptedError):
-        train(run, workdir, open_batches=open_then(batch, stop))
 
 
 def validations(workdir):
@@ -121,7 +107,7 @@ def test_a_run_killed_around_a_decision_decides_the_same(
 def test_a_run_that_left_its_teacher_is_resumed_without_it(files, unbroken, tmp_path):
     own = shutil.copytree(files, tmp_path / "files")
     run = adaptive(own)
-    stopped_at(run, tmp_path / "run", LEFT_AT + 2)
+    train_until(LEFT_AT + 2, run, tmp_path / "run")
     shutil.rmtree(own / "teacher")
     assert_same(train(run, tmp_path / "run"), unbroken[1])
 
@@ -136,7 +122,7 @@ def test_the_teacher_is_measured_once(files, tmp_path, monkeypatch):
 
     monkeypatch.setattr(BesideTeacher, "loss", counted)
     run = experiment(files, save_every=3)
-    stopped_at(run, tmp_path, 3)
+    train_until(3, run, tmp_path)
     train(run, tmp_path)
     found = validations(tmp_path)
     assert len(measured) == 1 and found[3]["val_teacher_loss"] == measured[0]
@@ -181,7 +167,7 @@ def test_what_a_rule_reads_is_measured_while_its_stage_goes_on(
 @pytest.mark.slow
 def test_a_rule_keeps_the_validation_of_a_run_as_it_is(files, tmp_path):
     run = adaptive(files)
-    stopped_at(run, tmp_path, 2)
+    train_until(2, run, tmp_path)
     other = dataclasses.replace(run.validation, num_sequences=9)
     with pytest.raises(ValueError, match=r"validation\.num_sequences"):
         train(dataclasses.replace(run, validation=other), tmp_path)

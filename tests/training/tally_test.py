@@ -14,19 +14,11 @@ from salt_jax.train import train
 from salt_jax.training.position import Position
 from salt_jax.training.tally import Tally
 from tests import runs
-from tests.runs import N_KD, SEQ_LEN, TOTAL_STEPS, experiment, open_then
+from tests.runs import N_KD, SEQ_LEN, TOTAL_STEPS, experiment, open_then, train_until
 
 RUN = experiment("/nowhere")
 DISTILL, STANDARD = RUN.stages
 ROWS, TOKENS = RUN.batch_size, RUN.batch_size * SEQ_LEN
-
-
-class StoppedError(Exception):
-    """Ends a run in its middle."""
-
-
-def stop():
-    raise StoppedError
 
 
 class Clock:
@@ -116,13 +108,6 @@ def test_a_checkpoint_without_a_bill_is_a_warning(caplog):
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("files")
-    runs.make_files(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def unbroken(files, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("unbroken")
     train(experiment(files), workdir)
@@ -154,9 +139,7 @@ def test_a_run_leaves_its_bill(unbroken, capsys):
 def test_a_run_that_is_cut_off_and_resumed_has_the_bill_of_an_unbroken_one(
     files, unbroken, tmp_path
 ):
-    with pytest.raises(StoppedError):
-        run = experiment(files, save_every=4)
-        train(run, tmp_path, open_batches=open_then(6, stop))
+    train_until(6, experiment(files, save_every=4), tmp_path)
     first = read_bill(tmp_path)
     assert first.rows == 4 * ROWS  # As of the last checkpoint.
     train(experiment(files), tmp_path)

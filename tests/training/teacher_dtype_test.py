@@ -22,13 +22,6 @@ from tests.examples import partitioning, small_model
 from tests.score_test import scoring
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("files")
-    runs.make_files(folder)
-    return folder
-
-
 def with_teacher(files, dtype, **changes):
     """One stage of two steps with a teacher that is held as `dtype`."""
     experiment = runs.experiment(files, validation=None)

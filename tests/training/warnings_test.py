@@ -74,13 +74,6 @@ def warned(workdir):
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("files")
-    runs.make_files(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def alone(files, tmp_path_factory):
     """BASELINE, and its export as a teacher that has learned something."""
     workdir = tmp_path_factory.mktemp("alone")
