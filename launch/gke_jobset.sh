@@ -9,12 +9,11 @@
 # CHIPS for another. The whole set starts again up to RESTARTS times when a host fails or
 # is preempted; exit code 2, which a person has to fix, ends it.
 set -euo pipefail
+cd "$(dirname "$0")/.."
 [[ ${1:-} != --dry_run ]] || shift # It is one in any case.
 name=${1:?give the name of the JobSet, then the options of train}
-options=
-for option in "${@:2}"; do
-  options+=$'\n'"              - '${option//\'/\'\'}'"
-done
+: "${IMAGE:?set IMAGE}" "${TOPOLOGY:=16x16}" "${CHIPS:=4}"
+source launch/gke_pods.sh
 cat <<END
 apiVersion: jobset.x-k8s.io/v1alpha2
 kind: JobSet
@@ -38,24 +37,5 @@ spec:
         completions: ${HOSTS:-64}
         completionMode: Indexed
         backoffLimit: 0
-        podFailurePolicy:
-          rules:
-          - action: FailJob
-            onExitCodes: {containerName: train, operator: In, values: [2]}
-        template:
-          spec:
-            restartPolicy: Never
-            terminationGracePeriodSeconds: 300
-            nodeSelector:
-              cloud.google.com/gke-tpu-accelerator: ${ACCELERATOR:-tpu-v5-lite-podslice}
-              cloud.google.com/gke-tpu-topology: ${TOPOLOGY:-16x16}
-            containers:
-            - name: train
-              image: ${IMAGE:?set IMAGE}
-              args:
-              - train
-              - --distributed=auto$options
-              resources:
-                requests: {google.com/tpu: ${CHIPS:-4}}
-                limits: {google.com/tpu: ${CHIPS:-4}}
 END
+gke_pods train train --distributed=auto "${@:2}" | sed 's/^/        /'

@@ -14,16 +14,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 [[ ${1:-} != --dry_run ]] || shift # It is one in any case.
 name=${1:?give the name of the Jobs, then the options of lab} number=0
-: "${IMAGE:?set IMAGE}"
+: "${IMAGE:?set IMAGE}" "${TOPOLOGY:=2x4}" "${CHIPS:=8}"
 source launch/lab_jobs.sh
+source launch/gke_pods.sh
 jobs=$(lab_jobs "${@:2}")
 while read -r wave pattern; do
   number=$((number + 1))
   [[ ${WAVE:-$wave} == "$wave" ]] || continue
-  options=
-  for option in "${@:2}" "--only=$pattern"; do
-    options+=$'\n'"        - '${option//\'/\'\'}'"
-  done
   cat << END
 ---
 apiVersion: batch/v1
@@ -33,24 +30,6 @@ metadata:
   labels: {lab: $name, wave: "$wave"}
 spec:
   backoffLimit: ${RETRIES:-20}
-  podFailurePolicy:
-    rules:
-    - action: FailJob
-      onExitCodes: {containerName: lab, operator: In, values: [2]}
-  template:
-    spec:
-      restartPolicy: Never
-      terminationGracePeriodSeconds: 300
-      nodeSelector:
-        cloud.google.com/gke-tpu-accelerator: ${ACCELERATOR:-tpu-v5-lite-podslice}
-        cloud.google.com/gke-tpu-topology: ${TOPOLOGY:-2x4}
-      containers:
-      - name: lab
-        image: $IMAGE
-        args:
-        - lab$options
-        resources:
-          requests: {google.com/tpu: ${CHIPS:-8}}
-          limits: {google.com/tpu: ${CHIPS:-8}}
 END
+  gke_pods lab lab "${@:2}" "--only=$pattern" | sed 's/^/  /'
 done <<< "$jobs"
