@@ -26,7 +26,7 @@ class Plan:
     """All commands of a laboratory, each after those that it needs."""
 
     nodes: Mapping[str, Node]
-    # Of an arm or another thing with a seed: its folder, which an equal one may share.
+    # Of an entry with a seed: its folder, which an equal entry may share.
     folders: Mapping[tuple[str, int], str]
     step_times: Mapping[str, str]  # Files, by the name of an arm or a small model.
 

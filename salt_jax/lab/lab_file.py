@@ -70,7 +70,7 @@ def write(lab: Lab, plan: Plan) -> None:
     def entries(
         of: Sequence[Arm] | Sequence[SmallModel] | Sequence[Scores],
     ) -> list[MadeEntry]:
-        return [_entry(lab, plan, made) for made in of]
+        return [_entry(lab, plan, entry) for entry in of]
 
     described = LabFile(
         name=lab.name,
@@ -97,9 +97,9 @@ def read(folder: epath.PathLike) -> LabFile:
     return read_record(epath.Path(folder) / LAB_FILE, LabFile, remedy=remedy)
 
 
-def _entry(lab: Lab, plan: Plan, made: Arm | SmallModel | Scores) -> MadeEntry:
-    item = "scores" if isinstance(made, Scores) else "run"
-    below = {seed: plan.folders[made.name, seed] for seed in lab.seeds}
+def _entry(lab: Lab, plan: Plan, entry: Arm | SmallModel | Scores) -> MadeEntry:
+    item = "scores" if isinstance(entry, Scores) else "run"
+    below = {seed: plan.folders[entry.name, seed] for seed in lab.seeds}
     needs = {
         str(seed): [
             name
@@ -109,16 +109,16 @@ def _entry(lab: Lab, plan: Plan, made: Arm | SmallModel | Scores) -> MadeEntry:
         for seed, folder in below.items()
     }
     return MadeEntry(
-        name=made.name,
-        gin_files=made.gin_files,
-        bindings=made.bindings,
+        name=entry.name,
+        gin_files=entry.gin_files,
+        bindings=entry.bindings,
         folders={str(s): f"{lab.root}/{folder}/{item}" for s, folder in below.items()},
         needs=needs,
-        group=getattr(made, "group", ""),
+        group=getattr(entry, "group", ""),
         few_shot={str(s): _few_shot(lab, plan, folder) for s, folder in below.items()}
-        if isinstance(made, Arm)
+        if isinstance(entry, Arm)
         else {},
-        step_times=plan.step_times.get(made.name),
+        step_times=plan.step_times.get(entry.name),
     )
 
 

@@ -19,9 +19,9 @@ EXPORT = re.compile(r"export(?:-(\d+))?")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """Something to make with one seed, its bindings without placeholders."""
+    """An entry of a laboratory with one seed, its bindings without placeholders."""
 
-    made: Any  # An Arm, a SmallModel or Scores.
+    entry: Any  # An Arm, a SmallModel or Scores.
     seed: int
     folder: str  # Below the root.
     bindings: Sequence[str]
@@ -30,13 +30,13 @@ class Resolved:
     @property
     def node(self) -> str:
         """The name of the node that makes it."""
-        return f"{self.folder}/{'scores' if isinstance(self.made, Scores) else 'run'}"
+        return f"{self.folder}/{'scores' if isinstance(self.entry, Scores) else 'run'}"
 
 
 class Resolver:
-    """Finds the folder of each thing that a laboratory makes.
+    """Finds the folder of each entry of a laboratory: arm, small model or scores.
 
-    Things that the same gin files and bindings make share the folder of the first.
+    Entries that the same gin files and bindings make share the folder of the first.
     """
 
     def __init__(self, lab: Lab):
@@ -48,19 +48,19 @@ class Resolver:
         self._begun: list[str] = []
 
     def folder(self, name: str, seed: int) -> str:
-        """Returns the folder, below the root, of the thing of this name.
+        """Returns the folder, below the root, of the entry of this name.
 
         Raises:
-          ValueError: a placeholder is unknown, or the thing needs itself.
+          ValueError: a placeholder is unknown, or the entry needs itself.
         """
-        made = self.named[name]
-        seed = seed if (own := getattr(made, "seed", None)) is None else own
+        entry = self.named[name]
+        seed = seed if (own := getattr(entry, "seed", None)) is None else own
         if (name, seed) not in self._folders:
-            self._folders[name, seed] = self._resolve(made, seed)
+            self._folders[name, seed] = self._resolve(entry, seed)
         return self._folders[name, seed]
 
     def of(self, name: str, seed: int) -> Resolved:
-        """Returns the thing of this name; raises what `folder` does."""
+        """Returns the entry of this name; raises what `folder` does."""
         return self.resolved[self.folder(name, seed)]
 
     def expand(
@@ -85,32 +85,32 @@ class Resolver:
             if name == "seed":
                 return f"{seed}/{item}" if item else str(seed)
             if name == "self":
-                folder, thing = own, self.resolved.get(own)
+                folder, named = own, self.resolved.get(own)
                 if makes is None or item == makes:
                     return "/".join(filter(None, [self.lab.root, own, item]))
             elif name in self.named:
                 folder = self.folder(name, seed)
-                thing = self.resolved[folder]
+                named = self.resolved[folder]
             else:
                 known = ", ".join(["seed", "self", *self.named])
                 raise ValueError(
                     f"{where}: {{{name}}} in {text!r} is unknown; there are {known}."
                 )
-            _check_item(thing, item, f"{where}: {text!r}")
+            _check_item(named, item, f"{where}: {text!r}")
             needs.append(f"{folder}/{item}")
             return f"{self.lab.root}/{folder}/{item}"
 
         return PLACEHOLDER.sub(replace, text), needs
 
-    def _resolve(self, made: Any, seed: int) -> str:
-        if made.name in self._begun:
-            circle = " needs ".join([*self._begun, made.name])
+    def _resolve(self, entry: Any, seed: int) -> str:
+        if entry.name in self._begun:
+            circle = " needs ".join([*self._begun, entry.name])
             raise ValueError(f"The lab goes in a circle: {circle}.")
-        self._begun.append(made.name)
-        folder, kind = f"{made.name}/seed-{seed}", type(made).__name__
+        self._begun.append(entry.name)
+        folder, kind = f"{entry.name}/seed-{seed}", type(entry).__name__
         expanded = [
-            self.expand(text, seed, f"{kind} {made.name!r}", own=folder)
-            for text in made.bindings
+            self.expand(text, seed, f"{kind} {entry.name!r}", own=folder)
+            for text in entry.bindings
         ]
         self._begun.pop()
         bindings = tuple(text for text, _ in expanded)
@@ -118,34 +118,34 @@ class Resolver:
         # What names its own folder is equal to another if it would be in its place.
         own = f"{self.lab.root}/{folder}"
         texts = tuple(text.replace(own, "{self}") for text in bindings)
-        key = (isinstance(made, Scores), made.gin_files, texts, made.gin_imports)
+        key = (isinstance(entry, Scores), entry.gin_files, texts, entry.gin_imports)
         same = self._same.setdefault(key, folder)
         if same == folder:
-            self._check_seeds(made, bindings, needs)
+            self._check_seeds(entry, bindings, needs)
             self.resolved[folder] = Resolved(
-                made=made, seed=seed, folder=folder, bindings=bindings, needs=needs
+                entry=entry, seed=seed, folder=folder, bindings=bindings, needs=needs
             )
         return same
 
     def _check_seeds(
-        self, made: Any, bindings: Sequence[str], needs: Sequence[str]
+        self, entry: Any, bindings: Sequence[str], needs: Sequence[str]
     ) -> None:
         """Checks that what is trained reads in another order than what it needs."""
         for need in needs:
             other = self.resolved[need.rpartition("/")[0]]
-            if not isinstance(other.made, SmallModel) or isinstance(made, Scores):
+            if not isinstance(other.entry, SmallModel) or isinstance(entry, Scores):
                 continue
             if other.bindings[0] == bindings[0]:
                 raise ValueError(
-                    f"{made.name!r} and the small model {other.made.name!r} that it "
+                    f"{entry.name!r} and the small model {other.entry.name!r} that it "
                     f"needs both have {bindings[0]}, so they read in the same order: "
                     "give one another seed_binding."
                 )
 
 
-def _check_item(thing: Resolved | None, item: str | None, where: str) -> None:
+def _check_item(named: Resolved | None, item: str | None, where: str) -> None:
     """Checks that a folder has what a template names in it."""
-    is_scores = thing is not None and isinstance(thing.made, Scores)
+    is_scores = named is not None and isinstance(named.entry, Scores)
     if is_scores and item == "scores":
         return
     if not is_scores and item and (item == "run" or EXPORT.fullmatch(item)):

@@ -20,7 +20,7 @@ def plan(lab: Lab, reading: Reading) -> Plan:
 
     Raises:
       FileNotFoundError: a gin file is missing.
-      ValueError: a placeholder is unknown, a thing needs itself, gin cannot read the
+      ValueError: a placeholder is unknown, an entry needs itself, gin cannot read the
         files of one, or a binding has no effect.
     """
     return _Planning(lab, reading).plan()
@@ -76,18 +76,18 @@ class _Planning:
         return [Node(name="prepare", argv=argv_of("prepare", files, bindings))]
 
     def _load(self, each: Resolved) -> None:
-        """Reads the gin files of a thing: once, or with each seed if it matters."""
-        made = each.made
-        by_default = getattr(made, "seed_binding", None)
-        varies = any("{seed}" in x for x in made.bindings if x != by_default)
-        if varies or made.name not in self._jobs:
+        """Reads the gin files of an entry: once, or with each seed if it matters."""
+        entry = each.entry
+        by_default = getattr(entry, "seed_binding", None)
+        varies = any("{seed}" in x for x in entry.bindings if x != by_default)
+        if varies or entry.name not in self._jobs:
             seed = f" with seed {each.seed}" if varies else ""
             job = self._check(
-                f"{type(made).__name__} {made.name!r}{seed}",
-                "Scoring" if isinstance(made, Scores) else "Experiment",
-                *(made.gin_files, each.bindings, made.gin_imports),
+                f"{type(entry).__name__} {entry.name!r}{seed}",
+                "Scoring" if isinstance(entry, Scores) else "Experiment",
+                *(entry.gin_files, each.bindings, entry.gin_imports),
             )
-            self._jobs.setdefault(made.name, job)
+            self._jobs.setdefault(entry.name, job)
 
     def _check(self, what: str, kind: str, *gin: Sequence[str]) -> Any:
         try:
@@ -99,8 +99,11 @@ class _Planning:
         return job
 
     def _want(self, each: Resolved) -> None:
-        """Adds the command that makes a thing, and those that measure it."""
-        is_scores, path = isinstance(each.made, Scores), f"{self._lab.root}/{each.node}"
+        """Adds the command that makes an entry, and those that measure it."""
+        is_scores, path = (
+            isinstance(each.entry, Scores),
+            f"{self._lab.root}/{each.node}",
+        )
         self._wanted[each.node] = _Wanted(
             command="score" if is_scores else "train",
             options=() if is_scores else (f"--workdir={path}",),
@@ -111,15 +114,15 @@ class _Planning:
         if is_scores:
             return
         run = Trained(
-            total_steps=self._jobs[each.made.name].total_steps,
-            is_arm=isinstance(each.made, Arm),
+            total_steps=self._jobs[each.entry.name].total_steps,
+            is_arm=isinstance(each.entry, Arm),
         )
         for measure in self._lab.measures:
             for command in measure.commands(run):
                 self._want_measured(each, command)
 
     def _want_measured(self, each: Resolved, command: Command) -> None:
-        where = f"{command.name} of {each.made.name!r}"
+        where = f"{command.name} of {each.entry.name!r}"
         expanded = [
             self._resolver.expand(
                 text, each.seed, where, own=each.folder, makes=command.name
@@ -148,7 +151,7 @@ class _Planning:
             each = self._resolver.resolved[folder]
             step = found[1]
             if step:
-                steps.setdefault(each.made.name, set()).add(int(step))
+                steps.setdefault(each.entry.name, set()).add(int(step))
             path = f"{self._lab.root}/{name}"
             self._wanted[name] = _Wanted(
                 command="export",
@@ -179,28 +182,28 @@ class _Planning:
 
         arms = sorted(lab.arms, key=lambda arm: arm.name != lab.reference)
         for seed in lab.seeds:
-            for made in (*arms, *lab.small_models, *lab.scores):
-                folder = self._resolver.folder(made.name, seed)
+            for entry in (*arms, *lab.small_models, *lab.scores):
+                folder = self._resolver.folder(entry.name, seed)
                 for name, wanted in self._wanted.items():
                     if wanted.each.folder == folder and wanted.command != "export":
                         add(name)
         return list(order)
 
     def _node(self, name: str) -> Node:
-        wanted, made = self._wanted[name], self._wanted[name].each.made
+        wanted, entry = self._wanted[name], self._wanted[name].each.entry
         argv: Sequence[str] = (wanted.command, *wanted.options)
         if wanted.reads_gin:
             replaced = {split_binding(binding)[0] for binding in wanted.bindings}
             own = [
                 binding
-                for binding in (*wanted.each.bindings, *self._kept.get(made.name, ()))
+                for binding in (*wanted.each.bindings, *self._kept.get(entry.name, ()))
                 if split_binding(binding)[0] not in replaced
             ]
             argv = argv_of(
                 wanted.command,
-                made.gin_files,
+                entry.gin_files,
                 (*own, *wanted.bindings),
-                made.gin_imports,
+                entry.gin_imports,
                 wanted.options,
             )
         # What measures a run comes after it, and so after the corpus.

@@ -30,8 +30,8 @@ def step_time_nodes(
     options = [f"--rounds={times.rounds}", f"--steps_per_block={times.steps_per_block}"]
     nodes: dict[str, Node] = {}
     by_updates: dict[frozenset[str], Node] = {}
-    for made in (*lab.arms, *lab.small_models):
-        name = resolver.of(made.name, lab.seeds[0]).made.name
+    for entry in (*lab.arms, *lab.small_models):
+        name = resolver.of(entry.name, lab.seeds[0]).entry.name
         updates, plain = reading.programs(jobs[name])
         if updates not in by_updates:
             beside = []
@@ -47,7 +47,7 @@ def step_time_nodes(
                 (*options, *beside, f"--output={output}"),
             )
             by_updates[updates] = Node(name=of_node, argv=argv, output=output)
-        nodes[made.name] = by_updates[updates]
+        nodes[entry.name] = by_updates[updates]
     return nodes
 
 

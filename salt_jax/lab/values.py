@@ -17,8 +17,8 @@ RESERVED = ("done", "prepare", "reports", "seed", "self", "step_times")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Made:
-    """Something that gin files and bindings make, in a folder of its own."""
+class _Entry:
+    """What gin files and bindings make, in a folder of its own."""
 
     name: str  # Of its folder, and of the placeholder that stands for it.
     gin_files: Sequence[str]
@@ -48,7 +48,7 @@ class _Made:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Arm(_Made):
+class Arm(_Entry):
     """A way to train the student."""
 
     group: str = ""  # Arms of one group stand together in the report.
@@ -85,7 +85,7 @@ class Vary:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SmallModel(_Made):
+class SmallModel(_Entry):
     """A small model: a teacher, a scorer or what a student starts from."""
 
     # The data order of a student should not be that of its teacher.
@@ -100,7 +100,7 @@ class SmallModel(_Made):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Scores(_Made):
+class Scores(_Entry):
     """Scores of the corpus by a small model."""
 
     output_binding: str = "SCORES='{self}/scores'"  # The last of the bindings.
