@@ -118,7 +118,12 @@ def run(options: Options) -> int:
         with alone_at(options.output or ""):
             _convert(options, options.export[0], options.output or "")
         record(options.output or "", "export", options)
-        return 0
+    else:
+        _export_run(options)
+    return 0
+
+
+def _export_run(options: Options) -> None:
     join(options.distributed)
     from salt_jax.config import Experiment
     from salt_jax.export import export_run
@@ -144,7 +149,7 @@ def run(options: Options) -> int:
         with alone_writing(output):
             export_to(output)
         record(workdir, "export", options)
-        return 0
+        return
     output = epath.Path(options.output or workdir / f"hugging_face{suffix}")
     # Before a checkpoint is read for it.
     architecture_of(experiment.model)
@@ -156,7 +161,6 @@ def run(options: Options) -> int:
         _convert(options, between, output)
         between.rmtree()
     record(workdir, "export", options)
-    return 0
 
 
 def _convert(options: Options, path: epath.PathLike, output: epath.PathLike) -> None:

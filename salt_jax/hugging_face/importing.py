@@ -76,15 +76,7 @@ def import_from_hugging_face(
 
     def write_params(path: epath.Path) -> str:
         with ArrayWriter(path, shapes_of(model, dtype)) as writer:
-            for tensor in tensors:
-                values = tensor.to_ours(found[tensor.name].read())
-                try:
-                    writer.write(tensor.parameter, values, tensor.layer)
-                except NotFiniteError as error:
-                    where = f"{tensor.name} in {found[tensor.name].path}"
-                    raise ValueError(f"{where}: {error}") from error
-                del values  # Freed before the next tensor is read.
-            return writer.finish()
+            return _write(writer, tensors, found)
 
     provenance = {
         "imported_from": str(folder),
@@ -106,6 +98,21 @@ def import_from_hugging_face(
     )
     logging.info("Imported %s to %s.", architecture.name, output)
     return export
+
+
+def _write(
+    writer: ArrayWriter, tensors: Sequence[Tensor], found: Mapping[str, StoredTensor]
+) -> str:
+    """Writes tensors one after another; returns the fingerprint of the arrays."""
+    for tensor in tensors:
+        values = tensor.to_ours(found[tensor.name].read())
+        try:
+            writer.write(tensor.parameter, values, tensor.layer)
+        except NotFiniteError as error:
+            where = f"{tensor.name} in {found[tensor.name].path}"
+            raise ValueError(f"{where}: {error}") from error
+        del values  # Freed before the next tensor is read.
+    return writer.finish()
 
 
 def _dtype(found: Mapping[str, StoredTensor]) -> str:
