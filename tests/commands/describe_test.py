@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from salt_jax.commands.describe import amount, value_text
+from salt_jax.commands.facts import amount, value_text
 from salt_jax.main import main
 from salt_jax.telemetry.metric_writer import read_metrics
 
