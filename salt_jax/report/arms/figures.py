@@ -54,7 +54,9 @@ def curves_figure(
     right = max(each.steps[-1] for each in bands.values())
     for name, each in bands.items():
         color = COLORS["BASELINE"] if name == reference else next(colors)
-        axes.plot(each.steps, each.mean, color=color, lw=1.8)
+        # A line through one point would not be seen.
+        marker = "o" if len(each.steps) == 1 else None
+        axes.plot(each.steps, each.mean, color=color, lw=1.8, marker=marker)
         if each.low is not None and each.high is not None:
             axes.fill_between(
                 each.steps, each.low, each.high, color=color, alpha=0.15, lw=0
