@@ -23,6 +23,7 @@ for name in "${names[@]}"; do
   python -m salt_jax.main lab --gin_file="gin/lab_$name.gin" --into=docs/findings.md \
     "${report[@]}" || failed+=("$name")
 done
-python -m salt_jax.main lab --gin_file=gin/lab_overview.gin --report --into=README.md
+python -m salt_jax.main lab --gin_file=gin/lab_overview.gin --report --into=README.md \
+  --brief
 cp runs/findings/demo/reports/overview/loss.svg docs/findings_loss.svg
 [[ ${#failed[@]} -eq 0 ]] || { echo "Not complete: ${failed[*]}" >&2; exit 1; }

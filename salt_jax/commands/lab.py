@@ -39,9 +39,21 @@ class Options(GinOptions):
     list: bool = False
     report: bool = False
     into: str | None = None
+    brief: bool = False
     only: Sequence[str] = ()
     jobs: int = 1
     hosts: str | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.brief and self.into is None:
+            raise ValueError("--brief is for a document: give --into=FILE.")
+        no_report = self.list or (self.only and not self.report)
+        if self.into is not None and no_report:
+            raise ValueError(
+                f"--into={self.into} is for the report, which --list and --only do not "
+                "write: leave them out, or give --report."
+            )
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +75,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="Markdown document that gets the report's main tables, between the lines "
         "'<!-- lab NAME -->' and '<!-- end of lab NAME -->'",
+    )
+    group.add_argument(
+        "--brief",
+        action="store_true",
+        help="with --into: one table of the main columns",
     )
     group.add_argument(
         "--only",
@@ -128,7 +145,8 @@ def _write_report(lab: Lab, options: Options) -> None:
 
     folder = lab_file.folder_of(lab)
     record(folder, "lab", options)  # The tables name the command.
-    print(f"The report is {write_lab_report(folder, options.into)}.")
+    page = write_lab_report(folder, options.into, brief=options.brief)
+    print(f"The report is {page}.")
 
 
 def _run(lab: Lab, planned: Plan, names: Sequence[str], options: Options) -> Outcome:

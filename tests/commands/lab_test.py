@@ -79,11 +79,14 @@ def test_a_list_runs_and_writes_nothing_and_only_takes_what_is_needed(lab, capsy
     [
         ("--only=salt", ["--only=salt", "6 commands"]),
         ("--jobs=0", ["0 is not positive"]),
+        ("--report --brief", ["--brief", "--into"]),
+        ("--into=page.md --list", ["--into=page.md", "--list"]),
+        ("--into=page.md --only=salt/*", ["--into=page.md", "--only"]),
         ("--gin.lab.Lab.reference='salty'", ["'salty'", "baseline, salt"]),
     ],
 )
 def test_what_cannot_be_run_is_refused(option, said, lab, refused):
-    line = refused("lab", lab[0], option)
+    line = refused("lab", lab[0], *option.split())
     assert all(each in line for each in said), line
 
 

@@ -49,7 +49,7 @@ def progress(lab: Laboratory) -> str:
         f"{_count(len(lab.others), 'arm')} against {lab.file.reference}, each with "
         f"{_seeds(seeds)}: {done} of {total} runs are finished."
     )
-    return said if done == total else f"{said} This page is about those alone."
+    return said if done == total else f"{said} What follows is about those alone."
 
 
 def findings(lab: Laboratory, found: Sequence[ArmResult]) -> Iterator[str]:

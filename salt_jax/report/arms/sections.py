@@ -34,6 +34,32 @@ def main_tables(lab: Laboratory, found: Sequence[ArmResult]) -> Iterator[Table]:
         )
 
 
+def brief_table(lab: Laboratory, found: Sequence[ArmResult]) -> Table:
+    """Returns what came out in one table, a row for each arm that has a result."""
+    header = ["Arm", "Its teacher ends", "Seeds", "Final loss"]
+    header += [f"From {lab.file.reference}", "Passes at: steps", "FLOPs", "Pays from"]
+    rows = []
+    for arm in found:
+        if (result := arm.all_seeds) is None:
+            continue
+        gap = "" if arm.teacher_gap is None else f", {arm.teacher_gap.mean:+.3f}"
+        cells = [arm.name, f"{_ENDS[arm.regime]}{gap}"]
+        cells += [f"{len(arm.pairs)} of {len(lab.file.seeds)}"]
+        cells += [f"{result.final.mean:.3f}", number(result.difference, "+.3f")]
+        cells += [passing(result, "steps"), passing(result, "flops")]
+        rows.append([*cells, students(result.pays_from["flops"])])
+    return Table(title="Arms", header=header, rows=rows)
+
+
+_ENDS = {
+    "worse": "worse",
+    "equal": "about equal",
+    "better": "better",
+    "unknown": "not known yet",
+    "none": "no teacher",
+}
+
+
 def _teachers(reference: str, arms: Sequence[ArmResult]) -> str:
     """Returns how far the teachers of a regime are from the reference."""
     gaps = {f"{arm.teacher_gap.mean:+.3f}" for arm in arms if arm.teacher_gap}

@@ -39,8 +39,12 @@ class Table:
         lines = [f"### {self.title}", ""]
         if self.note:
             lines += [self.note, ""]
-        lines += [_line(self.header), _line(["---", *["--:"] * (len(self.header) - 1)])]
-        return "\n".join([*lines, *map(_line, self.rows)]) + "\n"
+        return "\n".join([*lines, self.rows_markdown()]) + "\n"
+
+    def rows_markdown(self) -> str:
+        """Returns the header and the rows as Markdown."""
+        rule = ["---", *["--:"] * (len(self.header) - 1)]
+        return "\n".join(map(_line, (self.header, rule, *self.rows)))
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -32,7 +32,10 @@ TABLES_FILE = "tables.md"
 
 
 def write_lab_report(
-    folder: epath.PathLike, into: epath.PathLike | None = None
+    folder: epath.PathLike,
+    into: epath.PathLike | None = None,
+    *,
+    brief: bool = False,
 ) -> epath.Path:
     """Writes the page of the laboratory whose `lab.json` is in `folder`.
 
@@ -44,6 +47,7 @@ def write_lab_report(
       folder: Where `lab.json` is.
       into: A Markdown document that gets the main tables, between its marks of this
         laboratory; None: no document does.
+      brief: Whether the document gets one table of the main columns instead.
 
     Returns:
       The path of the page.
@@ -74,7 +78,7 @@ def write_lab_report(
     made_by = read_commands(with_commands([folder]))
     write_file(folder / TABLES_FILE, _markdown([*main, *more], made_by))
     if into is not None:
-        text = "\n\n".join(_for_document(lab, found, made_by))
+        text = "\n\n".join(_for_document(lab, found, made_by, brief))
         in_document.put(into, lab.file.name, text)
     html = page.document(
         title,
@@ -150,13 +154,16 @@ def _commands(lab: Laboratory, made_by: Sequence[str]) -> Iterator[str]:
 
 
 def _for_document(
-    lab: Laboratory, found: Sequence[ArmResult], made_by: Sequence[str]
+    lab: Laboratory, found: Sequence[ArmResult], made_by: Sequence[str], brief: bool
 ) -> Iterator[str]:
     """Yields the parts of what a document gets: nothing of arms without a result."""
     yield answer.progress(lab)
     known = [arm for arm in found if arm.pairs]
-    for table in sections.main_tables(lab, known):
-        yield table.markdown().strip()
+    if brief:
+        yield sections.brief_table(lab, known).rows_markdown()
+    else:
+        for table in sections.main_tables(lab, known):
+            yield table.markdown().strip()
     if missing := [arm.name for arm in found if not arm.pairs]:
         yield f"No seed is finished yet of {', '.join(missing)}."
     yield from (f"Made by `{command}`." for command in made_by[-1:])

@@ -75,6 +75,23 @@ def test_the_main_tables_of_a_known_laboratory_are_these(made):
     assert (made / "tables.md").read_text().startswith(GOLDEN)
 
 
+def test_a_document_can_have_one_table_of_all_kinds_of_teachers(made, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- lab made -->\n<!-- end of lab made -->\n")
+    write_lab_report(made, page, brief=True)
+    rows = [line for line in page.read_text().splitlines() if line.startswith("|")]
+    assert rows[2:] == [
+        "| salt | worse, +0.500 | 3 of 3 | 3.625 | -0.500 \u00b1 0.000 | "
+        "62 \u00b1 0 % | 75 \u00b1 0 % | 2 |",
+        "| late | worse, +0.500 | 3 of 3 | 4.250 | +0.125 \u00b1 0.000 | "
+        "0 of 3 | 0 of 3 | - |",
+        "| taught | better, -1.000 | 3 of 3 | 3.375 | -0.750 \u00b1 0.000 | "
+        "45 \u00b1 0 % | 54 \u00b1 0 % | 2 |",
+        "| averaged | no teacher | 3 of 3 | 4.000 | -0.125 \u00b1 0.000 | "
+        "92 \u00b1 0 % | 92 \u00b1 0 % | 1 |",
+    ]
+
+
 def test_the_answer_comes_first_and_names_arm_cost_students_and_regime(made):
     html = (made / "lab.html").read_text()
     said = re.findall(r"<h1>(.*?)</h1>|<p>(.*?)</p>", html, flags=re.DOTALL)
