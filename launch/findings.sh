@@ -25,5 +25,6 @@ for name in "${names[@]}"; do
 done
 python -m salt_jax.main lab --gin_file=gin/lab_overview.gin --report --into=README.md \
   --brief
-cp runs/findings/demo/reports/overview/loss.svg docs/findings_loss.svg
+picture=runs/findings/demo/reports/overview/loss.svg
+[[ ! -f $picture ]] || cp "$picture" docs/findings_loss.svg # None before a run is complete.
 [[ ${#failed[@]} -eq 0 ]] || { echo "Not complete: ${failed[*]}" >&2; exit 1; }

@@ -22,11 +22,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("files")
-    runs.make_files(folder)
-    runs.make_padded_teacher(folder)
-    return folder
+def files(files):
+    """The files of a run, and its teacher once more with eight rows of padding."""
+    runs.make_padded_teacher(files)
+    return files
 
 
 def adaptive(files, *, student=PADDED_STUDENT, padded=True, **distillation):

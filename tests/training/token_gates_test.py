@@ -15,12 +15,10 @@ from tests.training.train_step_test import assert_close, stage, two_steps
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def files(files):
     """The files of a run, and its teacher once more with eight rows of padding."""
-    folder = tmp_path_factory.mktemp("files")
-    runs.make_files(folder)
-    runs.make_padded_teacher(folder)
-    return folder
+    runs.make_padded_teacher(files)
+    return files
 
 
 def metrics_of(files, workdir, **distillation):
