@@ -84,34 +84,41 @@ class Campaign:
         started = JobOf(
             count=self.count, workdir=workdir, files=self.files, fault=fault
         )
+        kill = None
         try:
             if fault is not None:
-                self._wait_for_fault(started)
+                kill = self._wait_for_fault(started)
             elif drawn is not None:
                 kind, victim, seconds = drawn
                 started.wait(seconds)
                 began = time.time()
                 started.signal(victim, signal.SIGKILL)
-                self._note(started, kind, began, victim)
+                kill = self._survived(started, kind, began, victim)
             assert started.wait(FROZEN_SECONDS + 120.0), printed(started)
         finally:
             started.end()
         assert set(started.codes.values()) <= ALLOWED, printed(started)
-        return set(started.codes.values()) == {0}
+        completed = set(started.codes.values()) == {0}
+        # A signal in the last moments finds nothing to interrupt, so it was no kill.
+        if kill is not None and not completed:
+            self._note(*kill)
+        return completed
 
     def _wait_for_fault(self, started):
+        """Waits for a fault at a step; returns the kill, None if the run ended before."""
         fault = started.fault
         while not started.faulted_at.exists() and not started.wait(0.1):
             pass
         if not started.faulted_at.exists():
-            return  # The run ended before this step.
+            return None
         began = float(started.faulted_at.read_text())
-        self._note(started, fault.kind, began, fault.victim)
+        kill = self._survived(started, fault.kind, began, fault.victim)
         if fault.kind == "frozen":
             started.signal(fault.victim, signal.SIGCONT)
+        return kill
 
-    def _note(self, started, kind, began, victim):
-        """Counts a kill by its moment, and waits until the others have noticed."""
+    def _survived(self, started, kind, began, victim):
+        """Waits until the others have ended; returns the kill that they noticed."""
         others = [i for i in range(self.count) if i != victim]
         log = started.logs[victim].read_text()
         moment = "before the first step"
@@ -120,10 +127,12 @@ class Campaign:
         elif "Compiling" in log:
             moment = "compiling"
         assert started.wait(FROZEN_SECONDS + 30.0, among=others), printed(started)
-        if victim in started.codes and started.codes[victim] == 0:
-            return  # It had come to its end.
-        self.moments[kind, moment] += 1
         seconds = max(started.ended_at[i] for i in others) - began
+        return kind, victim, moment, seconds
+
+    def _note(self, kind, victim, moment, seconds):
+        """Counts a kill by its moment."""
+        self.moments[kind, moment] += 1
         self.noticed[kind].append(seconds)
         print(
             f"{self.count} processes, process {victim} {kind} {moment}: the others "
