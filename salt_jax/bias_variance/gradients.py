@@ -35,6 +35,7 @@ class LabelGradients:
 
     program: Program
     temperature: float = 1.0  # Of the teacher.
+    real_vocab_size: int | None = None  # From here on the teacher's rows are padding.
 
     def by_labels(
         self, teachers: Mapping[str, tuple[Teach, Any]]
@@ -44,9 +45,9 @@ class LabelGradients:
         The first gradient is that of one-hot labels, the others are in the order of
         `teachers`: a model, and the parameters that it takes.
         """
-        one_hot = self._gradient(None, 0.0, 1.0)
+        one_hot = self._gradient(None, {})
         soft = [
-            (self._gradient(teach, 1.0, self._temperature(name)), params)
+            (self._gradient(teach, self._blend(name)), params)
             for name, (teach, params) in teachers.items()
         ]
         return lambda params, batch: [
@@ -54,11 +55,22 @@ class LabelGradients:
             *(gradient(params, of_teacher, batch) for gradient, of_teacher in soft),
         ]
 
-    def _temperature(self, name: str) -> float:
-        return self.temperature if name == TEACHER else 1.0
+    def _blend(self, name: str) -> dict[str, Any]:
+        """Returns the loss's arguments for labels alone.
+
+        The truth stays whole where the teacher has rows of padding masked: it has no
+        probability there, so its gradient is the mean of the one-hot ones.
+        """
+        if name != TEACHER:
+            return {"kd_weight": 1.0}
+        return {
+            "kd_weight": 1.0,
+            "temperature": self.temperature,
+            "real_vocab_size": self.real_vocab_size,
+        }
 
     def _gradient(
-        self, teach: Teach | None, kd_weight: float, temperature: float
+        self, teach: Teach | None, blend: Mapping[str, Any]
     ) -> Callable[[Params, Any, Batch], Any]:
         student = self.program.student
         chunk_tokens = self.program.experiment.loss_chunk_tokens
@@ -76,8 +88,7 @@ class LabelGradients:
                 batch.weights_BL,
                 partitioning=student.partitioning,
                 chunk_tokens=chunk_tokens,
-                kd_weight=kd_weight,
-                temperature=temperature,
+                **blend,
             )["loss"].mean()
 
         return jax.jit(jax.grad(loss), out_shardings=shardings)

@@ -30,7 +30,8 @@ def measure(
     rows = held_out_of(labels.program).rows()
     numbers = reader_of(labels.program).batches(np.arange(rows.count))
     weights = [np.asarray(rows.read(x).weights_BL) for x in numbers]
-    teacher = _read(labels, labels.teacher, labels.teacher_params, rows)
+    num_real = labels.distillation.real_vocab_size
+    teacher = _read(labels, labels.teacher, labels.teacher_params, rows, num_real)
     assert teacher.entropy_NL is not None
     student = labels.program.student
     return difficulty.by_difficulty(
@@ -49,13 +50,19 @@ def measure(
 
 
 def _read(
-    labels: Labels, model: Transformer, params: Params, rows: HeldOutRows
+    labels: Labels,
+    model: Transformer,
+    params: Params,
+    rows: HeldOutRows,
+    real_vocab_size: int | None = None,
 ) -> OnHost:
-    """Returns how a model meets the targets of the rows."""
+    """Returns how a model meets the targets of the rows, see `token_reader`."""
     chunk_tokens = labels.program.experiment.loss_chunk_tokens
     reader = dataclasses.replace(
         reader_of(labels.program),
-        read=token_reader(model, chunk_tokens, with_entropy=True),
+        read=token_reader(
+            model, chunk_tokens, with_entropy=True, real_vocab_size=real_vocab_size
+        ),
     )
     numbers = reader.batches(np.arange(rows.count))
     batches = ((None, rows.read(x)) for x in numbers)

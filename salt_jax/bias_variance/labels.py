@@ -24,7 +24,7 @@ from salt_jax.bias_variance.gradients import (
     truth_as_teacher,
 )
 from salt_jax.bias_variance.moments import MomentsOf
-from salt_jax.config import Experiment, Stage
+from salt_jax.config import Distillation, Experiment, Stage
 from salt_jax.data.languages.markov import MarkovLanguage, MarkovTruth
 from salt_jax.data.reading.loader import open_batches
 from salt_jax.data.vocabulary import Vocabulary
@@ -93,10 +93,15 @@ class Labels:
         return student.load(self.program.abstract_state.params)
 
     @property
+    def distillation(self) -> Distillation:
+        """How the stage reads its teacher."""
+        assert self.inputs.stage.distillation is not None
+        return self.inputs.stage.distillation
+
+    @property
     def teacher(self) -> Transformer:
         """The teacher's model, as it reads in training."""
-        assert self.inputs.stage.distillation is not None
-        return self.program.reading_teacher(self.inputs.stage.distillation)
+        return self.program.reading_teacher(self.distillation)
 
     @functools.cached_property
     def truth(self) -> MarkovTruth | None:
@@ -106,13 +111,15 @@ class Labels:
 
     @functools.cached_property
     def _gradients(self) -> tuple[list[str], Any]:
-        distillation = self.inputs.stage.distillation
-        assert distillation is not None
         teachers: dict[str, Any] = {TEACHER: (self.teacher.apply, self.teacher_params)}
         if self.truth is not None:
             size = self.program.experiment.model.vocab_size
             teachers[TRUTH] = truth_as_teacher(self.truth, size)
-        of = LabelGradients(program=self.program, temperature=distillation.temperature)
+        of = LabelGradients(
+            program=self.program,
+            temperature=self.distillation.temperature,
+            real_vocab_size=self.distillation.real_vocab_size,
+        )
         return [ONE_HOT, *teachers], of.by_labels(teachers)
 
     def gradient_moments(self, student: Params, num_batches: int) -> dict[str, Any]:
@@ -141,19 +148,20 @@ class Labels:
         """Returns how far the teacher's labels are from the truth, by context.
 
         Means over the contexts of `num_batches` batches: KL(truth, teacher) in nats,
-        and the squared Euclidean distance of both distributions. None if the truth is
-        unknown.
+        and the squared Euclidean distance of both distributions. The teacher's rows of
+        padding have no probability, as in distillation. None if the truth is unknown.
         """
         if self.truth is None:
             return None
         truth, model = self.truth, self.teacher
-        table_CV = padded(truth, self.program.experiment.model.vocab_size)
+        num_real = self.distillation.real_vocab_size or model.config.vocab_size
+        table_CV = padded(truth, num_real)
         everywhere = model.partitioning.sharding()
 
         @functools.partial(jax.jit, out_shardings=everywhere)
         def distances(params: Params, table_CV: Any, batch: Batch) -> Any:
             unembedding: Any = model.apply(params, batch)
-            log_q_BLV = jax.nn.log_softmax(unembedding.logits())
+            log_q_BLV = jax.nn.log_softmax(unembedding.logits()[..., :num_real])
             truth_BLV = truth_of(table_CV, truth, batch)
             squares_BLV = jnp.square(truth_BLV - jnp.exp(log_q_BLV))
             return {

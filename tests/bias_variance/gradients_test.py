@@ -119,6 +119,34 @@ def test_moments_are_those_of_the_gradients_themselves(measured):
         assert moments.variance(name) == pytest.approx(variance, rel=1e-3)
 
 
+def test_a_teachers_rows_of_padding_are_masked_as_in_training(tmp_path):
+    num_real = MODEL.vocab_size - 1
+    data = language(tmp_path)
+    program = program_on(data)
+    batch = loader_of(program).device_batch(0)
+    batch = dataclasses.replace(
+        batch,
+        tokens_BL=batch.tokens_BL % num_real,
+        targets_BL=batch.targets_BL % num_real,
+    )
+    student = program.fresh_state().params
+    other = dataclasses.replace(program.experiment, seed=1)
+    teacher = Program.on(other, jax.devices()[:1]).fresh_state().params
+    shape = (MODEL.vocab_size, MODEL.embed_dim)
+    louder = jax.tree.map(
+        lambda x: x.at[num_real:].add(5.0) if x.shape == shape else x, teacher
+    )
+
+    def of(params, **masked):
+        gradients = LabelGradients(program=program, **masked)
+        by_labels = gradients.by_labels({TEACHER: (program.student.apply, params)})
+        return _flat(by_labels(student, batch)[1])
+
+    masked = {"real_vocab_size": num_real}
+    np.testing.assert_array_equal(of(teacher, **masked), of(louder, **masked))
+    assert np.abs(of(teacher) - of(louder)).max() > 1e-3
+
+
 @pytest.mark.slow
 def test_a_mesh_of_four_measures_what_one_device_does(tmp_path):
     found = []

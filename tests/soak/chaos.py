@@ -105,7 +105,7 @@ class Campaign:
         return completed
 
     def _wait_for_fault(self, started):
-        """Waits for a fault at a step; returns the kill, None if the run ended before."""
+        """Returns the kill at a step; None if the run ended before it."""
         fault = started.fault
         while not started.faulted_at.exists() and not started.wait(0.1):
             pass
