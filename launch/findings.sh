@@ -7,9 +7,9 @@
 #   launch/findings.sh --report         nothing is run: the tables of what is complete
 #
 # Hours to days: runs of the demo's size take near two minutes each on one core, those of
-# `longer` four times that, and the 21 of `larger` have 29 times their FLOPs. It may be
-# stopped at any time: the same command goes on, and several may run beside one another.
-# Runs and pages are in runs/findings/.
+# `longer` four times that, those of `larger` near an hour. It may be stopped at any time:
+# the same command goes on, and several may run beside one another. Runs and pages are in
+# runs/findings/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 EXTRA=eval,plots
