@@ -36,6 +36,7 @@ from salt_jax.optim.schedules import (
     LinearRatioDecay,
     Step,
     WarmupLinear,
+    WarmupStableDecay,
 )
 from salt_jax.studies.known_truth import KnownTruth
 from salt_jax.training.program import Program
@@ -407,6 +408,18 @@ def test_the_teachers_weight_may_warm_up_from_0():
     assert schedule(0) == 0.0
 
 
+def test_the_learning_rate_may_fall_from_where_the_teacher_leaves():
+    overrides = ["LR_SCHEDULE=@schedules.WarmupStableDecay()", "LR_DECAY_FROM=36_000"]
+    before, changed = load(), load(*overrides)
+    rate = changed.optimizer.learning_rate
+    assert isinstance(rate, WarmupStableDecay)
+    assert (rate.decay_step, rate.total_steps) == (36_000, 208_000)
+    assert changed.stages == before.stages
+    original = before.optimizer.learning_rate
+    optimizer = dataclasses.replace(changed.optimizer, learning_rate=original)
+    assert dataclasses.replace(changed, optimizer=optimizer) == before
+
+
 MY_SCHEDULES = """
 import dataclasses
 import jax.numpy as jnp
@@ -480,6 +493,7 @@ def test_a_later_override_wins():
          r"Stage.distillation \(.* distill/config.Stage.distillation"),
         ("optimizer.Adafactor.learning_rate=@schedules.Constant()", "value.*OPTIMIZER"),
         ("KD_SCHEDULE=@schedules.WarmupLinear()", "KD_WARMUP_STEPS is not set"),
+        ("LR_SCHEDULE=@schedules.WarmupStableDecay()", "LR_DECAY_FROM is not set"),
         ("TOTAL_STEPS=%gin.REQUIRED", "TOTAL_STEPS is not set"),
         ("optimizer.AdamW.b1=0.5", "no effect: optimizer.AdamW.b1"),
         ("KEEP_FRACTION 0.5", "parse"),

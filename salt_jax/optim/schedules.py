@@ -8,6 +8,7 @@ called like these.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from typing import Protocol
 
@@ -149,6 +150,33 @@ class WarmupLinear:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class WarmupStableDecay:
+    """Linear warm-up from zero to `peak`, `peak` to `decay_step`, then linear to `end`.
+
+    It stays at `end` from `total_steps` on. Of a learning rate: a run can go on from
+    before `decay_step` to any number of steps (WSD, arXiv 2404.06395).
+    """
+
+    peak: float
+    end: float
+    warmup_steps: int
+    decay_step: int
+    total_steps: int
+
+    def __post_init__(self):
+        _check_values(self, "peak", "end")
+        _check_steps(self, "warmup_steps", "decay_step", "total_steps")
+
+    def __call__(self, step: jax.Array | int) -> jax.Array:
+        left = 1.0 - _done(step, self.decay_step, self.total_steps)
+        return jnp.where(
+            jnp.asarray(step) < self.warmup_steps,
+            self.peak * _warmed(step, self.warmup_steps),
+            self.end + (self.peak - self.end) * left,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class WarmupInverseSqrt:
     """Linear warm-up from zero to `peak`, then peak * sqrt(warmup_steps / step).
 
@@ -202,10 +230,12 @@ def _check_values(schedule: Schedule, *names: str) -> None:
 def _check_steps(schedule: Schedule, *names: str) -> None:
     """Refuses steps below zero, and an interval that ends before it begins."""
     label = type(schedule).__name__
-    steps = [getattr(schedule, name) for name in names]
-    if steps[0] < 0:
-        raise ValueError(f"{label}.{names[0]} must not be negative, got {steps[0]}.")
-    if steps != sorted(set(steps)):
-        raise ValueError(
-            f"{label}.{names[1]}={steps[1]} must be greater than {names[0]}={steps[0]}."
-        )
+    steps = [(name, getattr(schedule, name)) for name in names]
+    first, begin = steps[0]
+    if begin < 0:
+        raise ValueError(f"{label}.{first} must not be negative, got {begin}.")
+    for (before, begin), (name, end) in itertools.pairwise(steps):
+        if end <= begin:
+            raise ValueError(
+                f"{label}.{name}={end} must be greater than {before}={begin}."
+            )

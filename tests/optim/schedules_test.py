@@ -11,9 +11,11 @@ from salt_jax.optim.schedules import (
     WarmupCosine,
     WarmupInverseSqrt,
     WarmupLinear,
+    WarmupStableDecay,
 )
 
 RAMP = {"peak": 2.0, "end": 0.5, "warmup_steps": 10, "total_steps": 30}
+STABLE = RAMP | {"decay_step": 20}
 ALL = [
     Constant(value=0.3),
     Step(value=0.3, end_step=20),
@@ -21,6 +23,7 @@ ALL = [
     LinearRatioDecay(start=0.75, begin_step=10, end_step=30),
     WarmupCosine(**RAMP),
     WarmupLinear(**RAMP),
+    WarmupStableDecay(**STABLE),
     WarmupInverseSqrt(peak=2.0, warmup_steps=10),
 ]
 IDS = [type(schedule).__name__ for schedule in ALL]
@@ -84,6 +87,11 @@ def test_without_warm_up_the_first_step_is_at_the_peak(kind):
     assert values(kind(**RAMP | {"warmup_steps": 0}), 0) == [2.0]
 
 
+def test_a_stable_rate_is_at_its_peak_until_it_decays_in_a_line():
+    found = values(WarmupStableDecay(**STABLE), 0, 5, 10, 19, 20, 25, 30, 99)
+    assert found == [0.0, 1.0, 2.0, 2.0, 2.0, 1.25, 0.5, 0.5]
+
+
 def test_inverse_sqrt_is_continuous_where_its_warm_up_ends():
     schedule = WarmupInverseSqrt(peak=2.0, warmup_steps=10_000)
     around = values(schedule, 9_999, 10_000, 10_001)
@@ -115,6 +123,14 @@ def test_inverse_sqrt_halves_when_the_step_quadruples():
         (lambda: WarmupCosine(**RAMP | {"peak": -1.0}), r"WarmupCosine\.peak"),
         (lambda: WarmupCosine(**RAMP | {"total_steps": 10}), "warmup_steps=10"),
         (lambda: WarmupLinear(**RAMP | {"warmup_steps": -1}), "not be negative"),
+        (
+            lambda: WarmupStableDecay(**STABLE | {"decay_step": 30}),
+            r"total_steps=30 must be greater than decay_step=30",
+        ),
+        (
+            lambda: WarmupStableDecay(**STABLE | {"decay_step": 9}),
+            r"decay_step=9 must be greater than warmup_steps=10",
+        ),
         (lambda: WarmupInverseSqrt(peak=1.0, warmup_steps=0), "positive, got 0"),
     ],
 )
