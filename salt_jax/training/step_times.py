@@ -22,6 +22,7 @@ from absl import logging
 from salt_jax import config
 from salt_jax.batch import Batch
 from salt_jax.config import Experiment, Stage
+from salt_jax.loss.gates import EveryToken
 from salt_jax.model.flops import step_flops
 from salt_jax.training.compiled_updates import abstract_batch, compile_update
 from salt_jax.training.program import Program
@@ -120,7 +121,6 @@ def time_steps(
 def cost_of(experiment: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what decides the step time of a stage, from `config.as_json`."""
     distillation = stage["distillation"]
-    teacher = ("teacher", "teacher_dtype", "teacher_rules")
     average = {"average": True} if experiment.get("average") else {}
     return (
         average
@@ -128,9 +128,20 @@ def cost_of(experiment: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[str
         | {
             "optimizer": experiment["optimizer"]["type"],
             "objective": stage["data"].get("objective"),
-            "teacher": distillation and {name: distillation[name] for name in teacher},
+            "teacher": distillation and _teacher_cost(distillation),
         }
     )
+
+
+def _teacher_cost(distillation: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what decides the time that a teacher adds; a plain loss is not named."""
+    teacher = ("teacher", "teacher_dtype", "teacher_rules")
+    cost = {name: distillation[name] for name in teacher}
+    if (gate := distillation["tokens"]["type"]) != EveryToken.__name__:
+        cost["tokens"] = gate
+    if distillation["real_vocab_size"] is not None:
+        cost["real_vocab_size"] = distillation["real_vocab_size"]
+    return cost
 
 
 class Steppers:

@@ -6,6 +6,7 @@ import pytest
 
 from salt_jax import config
 from salt_jax.data.reading.objectives import PrefixLM
+from salt_jax.loss.gates import WhereTeacherLeads, WhereTeacherRanks
 from salt_jax.model.flops import step_flops
 from salt_jax.training.step_times import (
     Steppers,
@@ -93,11 +94,21 @@ def test_what_decides_a_step_time_is_shape_and_not_values():
     assert cost(same, replace(STANDARD, end_step=99)) == cost(EXPERIMENT, STANDARD)
     half = replace(EXPERIMENT, batch_size=4)
     deep = replace(EXPERIMENT, model=replace(runs.STUDENT, num_layers=5))
-    distillation = replace(DISTILL.distillation, teacher=runs.STUDENT)
+
+    def taught(**changes):
+        distillation = replace(DISTILL.distillation, **changes)
+        return cost(EXPERIMENT, replace(DISTILL, distillation=distillation))
+
+    wider = WhereTeacherRanks(k=50)
+    assert taught(tokens=WhereTeacherRanks()) == taught(tokens=wider)
+    assert taught(temperature=2.0) == cost(EXPERIMENT, DISTILL)
     costs = [
         cost(EXPERIMENT, STANDARD),
         cost(EXPERIMENT, DISTILL),
-        cost(EXPERIMENT, replace(DISTILL, distillation=distillation)),
+        taught(teacher=runs.STUDENT),
+        taught(tokens=WhereTeacherRanks()),
+        taught(tokens=WhereTeacherLeads()),
+        taught(real_vocab_size=4000),
         cost(half, STANDARD),
         cost(deep, STANDARD),
     ]
