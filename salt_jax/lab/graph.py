@@ -18,7 +18,7 @@ class Node:
     name: str
     argv: Sequence[str]  # The arguments of salt_jax.
     needs: Sequence[str] = ()  # Names of nodes.
-    output: str | None = None  # What it makes, if that is below the root.
+    output: str | None = None  # What it makes; once that is removed, it runs again.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

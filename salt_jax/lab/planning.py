@@ -72,8 +72,9 @@ class _Planning:
         if (prepared := self._lab.preparation) is None:
             return []
         files, bindings = prepared.gin_files, prepared.bindings
-        self._check("Prepared", "Preparation", files, bindings, ())
-        return [Node(name="prepare", argv=argv_of("prepare", files, bindings))]
+        job = self._check("Prepared", "Preparation", files, bindings, ())
+        argv = argv_of("prepare", files, bindings)
+        return [Node(name="prepare", argv=argv, output=job.output)]
 
     def _load(self, each: Resolved) -> None:
         """Reads the gin files of an entry: once, or with each seed if it matters."""

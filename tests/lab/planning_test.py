@@ -81,6 +81,8 @@ def test_commands_stand_after_what_they_need_and_seeds_one_after_another():
     seeds = [name.split("/")[1] for name in names if "/" in name]
     assert seeds == sorted(seeds, reverse=True)
     assert names[:2] == ["prepare", "baseline/seed-1/run"]
+    # Prepared anew if it is removed.
+    assert found.nodes["prepare"].output == "runs/demo/data"
     needs = {name: node.needs for name, node in found.nodes.items()}
     assert needs["slm/seed-1/run"] == ("prepare",)
     assert needs["salt/seed-0/run"] == ("prepare", "slm/seed-0/export")
