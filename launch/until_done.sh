@@ -26,13 +26,15 @@ until_done() {
     child=$!
     # A signal may come before the line above.
     [[ -z $stopped ]] || kill -s "$stopped" "$child" 2> /dev/null
+    # Not by `wait`: a signal ends it, and of a command that ends at the same moment bash
+    # loses the exit code. It may do so here too: then the code is -1, and the command,
+    # which was told to stop, counts as stopped.
+    while kill -0 "$child" 2> /dev/null; do
+      sleep 0.2 & wait $!
+    done
     wait "$child"
     code=$?
-    # A signal that is trapped ends `wait` before the command has ended.
-    while ((code > 128)) && kill -0 "$child" 2> /dev/null; do
-      wait "$child"
-      code=$?
-    done
+    ((code >= 0)) || code=75
     child=''
     ((code == 75)) || ((code == 1 && retries-- > 0)) || return "$code"
     [[ -n $stopped ]] || echo "Exit code $code: again in ${PAUSE:-30} s." >&2

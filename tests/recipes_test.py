@@ -232,8 +232,8 @@ def test_a_command_runs_until_it_is_done(codes, code, times, tmp_path):
 def test_a_signal_is_passed_on_and_ends_the_tries(sent, tmp_path):
     program = tmp_path / "salt"
     program.write_text(
-        f"#!/bin/bash\necho began >> {tmp_path}/asked\n"
         f"trap 'echo $1 >> {tmp_path}/asked; exit 75' TERM HUP USR1\n"
+        f"echo began >> {tmp_path}/asked\n"
         "for _ in {1..200}; do sleep 0.05; done\n"
     )
     command = ["bash", str(LAUNCH / "until_done.sh"), "bash", str(program)]
@@ -244,6 +244,17 @@ def test_a_signal_is_passed_on_and_ends_the_tries(sent, tmp_path):
         process.send_signal(getattr(signal, f"SIG{sent}"))
         assert process.wait(30) == 75
     assert asked(tmp_path)[0] == "began" and len(asked(tmp_path)) == 2
+
+
+def test_the_code_of_a_command_that_ends_as_a_signal_comes_is_not_lost(tmp_path):
+    program = tmp_path / "salt"
+    program.write_text("trap : TERM\nkill -TERM $PPID\nexit 75\n")
+    script = (
+        f"source {LAUNCH}/until_done.sh\n"
+        f"for _ in {{1..10}}; do stopped=''; until_done bash {program}; echo $?; done"
+    )
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert done.stdout.split() == ["75"] * 10
 
 
 def test_a_job_that_was_stopped_is_queued_again_and_a_refused_one_is_not(tmp_path):
