@@ -67,7 +67,6 @@ def write_run(workdir, losses, flops_a_step, domains=DOMAINS):
 def experiment(name):
     """Returns a run's settings: SALT has a teacher until step 40."""
     taught = {"teacher": "slm", "teacher_dtype": "int8", "teacher_rules": None}
-    taught |= {"tokens": {"type": "EveryToken"}, "real_vocab_size": None}
     names = ("batch_size", "seq_len", "num_microbatches", "loss_chunk_tokens")
     fields = {"model": "small" if name == "slm" else "large", "mesh": 1, "rules": 2}
     stage = {"data": {"type": "Text"}, "distillation": None}

@@ -134,13 +134,18 @@ def cost_of(experiment: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[str
 
 
 def _teacher_cost(distillation: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what decides the time that a teacher adds; a plain loss is not named."""
+    """Returns what decides the time that a teacher adds.
+
+    A loss on every token without padding is not named, as in runs from before there
+    was another.
+    """
     teacher = ("teacher", "teacher_dtype", "teacher_rules")
     cost = {name: distillation[name] for name in teacher}
-    if (gate := distillation["tokens"]["type"]) != EveryToken.__name__:
+    gate = distillation.get("tokens", {}).get("type", EveryToken.__name__)
+    if gate != EveryToken.__name__:
         cost["tokens"] = gate
-    if distillation["real_vocab_size"] is not None:
-        cost["real_vocab_size"] = distillation["real_vocab_size"]
+    if (size := distillation.get("real_vocab_size")) is not None:
+        cost["real_vocab_size"] = size
     return cost
 
 

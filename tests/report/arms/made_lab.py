@@ -34,7 +34,6 @@ def experiment(root, name, seed):
     if name in TEACHERS:
         export = f"{root}/{TEACHERS[name]}/seed-{seed}/export"
         taught = {"teacher": TEACHERS[name], "teacher_dtype": 0, "teacher_rules": 0}
-        taught |= {"tokens": {"type": "EveryToken"}, "real_vocab_size": None}
         taught["teacher_export"] = export
         first = {"name": "distill", "end_step": 50, "distillation": taught}
         stages = [stage | first, stage]
