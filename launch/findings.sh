@@ -7,7 +7,7 @@
 #   launch/findings.sh --report         nothing is run: the tables of what is complete
 #
 # Hours to days: runs of the demo's size take near two minutes each on one core, those of
-# `longer` four times that, those of `larger` near an hour. It may be stopped at any time:
+# `longer` four times that, those of `larger` 25 to 45. It may be stopped at any time:
 # the same command goes on, and several may run beside one another. Runs and pages are in
 # runs/findings/.
 set -euo pipefail

@@ -125,6 +125,15 @@ def make_padded_teacher(folder):
     )
 
 
+def padded_teacher(folder):
+    """The fields of a Distillation by `padded/`, its rows of padding masked."""
+    return dict(
+        teacher=PADDED_TEACHER,
+        teacher_export=f"{folder}/padded",
+        real_vocab_size=TEACHER.vocab_size,
+    )
+
+
 def experiment(folder, **changes):
     """Both stages on the files that `make_files` wrote in `folder`."""
     data = PreparedText(path=f"{folder}/data", vocabulary=VOCABULARY)

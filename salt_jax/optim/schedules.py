@@ -116,11 +116,7 @@ class WarmupCosine:
         done = _done(step, self.warmup_steps, self.total_steps)
         cosine = 0.5 * (1.0 + jnp.cos(math.pi * done))
         down = self.end + (self.peak - self.end) * cosine
-        return jnp.where(
-            jnp.asarray(step) < self.warmup_steps,
-            self.peak * _warmed(step, self.warmup_steps),
-            down,
-        )
+        return _after_warmup(step, self.peak, self.warmup_steps, down)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -142,11 +138,8 @@ class WarmupLinear:
 
     def __call__(self, step: jax.Array | int) -> jax.Array:
         left = 1.0 - _done(step, self.warmup_steps, self.total_steps)
-        return jnp.where(
-            jnp.asarray(step) < self.warmup_steps,
-            self.peak * _warmed(step, self.warmup_steps),
-            self.end + (self.peak - self.end) * left,
-        )
+        down = self.end + (self.peak - self.end) * left
+        return _after_warmup(step, self.peak, self.warmup_steps, down)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -169,11 +162,8 @@ class WarmupStableDecay:
 
     def __call__(self, step: jax.Array | int) -> jax.Array:
         left = 1.0 - _done(step, self.decay_step, self.total_steps)
-        return jnp.where(
-            jnp.asarray(step) < self.warmup_steps,
-            self.peak * _warmed(step, self.warmup_steps),
-            self.end + (self.peak - self.end) * left,
-        )
+        down = self.end + (self.peak - self.end) * left
+        return _after_warmup(step, self.peak, self.warmup_steps, down)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -215,6 +205,14 @@ def _warmed(step: jax.Array | int, warmup_steps: int) -> jax.Array:
     """Returns the elapsed share of the warm-up, 1 if there is none, float32."""
     step = jnp.asarray(step).astype(jnp.float32)
     return jnp.minimum(step / max(warmup_steps, 1), 1.0)
+
+
+def _after_warmup(
+    step: jax.Array | int, peak: float, warmup_steps: int, value: jax.Array
+) -> jax.Array:
+    """Returns `value`; during the warm-up, the line from zero to `peak`."""
+    up = peak * _warmed(step, warmup_steps)
+    return jnp.where(jnp.asarray(step) < warmup_steps, up, value)
 
 
 def _check_values(schedule: Schedule, *names: str) -> None:

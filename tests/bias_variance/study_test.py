@@ -71,22 +71,14 @@ def test_labels_are_measured_on_text(tmp_path):
     assert measure_labels(none, exports[:1], **settings)["difficulty"] is None
     # Rows of padding, which have large logits, change nothing that the teacher says.
     runs.make_padded_teacher(tmp_path)
-    again = measure_labels(padded(experiment), exports[:1], **settings)
+    first, second = experiment.stages
+    masked = runs.padded_teacher(tmp_path)
+    masked = dataclasses.replace(first.distillation, **masked)
+    stages = (dataclasses.replace(first, distillation=masked), second)
+    padded = dataclasses.replace(experiment, stages=stages)
+    again = measure_labels(padded, exports[:1], **settings)
     for name in "gradients", "difficulty":
         assert numbers(again[name]) == pytest.approx(numbers(found[name]), rel=1e-4)
-
-
-def padded(experiment):
-    """The experiment with `padded/` in place of `teacher/`, its padding masked."""
-    first, second = experiment.stages
-    masked = dataclasses.replace(
-        first.distillation,
-        teacher=runs.PADDED_TEACHER,
-        teacher_export=first.distillation.teacher_export.replace("teacher", "padded"),
-        real_vocab_size=runs.TEACHER.vocab_size,
-    )
-    first = dataclasses.replace(first, distillation=masked)
-    return dataclasses.replace(experiment, stages=(first, second))
 
 
 def numbers(found):

@@ -33,11 +33,7 @@ def adaptive(files, *, student=PADDED_STUDENT, padded=True, **distillation):
     run = runs.adaptive(files, measured_weight=False)
     first, second = run.stages
     if padded:
-        distillation |= dict(
-            teacher=runs.PADDED_TEACHER,
-            teacher_export=f"{files}/padded",
-            real_vocab_size=REAL,
-        )
+        distillation |= runs.padded_teacher(files)
     changed = dataclasses.replace(first.distillation, **distillation)
     first = dataclasses.replace(first, distillation=changed)
     return dataclasses.replace(run, model=student, stages=(first, second))

@@ -35,11 +35,7 @@ def metrics_of(files, workdir, **distillation):
 def test_a_teacher_with_masked_padding_teaches_as_one_without(files, tmp_path):
     tokens = WhereTeacherRanks(k=400)
     expected = metrics_of(files, tmp_path / "bare", tokens=tokens)
-    padded = dict(
-        teacher=runs.PADDED_TEACHER,
-        teacher_export=f"{files}/padded",
-        real_vocab_size=4096,
-    )
+    padded = runs.padded_teacher(files)
     found = metrics_of(files, tmp_path / "padded", tokens=tokens, **padded)
     for name in ("loss", "kd", "kl", "teacher_ce", "agreement", "distilled"):
         for one, other in zip(found, expected, strict=True):
