@@ -236,7 +236,9 @@ def test_a_signal_is_passed_on_and_ends_the_tries(sent, tmp_path):
         f"echo began >> {tmp_path}/asked\n"
         "for _ in {1..200}; do sleep 0.05; done\n"
     )
-    command = ["bash", str(LAUNCH / "until_done.sh"), "bash", str(program)]
+    # What a test before this one ignores would be inherited, and bash cannot trap it.
+    command = ["env", "--default-signal=HUP,INT", "bash"]
+    command += [str(LAUNCH / "until_done.sh"), "bash", str(program)]
     with subprocess.Popen(command, env=os.environ | {"PAUSE": "0"}) as process:
         while not (tmp_path / "asked").exists():
             time.sleep(0.02)
