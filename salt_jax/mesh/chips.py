@@ -21,6 +21,14 @@ class Chip:
     flops_per_second: float  # bfloat16 products with float32 accumulation.
     memory_bytes_per_second: float
     usable_gib: float  # The memory that a compiled program may use.
+    # To chips of the same slice (all ICI links together) or host (NVLink), one
+    # direction; half of a published bidirectional figure.
+    link_bytes_per_second: float | None = None
+    # To other slices or hosts: the chip's share of its host's network, one direction.
+    network_bytes_per_second: float | None = None
+    # Of bfloat16 products. TPUs only, for which XLA's cost model counts cycles: its
+    # figure for the largest products is 3 to 13 % above FLOPs / this.
+    flops_per_cycle: int | None = None
 
 
 # By `jax.Device.device_kind`.
@@ -30,24 +38,35 @@ CHIPS = {
         flops_per_second=275e12,
         memory_bytes_per_second=1200e9,
         usable_gib=30.75,
+        link_bytes_per_second=300e9,
+        flops_per_cycle=2**18,
     ),
     "TPU v5 lite": Chip(
         name="TPU v5e",
         flops_per_second=197e12,
         memory_bytes_per_second=819e9,
         usable_gib=15.75,
+        link_bytes_per_second=200e9,
+        network_bytes_per_second=3.125e9,
+        flops_per_cycle=2**17,
     ),
     "TPU v5": Chip(
         name="TPU v5p",
         flops_per_second=459e12,
         memory_bytes_per_second=2765e9,
         usable_gib=95.74,  # More than the published 95 GiB.
+        link_bytes_per_second=600e9,
+        network_bytes_per_second=6.25e9,
+        flops_per_cycle=2**18,
     ),
     "TPU v6 lite": Chip(
         name="TPU v6e",
         flops_per_second=918e12,
         memory_bytes_per_second=1640e9,
         usable_gib=31.25,
+        link_bytes_per_second=400e9,
+        network_bytes_per_second=12.5e9,
+        flops_per_cycle=2**19,
     ),
     # JAX preallocates 75% of a GPU; XLA_PYTHON_CLIENT_MEM_FRACTION changes that.
     "NVIDIA A100-SXM4-80GB": Chip(
@@ -55,18 +74,24 @@ CHIPS = {
         flops_per_second=312e12,
         memory_bytes_per_second=2039e9,
         usable_gib=0.75 * 79,
+        link_bytes_per_second=300e9,
+        network_bytes_per_second=25e9,
     ),
     "NVIDIA H100 80GB HBM3": Chip(
         name="NVIDIA H100",
         flops_per_second=989e12,
         memory_bytes_per_second=3350e9,
         usable_gib=0.75 * 79,
+        link_bytes_per_second=450e9,
+        network_bytes_per_second=50e9,
     ),
     "NVIDIA H200": Chip(
         name="NVIDIA H200",
         flops_per_second=989e12,
         memory_bytes_per_second=4800e9,
         usable_gib=0.75 * 139,
+        link_bytes_per_second=450e9,
+        network_bytes_per_second=50e9,
     ),
 }
 
