@@ -75,7 +75,10 @@ def compile_run(
         planned = programs.of_experiment(program)
         restore = restore_layout(program.abstract_state)
     with compiling(optimization_level):
-        done = [inspect(one, topology.available) for one in _chosen(planned, only)]
+        done = [
+            inspect(one, topology.available, predicted=optimization_level is None)
+            for one in _chosen(planned, only)
+        ]
     return Report(
         topology=topology,
         mesh_shape=dict(planned[0].mesh.shape),

@@ -30,6 +30,20 @@ class Instruction:
         """The names of the operands."""
         return re.findall(r"%([\w.\-]+)", self.rest.split("), ", 1)[0])
 
+    @property
+    def op_name(self) -> str:
+        """The JAX operation that it comes from; "" if unknown."""
+        found = re.search(r'op_name="([^"]*)"', self.rest)
+        return found[1] if found else ""
+
+    @property
+    def called(self) -> list[str]:
+        """The names of the computations that it calls."""
+        names = _CALLED.findall(self.rest)
+        for listed in _BRANCHES.findall(self.rest):
+            names += re.findall(r"%?([\w.\-]+)", listed)
+        return names
+
     def attribute(self, name: str) -> str | None:
         """Returns the value of `name=`, up to a comma or space; None if absent."""
         found = re.search(rf"\b{name}=%?([^,\s]+)", self.rest)
@@ -58,7 +72,7 @@ class Module:
         """Returns the module of `text`, the result of `Compiled.as_text`."""
         computations: dict[str, dict[str, Instruction]] = {}
         entry, current = "", None
-        for line in text.splitlines():
+        for line in _joined(text):
             if header := _HEADER.match(line):
                 current = computations.setdefault(header[2], {})
                 entry = header[2] if header[1] else entry
@@ -75,12 +89,12 @@ class Module:
             yield Placed(instruction, name, caller, times)
             if instruction.opcode in _REDUCES or "-done" in instruction.opcode:
                 continue
-            trips = self._trips(name, instruction)
-            for called in _called(instruction):
+            trips = self.trips(name, instruction)
+            for called in instruction.called:
                 inside = caller if instruction.opcode == "fusion" else called
                 yield from self._within(called, inside, times * trips)
 
-    def _trips(self, computation: str, instruction: Instruction) -> int:
+    def trips(self, computation: str, instruction: Instruction) -> int:
         """Returns the trip count of a loop; 1 for any other instruction."""
         if instruction.opcode != "while":
             return 1
@@ -115,11 +129,20 @@ class Module:
         return _constant(source) if source and is_constant else 0
 
 
-def _called(instruction: Instruction) -> list[str]:
-    names = _CALLED.findall(instruction.rest)
-    for listed in _BRANCHES.findall(instruction.rest):
-        names += re.findall(r"%?([\w.\-]+)", listed)
-    return names
+def _joined(text: str) -> Iterator[str]:
+    """Yields the lines of `text`; attributes with line breaks stay in one."""
+    held = ""
+    for line in text.splitlines():
+        if held and line != "}" and not _INSTRUCTION.match(line):
+            held += " " + line
+            continue
+        if held:
+            yield held
+        held = line if _INSTRUCTION.match(line) else ""
+        if not held:
+            yield line
+    if held:
+        yield held
 
 
 def _constant(instruction: Instruction) -> int:

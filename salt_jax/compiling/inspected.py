@@ -12,7 +12,9 @@ import jax
 from absl import logging
 
 from salt_jax.compiling.collectives import Collective, collectives
+from salt_jax.compiling.prediction import Prediction, predict
 from salt_jax.compiling.programs import Planned
+from salt_jax.mesh.chips import chip_of
 from salt_jax.mesh.memory import GIB
 
 _UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
@@ -28,6 +30,7 @@ class Inspected:
     available: int  # Usable bytes of a chip.
     compiled: jax.stages.Compiled | None = None  # None: it ran out of memory.
     collectives: Sequence[Collective] = ()
+    prediction: Prediction | None = None  # None: no schedule, or unknown rates.
     lower_seconds: float = 0.0
     compile_seconds: float = 0.0
 
@@ -42,12 +45,13 @@ class Inspected:
         return self.compiled is not None and self.needed <= self.available
 
 
-def inspect(planned: Planned, available: int) -> Inspected:
+def inspect(planned: Planned, available: int, *, predicted: bool = False) -> Inspected:
     """Compiles a program and reads its memory and communication.
 
     Args:
       planned: The program.
       available: Usable bytes of a chip.
+      predicted: Whether to predict its time: it is compiled as `train` does.
     """
     logging.info("Compiling %s.", planned.name)
     began = time.monotonic()
@@ -65,14 +69,17 @@ def inspect(planned: Planned, available: int) -> Inspected:
             lower_seconds=lower_seconds,
             compile_seconds=seconds,
         )
+    seconds = time.monotonic() - began
+    text = compiled.as_text() or ""
     return Inspected(
         planned=planned,
         peak=_peak(compiled, is_cpu=planned.mesh.devices.flat[0].platform == "cpu"),
         available=available,
         compiled=compiled,
-        collectives=_collectives(planned, compiled),
+        collectives=_collectives(planned, text),
+        prediction=_prediction(planned, text) if predicted else None,
         lower_seconds=lower_seconds,
-        compile_seconds=time.monotonic() - began,
+        compile_seconds=seconds,
     )
 
 
@@ -98,6 +105,11 @@ def _peak(compiled: jax.stages.Compiled, *, is_cpu: bool) -> int:
     return int(together if is_cpu else memory.peak_memory_in_bytes)
 
 
-def _collectives(planned: Planned, compiled: jax.stages.Compiled) -> list[Collective]:
+def _collectives(planned: Planned, text: str) -> list[Collective]:
     slice_of = [getattr(x, "slice_index", 0) for x in planned.mesh.devices.flat]
-    return collectives(compiled.as_text() or "", slice_of)
+    return collectives(text, slice_of)
+
+
+def _prediction(planned: Planned, text: str) -> Prediction | None:
+    chip = chip_of(planned.mesh.devices.flat[0].device_kind)
+    return predict(text, planned.mesh, chip, planned.flops, planned.tokens_per_chip)

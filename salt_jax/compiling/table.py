@@ -10,6 +10,7 @@ from salt_jax.compiling.advice import advice
 from salt_jax.compiling.collectives import KINDS, total_bytes
 from salt_jax.compiling.compile import Report
 from salt_jax.compiling.inspected import Inspected
+from salt_jax.compiling.prediction_rows import in_words, prediction_sections
 from salt_jax.compiling.roofline import LossTiling, matmul_seconds, memory_seconds
 from salt_jax.mesh.chips import Chip
 from salt_jax.mesh.memory import GIB
@@ -39,6 +40,7 @@ def render(report: Report) -> str:
             f"{restore.bytes_per_chip / GIB:.2f} GiB.",
         ]
     lines.append(_about_seconds(report))
+    lines += in_words(report.inspected)
     return "\n".join([*lines, verdict(report)])
 
 
@@ -89,6 +91,7 @@ def _program(one: Inspected, report: Report) -> dict[str, Any]:
             planned.flops.total * planned.tokens_per_chip, chip
         ),
         "loss": None if loss is None else _loss(loss, chip, one.planned.num_losses),
+        "prediction": one.prediction and one.prediction.as_json(),
         "collectives": [dataclasses.asdict(moved) for moved in one.collectives],
         "lower_seconds": one.lower_seconds,
         "compile_seconds": one.compile_seconds,
@@ -142,6 +145,7 @@ def _sections(report: Report) -> list[tuple[str, list[tuple[str, _Cell]]]]:
         ("GiB a chip", memory),
         ("GFLOP a token, by formula", flops),
         ("ms a step, by formula, at peak rates", _times(report)),
+        *prediction_sections(),
         ("GiB a chip sends a step", moved),
         ("seconds", seconds),
     ]
@@ -177,7 +181,7 @@ def _about_seconds(report: Report) -> str:
         return "Compiled without a cache, as train does."
     return (
         f"Compiled without a cache at optimization level {report.optimization_level}, "
-        "lower than that of train: for a fit check only."
+        "lower than that of train: for a fit check only, without a predicted time."
     )
 
 

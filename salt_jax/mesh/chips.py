@@ -24,6 +24,7 @@ class Chip:
     # To chips of the same slice (all ICI links together) or host (NVLink), one
     # direction; half of a published bidirectional figure.
     link_bytes_per_second: float | None = None
+    torus_dimensions: int = 0  # Each has two of the links; 0: a switch connects all.
     # To other slices or hosts: the chip's share of its host's network, one direction.
     network_bytes_per_second: float | None = None
     # Of bfloat16 products. TPUs only, for which XLA's cost model counts cycles: its
@@ -39,6 +40,7 @@ CHIPS = {
         memory_bytes_per_second=1200e9,
         usable_gib=30.75,
         link_bytes_per_second=300e9,
+        torus_dimensions=3,
         flops_per_cycle=2**18,
     ),
     "TPU v5 lite": Chip(
@@ -47,6 +49,7 @@ CHIPS = {
         memory_bytes_per_second=819e9,
         usable_gib=15.75,
         link_bytes_per_second=200e9,
+        torus_dimensions=2,
         network_bytes_per_second=3.125e9,
         flops_per_cycle=2**17,
     ),
@@ -56,6 +59,7 @@ CHIPS = {
         memory_bytes_per_second=2765e9,
         usable_gib=95.74,  # More than the published 95 GiB.
         link_bytes_per_second=600e9,
+        torus_dimensions=3,
         network_bytes_per_second=6.25e9,
         flops_per_cycle=2**18,
     ),
@@ -65,6 +69,7 @@ CHIPS = {
         memory_bytes_per_second=1640e9,
         usable_gib=31.25,
         link_bytes_per_second=400e9,
+        torus_dimensions=2,
         network_bytes_per_second=12.5e9,
         flops_per_cycle=2**19,
     ),

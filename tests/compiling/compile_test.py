@@ -80,6 +80,7 @@ def test_a_step_that_fits_a_pod_is_told_with_what_it_holds_and_moves(named, comp
     assert {"all-gather", "all-reduce"} <= kinds
     assert not any(moved["across_slices"] for moved in step["collectives"])
     assert step["compile_seconds"] > 0.5  # It was not read from a cache.
+    assert step["prediction"] is None  # The lowest level overlaps nothing.
 
 
 @needs_libtpu
@@ -164,10 +165,12 @@ def test_saved_steps_are_compiled_at_the_level_of_train_and_fit_checks_at_o0(
 ):
     arguments = [x.replace("there", f"{tmp_path}/there") for x in arguments]
     used = []
-    monkeypatch.setattr(compile_module, "inspect", lambda one, _: used.append(
-        options_of_the_compiler()[0]) or refused(one))  # fmt: skip
+    monkeypatch.setattr(
+        compile_module, "inspect", lambda one, _, predicted: used.append(
+            (options_of_the_compiler()[0], predicted)) or refused(one))  # fmt: skip
     assert main(["compile", *named, "--topology=here", *arguments]) == 1
-    assert used == [level] * 4
+    # Only what train compiles has a schedule to predict the time from.
+    assert used == [(level, level == "UNKNOWN")] * 4
     assert said in capsys.readouterr().out
 
 
