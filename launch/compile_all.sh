@@ -7,6 +7,8 @@
 #   bash launch/compile_all.sh               all of them: half an hour on two cores
 #   bash launch/compile_all.sh --continue    resume: only those without a report
 #   bash launch/compile_all.sh --only=NAME   recompile one entry of the list below
+#   bash launch/compile_all.sh --predict     at the level of train, with predicted times:
+#                                            hours; resumes; --predict=NAME: one entry
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/env.sh
@@ -40,7 +42,7 @@ salt_70b              salt_70b      v5p:8x8x8 1 $stages
 "
 
 reports=.cache/compile
-only=
+only= level=O0 table=table predicted=
 case "${1:-}" in
   '') rm -rf "$reports" ;;
   --continue) ;;
@@ -49,7 +51,15 @@ case "${1:-}" in
     grep -q "^$only " <<< "$list" || { echo "No $only in the list." >&2; exit 2; }
     rm -f "$reports/$only.json"
     ;;
-  *) echo "Options are --continue and --only=NAME, not $1." >&2; exit 2 ;;
+  --predict | --predict=*)
+    reports=.cache/predicted level=train table=predictions predicted=--predicted
+    only=${1#--predict}
+    only=${only#=}
+    [[ -z $only ]] || grep -q "^$only " <<< "$list" ||
+      { echo "No $only in the list." >&2; exit 2; }
+    [[ -z $only ]] || rm -f "$reports/$only.json"
+    ;;
+  *) echo "Options are --continue, --only=NAME and --predict, not $1." >&2; exit 2 ;;
 esac
 mkdir -p "$reports"
 
@@ -57,9 +67,9 @@ write_table() {
   names=$(grep . <<< "$list" | while read -r name _; do
     [[ -f $reports/$name.json ]] && echo "$reports/$name.json"; done || true)
   # shellcheck disable=SC2086
-  python -m salt_jax.compiling.overview $names > "$reports/table.md"
-  sed -i -e '/<!-- table begins -->/,/<!-- table ends -->/{//!d}' \
-    -e "/<!-- table begins -->/r $reports/table.md" docs/scale.md
+  python -m salt_jax.compiling.overview $predicted $names > "$reports/table.md"
+  sed -i -e "/<!-- $table begins -->/,/<!-- $table ends -->/{//!d}" \
+    -e "/<!-- $table begins -->/r $reports/table.md" docs/scale.md
 }
 
 grep . <<< "$list" | while read -r name file topology num_slices options; do
@@ -68,8 +78,8 @@ grep . <<< "$list" | while read -r name file topology num_slices options; do
   # Exit status 1: the program does not fit, which the table shows.
   # shellcheck disable=SC2086
   python -m salt_jax.main compile --gin_file="gin/$file.gin" --topology="$topology" \
-    --num_slices="$num_slices" --json $options > "$reports/unfinished" < /dev/null \
-    || [[ $? == 1 ]]
+    --num_slices="$num_slices" --optimization_level="$level" --json $options \
+    > "$reports/unfinished" < /dev/null || [[ $? == 1 ]]
   python -m json.tool "$reports/unfinished" > /dev/null
   mv "$reports/unfinished" "$reports/$name.json"
   write_table

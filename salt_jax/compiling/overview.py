@@ -1,14 +1,15 @@
 """One Markdown table of several JSON reports of the command `compile`.
 
-python -m salt_jax.compiling.overview NAME.json ...
+python -m salt_jax.compiling.overview NAME.json ...                what fits
+python -m salt_jax.compiling.overview --predicted NAME.json ...    predicted times
 """
 
 from __future__ import annotations
 
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NotRequired, TypedDict
 
 from salt_jax.files.records import read_record
 from salt_jax.mesh.memory import GIB
@@ -16,6 +17,11 @@ from salt_jax.mesh.memory import GIB
 COLUMNS = (
     *("run", "pod", "program", "state", "teacher", "peak", "of", "products"),
     *("loss", "its embeddings", "its logits", "sent", "across slices", "compiled in"),
+)
+PREDICTED = (
+    *("run", "pod", "program", "step", "products", "of them at peak"),
+    *("other operations", "copies", "exposed", "across slices", "hidden"),
+    *("MFU, %", "with recomputation, %", "to the plain step", "by FLOPs"),
 )
 
 
@@ -30,6 +36,19 @@ class _Loss(TypedDict, total=False):
     logits_seconds: float | None
 
 
+class _Prediction(TypedDict):
+    seconds: float
+    products_seconds: float
+    products_at_peak_seconds: float
+    other_seconds: float
+    copies_seconds: float
+    exposed_seconds: float
+    exposed_across_slices_seconds: float
+    sending_seconds: float
+    mfu: float
+    hfu: float
+
+
 class _Program(TypedDict):
     bytes_held: dict[str, float]
     bytes_beside: dict[str, float]
@@ -37,6 +56,8 @@ class _Program(TypedDict):
     fits: bool
     matmul_seconds: float | None
     loss: _Loss | None
+    prediction: NotRequired[_Prediction | None]
+    flops_per_token: NotRequired[dict[str, float]]
     collectives: list[_Collective]
     lower_seconds: float
     compile_seconds: float
@@ -51,20 +72,66 @@ class _Report(TypedDict):
 
 def overview(reports: Mapping[str, Mapping[str, Any]]) -> str:
     """Returns a table with one row for each program of the named `reports`."""
-    rows = [COLUMNS, ["---"] * len(COLUMNS)]
-    for name, report in reports.items():
-        rows += _rows(name, report)
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return _table(COLUMNS, reports, _rows)
 
 
-def table_of(paths: Sequence[pathlib.Path]) -> str:
+def predictions(reports: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns a table with one row for each program with a predicted time."""
+    return _table(PREDICTED, reports, _predicted)
+
+
+def table_of(paths: Sequence[pathlib.Path], *, predicted: bool = False) -> str:
     """Returns the table of the reports in files, named after the files.
 
     Raises:
       ValueError: a report is damaged.
     """
     remedy = "compile it again"
-    return overview({x.stem: read_record(x, _Report, remedy=remedy) for x in paths})
+    reports = {x.stem: read_record(x, _Report, remedy=remedy) for x in paths}
+    return predictions(reports) if predicted else overview(reports)
+
+
+def _table(
+    columns: Sequence[str],
+    reports: Mapping[str, Mapping[str, Any]],
+    rows_of: Callable[[str, Mapping[str, Any]], Iterator[Sequence[str]]],
+) -> str:
+    rows = [columns, ["---"] * len(columns)]
+    for name, report in reports.items():
+        rows += rows_of(name, report)
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _predicted(name: str, report: Mapping[str, Any]) -> Iterator[Sequence[str]]:
+    programs = report["programs"]
+    for program, about in programs.items():
+        made = about.get("prediction")
+        if made is None:
+            continue
+        exposed = made["exposed_seconds"], made["exposed_across_slices_seconds"]
+        yield (
+            *(name, f"{report['topology']} x {report['num_slices']}", program),
+            *(_ms(made[f"{x}seconds"]) for x in ("", "products_", "products_at_peak_")),
+            *(_ms(made[f"{x}_seconds"]) for x in ("other", "copies")),
+            *(_ms(x) for x in (*exposed, made["sending_seconds"] - sum(exposed))),
+            *(f"{100 * made[share]:.1f}" for share in ("mfu", "hfu")),
+            *_to_plain(about, programs.values()),
+        )
+
+
+def _to_plain(
+    about: Mapping[str, Any], programs: Iterable[Mapping[str, Any]]
+) -> Sequence[str]:
+    """Returns how much longer a step with a teacher takes, and by FLOPs alone."""
+    if not about["flops_per_token"]["teacher_forward"]:
+        return "", ""
+    for plain in programs:
+        bill, made = plain["flops_per_token"], plain.get("prediction")
+        if made and bill["student_backward"] and not bill["teacher_forward"]:
+            times = about["prediction"]["seconds"] / made["seconds"]
+            flops = about["flops_per_token"]["total"] / bill["total"]
+            return f"{times:.3f}", f"{flops:.3f}"
+    return "", ""
 
 
 def _rows(name: str, report: Mapping[str, Any]) -> Iterator[Sequence[str]]:
@@ -105,4 +172,7 @@ def _ms(seconds: float | None) -> str:
 
 
 if __name__ == "__main__":
-    print(table_of([pathlib.Path(name) for name in sys.argv[1:]]))
+    arguments = sys.argv[1:]
+    predicted = arguments[:1] == ["--predicted"]
+    paths = [pathlib.Path(name) for name in arguments[predicted:]]
+    print(table_of(paths, predicted=predicted))

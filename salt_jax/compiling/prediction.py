@@ -91,7 +91,8 @@ def predict(
     """Returns the predicted time of a program, from its schedule.
 
     Products and other work take the cycles of XLA's own cost model for TPUs; where the
-    text has none, the longer of FLOPs and bytes at the chip's peak rates.
+    text has none, the longer of FLOPs and bytes at the chip's peak rates. For GPUs
+    there is no such model, and most products are in libraries that it knows nothing of.
 
     Args:
       text: The result of `Compiled.as_text`, compiled as `train` does.
@@ -101,10 +102,10 @@ def predict(
       tokens_per_chip: The tokens of one execution, divided by the number of chips.
 
     Returns:
-      None if the program has no schedule, or the chip's rates are unknown.
+      None if the program has no schedule, the chip is no TPU or a rate is unknown.
     """
-    header = text.partition("\n")[0]
-    if chip is None or "is_scheduled=true" not in header:
+    is_scheduled = "is_scheduled=true" in text.partition("\n")[0]
+    if chip is None or chip.flops_per_cycle is None or not is_scheduled:
         return None
     module = Module.parse(text)
     fabric = Fabric.of(chip, list(mesh.devices.flat))

@@ -1,4 +1,4 @@
-from salt_jax.compiling.overview import COLUMNS, overview
+from salt_jax.compiling.overview import COLUMNS, PREDICTED, overview, predictions
 
 GIB = 2**30
 LOSS = {"matmul_seconds": 0.1, "embedding_seconds": 0.04, "logits_seconds": 0.0}
@@ -64,3 +64,60 @@ def test_what_lies_beside_a_program_is_in_its_peak():
 def test_without_a_loss_or_known_rates_there_are_no_times():
     assert cells(loss=None, matmul_seconds=None)["loss"] == ""
     assert cells(loss=None, matmul_seconds=None)["products"] == ""
+
+
+PREDICTION = {
+    "seconds": 2.0,
+    "products_seconds": 1.5,
+    "products_at_peak_seconds": 1.2,
+    "other_seconds": 0.2,
+    "copies_seconds": 0.05,
+    "exposed_seconds": 0.2,
+    "exposed_across_slices_seconds": 0.05,
+    "sending_seconds": 0.4,
+    "mfu": 0.5123,
+    "hfu": 0.6,
+}
+BILL = {"student_backward": 2.0, "teacher_forward": 0.0, "total": 8.0}
+
+
+def predicted(*others, **changes):
+    """The cells of the first program of a table, beside `others`."""
+    made = report(prediction=PREDICTION, flops_per_token=BILL | changes)
+    made["programs"] |= {f"other {i}": other for i, other in enumerate(others)}
+    _, _, row, *_ = predictions({"salt": made}).splitlines()
+    written = [cell.strip() for cell in row.strip("|").split("|")]
+    return dict(zip(PREDICTED, written, strict=True))
+
+
+def test_a_prediction_is_a_row_in_milliseconds_and_percent():
+    assert predicted() == {
+        "run": "salt",
+        "pod": "v5e:16x16 x 4",
+        "program": "distill",
+        "step": "2,000",
+        "products": "1,500",
+        "of them at peak": "1,200",
+        "other operations": "200",
+        "copies": "50",
+        "exposed": "200",
+        "across slices": "50",
+        "hidden": "150",
+        "MFU, %": "51.2",
+        "with recomputation, %": "60.0",
+        "to the plain step": "",
+        "by FLOPs": "",
+    }
+
+
+def test_a_step_with_a_teacher_is_compared_with_the_plain_step_beside_it():
+    plain = {"prediction": PREDICTION | {"seconds": 1.6}, "flops_per_token": BILL}
+    reading = plain | {"flops_per_token": BILL | {"student_backward": 0.0}}
+    found = predicted(reading, plain, teacher_forward=1.0, total=9.0)
+    assert (found["to the plain step"], found["by FLOPs"]) == ("1.250", "1.125")
+    assert predicted(reading, teacher_forward=1.0)["by FLOPs"] == ""
+
+
+def test_a_program_without_a_prediction_has_no_row():
+    assert len(predictions({"salt": report(prediction=None)}).splitlines()) == 2
+    assert len(predictions({"salt": report()}).splitlines()) == 2

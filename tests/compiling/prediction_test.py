@@ -100,11 +100,14 @@ def step(devices):
     return mesh, jax.jit(jax.grad(loss), out_shardings=split).lower(weights, x), flops
 
 
-def test_nothing_is_predicted_for_a_cpu():
+def test_nothing_is_predicted_for_a_cpu_or_a_gpu_or_without_a_schedule():
     mesh, lowered, flops = step(jax.devices())
     text = lowered.compile().as_text()
     bill = FlopsBill(student_forward=flops)
     assert predict(text, mesh, None, bill, 1.0) is None
+    gpu = CHIPS["NVIDIA H100 80GB HBM3"]
+    assert predict(text, mesh, gpu, bill, 1.0) is None
+    assert predict(text, mesh, V5E, bill, 1.0) is not None
     header, _, rest = text.partition("\n")
     unscheduled = header.replace("is_scheduled=true", "") + "\n" + rest
     assert predict(unscheduled, mesh, V5E, bill, 1.0) is None
