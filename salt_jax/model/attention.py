@@ -51,7 +51,11 @@ class Attention(nn.Module):
             config.num_kv_heads,
             config.head_dim,
         )
-        cos, sin, mask_BLM = context.of_layer(layer, config)
+        is_global: jax.Array | bool = True
+        if config.sliding_window is not None:
+            assert layer is not None
+            is_global = (layer + 1) % config.global_every == 0
+        cos, sin = context.angles_of(is_global)
 
         def heads(name: str, count: int, letter: str) -> jax.Array:
             axes = axes_of(f"D{letter}K")
@@ -71,7 +75,7 @@ class Attention(nn.Module):
             assert layer is not None
             cache = cache.put(layer, k_BMGK, v_BMGK)
             k_BMGK, v_BMGK = cache.read(layer, config.dtype)
-        mixed_BLHK = self._mix(q_BLHK, k_BMGK, v_BMGK, mask_BLM, context)
+        mixed_BLHK = self._mix(q_BLHK, k_BMGK, v_BMGK, context, is_global)
         out_HKD = weight(self, "out", (H, K, D), axes_of("HKD"), summed=axes_of("HK"))
         return project(self.partitioning, "BLHK,HKD->BLD", mixed_BLHK, out_HKD), cache
 
@@ -80,8 +84,8 @@ class Attention(nn.Module):
         q_BLHK: jax.Array,
         k_BMGK: jax.Array,
         v_BMGK: jax.Array,
-        mask_BLM: jax.Array | None,
         context: AttentionContext,
+        is_global: jax.Array | bool,
     ) -> jax.Array:
         """Returns the attended values_BLHK, computed by the kernel of `context`.
 
@@ -104,12 +108,14 @@ class Attention(nn.Module):
                 context.furthest_BL,
                 scale=scale,
                 softcap=softcap,
+                window=self.config.sliding_window,
+                is_global=is_global,
             )
         elif context.kernel == "cudnn":
-            assert mask_BLM is not None
+            mask_BLM = context.mask_of(is_global)
             mixed_BLHK = cudnn(self.partitioning, *q_k_v, mask_BLM, scale=scale)
         else:
-            assert mask_BLM is not None
+            mask_BLM = context.mask_of(is_global)
             attend = reference if context.kernel == "reference" else xla
             mixed_BLHK = attend(*q_k_v, mask_BLM, scale=scale, softcap=softcap)
         return whole(mixed_BLHK, "heads")

@@ -13,7 +13,7 @@ import dataclasses
 from absl import logging
 
 from salt_jax.mesh.partitioning import Partitioning
-from salt_jax.model.attention_kernels import LANES
+from salt_jax.model.attention_kernels import LANES, LONGEST_WINDOWED
 from salt_jax.model.config import TransformerConfig
 
 _PLATFORMS = {"splash": "tpu", "cudnn": "gpu"}
@@ -65,8 +65,6 @@ def _obstacle(
     wanted, found = _PLATFORMS[name], partitioning.platform
     if found != wanted:
         return f"it needs a {wanted}, and the devices are {found}s"
-    if name == "splash" and config.sliding_window is not None:
-        return f"it supports no sliding_window, got {config.sliding_window}"
     if name == "cudnn" and config.attention_softcap is not None:
         return f"it supports no attention_softcap, got {config.attention_softcap}"
     shards = partitioning.compute_size("heads")
@@ -78,6 +76,8 @@ def _obstacle(
         )
     if name == "splash" and length % LANES:
         return f"the length {length} is not a multiple of {LANES}"
+    if name == "splash" and config.sliding_window and length > LONGEST_WINDOWED:
+        return f"with a sliding_window the length {length} exceeds {LONGEST_WINDOWED}"
     if name == "cudnn" and length % 2:
         return f"the length {length} is odd"
     if name == "cudnn" and config.dtype != "bfloat16":

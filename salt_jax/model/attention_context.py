@@ -30,7 +30,7 @@ class AttentionContext:
     # Splash only: the last position each token attends to; None: its own.
     furthest_BL: jax.Array | None
     mask_BLM: jax.Array | None  # Every other kernel: True where L attends to M.
-    # Layers with a sliding window only.
+    # Models with a sliding window only.
     near_1LM: jax.Array | None = None  # True where M is within the window of L.
     local_angles: Angles | None = None  # None: the same as `angles`.
 
@@ -70,23 +70,22 @@ class AttentionContext:
             kernel, angles, segments_BL, furthest_BL, mask_BLM, near_1LM, local_angles
         )
 
-    def of_layer(
-        self, layer: jax.Array | int | None, config: TransformerConfig
-    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        """Returns the cosines, the sines and the mask_BLM of a layer.
+    def angles_of(self, is_global: jax.Array | bool) -> Angles:
+        """Returns the cosines and sines of a global or local layer."""
+        if self.local_angles is None:
+            return self.angles
+        (cos, sin), (local_cos, local_sin) = self.angles, self.local_angles
+        return (
+            jnp.where(is_global, cos, local_cos),
+            jnp.where(is_global, sin, local_sin),
+        )
 
-        `layer` is read only if the model has a sliding window.
-        """
-        cos, sin = self.angles
+    def mask_of(self, is_global: jax.Array | bool) -> jax.Array:
+        """Returns the mask_BLM of a global or local layer; not with splash."""
+        assert self.mask_BLM is not None
         if self.near_1LM is None:
-            return cos, sin, self.mask_BLM
-        assert layer is not None and self.mask_BLM is not None
-        is_global = (layer + 1) % config.global_every == 0
-        if self.local_angles is not None:
-            local_cos, local_sin = self.local_angles
-            cos = jnp.where(is_global, cos, local_cos)
-            sin = jnp.where(is_global, sin, local_sin)
-        return cos, sin, self.mask_BLM & (self.near_1LM | is_global)
+            return self.mask_BLM
+        return self.mask_BLM & (self.near_1LM | is_global)
 
 
 def attention_mask(

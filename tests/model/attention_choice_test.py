@@ -53,7 +53,7 @@ def test_a_named_kernel_of_any_device_is_obeyed_where_there_are_faster_ones(
             LENGTH,
             "attention_softcap.*50.0",
         ),
-        ("tpu", "splash", WINDOW, LENGTH, "sliding_window.*9"),
+        ("tpu", "splash", WINDOW, 1 << 17, "sliding_window.*131072.*65536"),
     ],
 )
 def test_a_named_attention_that_cannot_be_used_is_refused(
@@ -71,7 +71,7 @@ def test_a_named_attention_that_cannot_be_used_is_refused(
     [
         ("tpu", "splash", {"attention_softcap": 50.0, "query_scale": 0.1}),
         ("gpu", "cudnn", WINDOW | {"query_scale": 0.1}),
-        ("tpu", "xla", WINDOW),
+        ("tpu", "splash", WINDOW),
         ("gpu", "xla", {"attention_softcap": 50.0}),
     ],
 )

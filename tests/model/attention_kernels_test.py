@@ -85,7 +85,7 @@ def packing(kind, length=L):
 
 
 def by_splash(partitioning, segments_BL, prefix_BL, **parts):
-    """In four blocks a row, of which a causal kernel leaves out one."""
+    """In blocks of 128, of which a causal kernel leaves out those of the future."""
     has_prefix = prefix_BL is not None
     furthest_BL = furthest_seen(segments_BL, prefix_BL) if has_prefix else None
     return lambda *q_k_v: splash(
@@ -93,8 +93,12 @@ def by_splash(partitioning, segments_BL, prefix_BL, **parts):
     )
 
 
-def by_reference(segments_BL, prefix_BL, **parts):
+def by_reference(segments_BL, prefix_BL, *, window=None, is_global=True, **parts):
     mask_BLM = attention_mask(segments_BL, prefix_BL)
+    if window is not None:
+        column = jnp.arange(segments_BL.shape[1])
+        near_LM = column[None] > column[:, None] - window
+        mask_BLM &= is_global | near_LM[None]
     return lambda q, k, v: reference(q, k, v, mask_BLM, **parts)
 
 
@@ -141,6 +145,28 @@ def test_splash_and_its_gradients_are_those_of_the_reference(
     rows = packing(kind)
     actual = by_splash(partitioning(), *rows)
     check_equal(actual, by_reference(*rows), arrays(num_kv_heads))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind, window, is_global",
+    [
+        ("causal", 1, False),
+        ("packed", 129, False),
+        ("packed prefix", 40, False),
+        ("packed prefix", 40, True),
+    ],
+)
+def test_splash_sees_the_window_that_the_reference_does(
+    kind, window, is_global, interpreted
+):
+    # Three blocks a row: local layers leave out the oldest.
+    rows = packing(kind, length=LONG)
+    parts = {"window": window, "softcap": 2.0}
+    expected = by_reference(*rows, is_global=is_global, **parts)
+    traced = jnp.arange(2)[int(is_global)] > 0
+    actual = by_splash(partitioning(), *rows, is_global=traced, **parts)
+    check_equal(actual, expected, arrays(2, length=LONG))
 
 
 @pytest.mark.slow
@@ -228,16 +254,29 @@ def gradients(model, batch, *, spmd_axis_name=None):
     return lambda params: of_halves(params, halves)
 
 
+WINDOWS = {
+    "num_layers": 3,
+    "sliding_window": 70,
+    "global_every": 2,
+    "local_rope_theta": 100.0,
+    "attention_softcap": 5.0,
+}
+
+
 @pytest.mark.slow
-def test_a_model_with_splash_has_the_gradients_of_one_with_the_reference(interpreted):
+@pytest.mark.parametrize("changes", [{}, WINDOWS])
+def test_a_model_with_splash_has_the_gradients_of_one_with_the_reference(
+    changes, interpreted
+):
     # In a scan of rematerialized layers, mapped over the replicas of a mesh of eight.
-    model, params = small_model(attention="reference", **SPLASHED)
+    changes = SPLASHED | changes
+    model, params = small_model(attention="reference", **changes)
     batch = packed_batch(length=L)
     batch = batch.replace(prefix_BL=(batch.positions_BL < 9) & (batch.segments_BL > 0))
     expected = jax.jit(gradients(model, batch))(params)
     mesh = MeshShape(replica=2, model=2).build()
     mesh = on_platform("tpu", Partitioning(mesh=mesh, rules=AxisRules(batch="data")))
-    split, params = small_model(mesh, attention="splash", **SPLASHED)
+    split, params = small_model(mesh, attention="splash", **changes)
     actual = jax.jit(gradients(split, batch, spmd_axis_name="replica"))(params)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4),
@@ -268,14 +307,16 @@ def compiled(devices, *, has_prefix, **changes):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fully_optimized", "without_cache")
-@pytest.mark.parametrize("has_prefix", [False, True])
-def test_on_tpus_attention_compiles_to_kernels_forward_and_backward(has_prefix, tpu):
-    text = compiled(tpu, has_prefix=has_prefix).as_text()
-    kernels = {
-        phase
-        for phase in ("splash_mha_fwd_segmented", "splash_mha_dkv_segmented")
-        for line in text.splitlines()
-        if "tpu_custom_call" in line and phase in line
-    }
-    assert len(kernels) == 2
+@pytest.mark.parametrize(
+    "changes, kernels, has_prefix",
+    [({}, 1, False), ({}, 1, True), (WINDOWS, 2, True)],
+)
+def test_on_tpus_attention_compiles_to_kernels_forward_and_backward(
+    changes, kernels, has_prefix, tpu
+):
+    changes |= {"remat": "save_dots"}  # The backward pass runs none of them again.
+    text = compiled(tpu, has_prefix=has_prefix, **changes).as_text()
+    for phase in ("splash_mha_fwd_segmented", "splash_mha_dkv_segmented"):
+        calls = [x for x in text.splitlines() if "tpu_custom_call" in x and phase in x]
+        assert len(calls) == kernels
     assert not re.search(rf"f(32|16)\[[\d,]*,{LONG},{LONG}\]", text)  # The scores.
