@@ -55,7 +55,7 @@ setuptools.setup(
     ],
     extras_require={
         "tpu": ["jax[tpu]"],
-        "cuda12": ["jax[cuda12]"],
+        "cuda": ["jax[cuda12]>=0.10.2,<0.13"],  # Compiles for GPUs without one, too.
         "beam": BEAM,
         "eval": EVAL,
         "gcs": GCS,

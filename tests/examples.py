@@ -42,6 +42,10 @@ class OnPlatform(Partitioning):
     def platform(self):
         return self.counts_as
 
+    @property
+    def compute_capability(self):
+        return "9.0" if self.counts_as == "gpu" else ""
+
 
 def on_platform(platform, mesh):
     """The mesh, as one of devices of `platform`."""

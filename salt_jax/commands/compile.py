@@ -73,8 +73,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     pod.add_argument(
         "--topology",
         required=True,
-        metavar="v5e:16x16|here",
-        help="v4:AxBxC, v5e:AxB, v5p:AxBxC, v6e:AxB, gpu:N or here (required)",
+        metavar="v5e:16x16|h100:8|here",
+        help="v4:AxBxC, v5e:AxB, v5p:AxBxC, v6e:AxB; a100:N, h100:N, h200:N, b200:N, "
+        "with xHOSTS for several hosts; gpu:N; here (required)",
     )
     pod.add_argument(
         "--num_slices",

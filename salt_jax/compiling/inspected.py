@@ -11,7 +11,9 @@ from typing import Any
 import jax
 from absl import logging
 
+from salt_jax.compiling.attention_found import attention_kernels
 from salt_jax.compiling.collectives import Collective, collectives
+from salt_jax.compiling.gpu_targets import WITHOUT_A_GPU
 from salt_jax.compiling.prediction import Prediction, predict
 from salt_jax.compiling.programs import Planned
 from salt_jax.mesh.chips import chip_of
@@ -31,6 +33,7 @@ class Inspected:
     compiled: jax.stages.Compiled | None = None  # None: it ran out of memory.
     collectives: Sequence[Collective] = ()
     prediction: Prediction | None = None  # None: no schedule, or unknown rates.
+    attention: Sequence[str] = ()  # The kernels that compute it.
     lower_seconds: float = 0.0
     compile_seconds: float = 0.0
 
@@ -59,7 +62,7 @@ def inspect(planned: Planned, available: int, *, predicted: bool = False) -> Ins
     lower_seconds = time.monotonic() - began
     began = time.monotonic()
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(_options(planned))
     except jax.errors.JaxRuntimeError as error:
         seconds = time.monotonic() - began
         return Inspected(
@@ -77,10 +80,17 @@ def inspect(planned: Planned, available: int, *, predicted: bool = False) -> Ins
         available=available,
         compiled=compiled,
         collectives=_collectives(planned, text),
+        attention=attention_kernels(text),
         prediction=_prediction(planned, text) if predicted else None,
         lower_seconds=lower_seconds,
         compile_seconds=seconds,
     )
+
+
+def _options(planned: Planned) -> dict[str, Any] | None:
+    device = planned.mesh.devices.flat[0]
+    is_absent_gpu = device.platform == "gpu" and device not in jax.devices()
+    return dict(WITHOUT_A_GPU) if is_absent_gpu else None
 
 
 def exhausted_bytes(message: str) -> int:
@@ -106,8 +116,11 @@ def _peak(compiled: jax.stages.Compiled, *, is_cpu: bool) -> int:
 
 
 def _collectives(planned: Planned, text: str) -> list[Collective]:
-    slice_of = [getattr(x, "slice_index", 0) for x in planned.mesh.devices.flat]
-    return collectives(text, slice_of)
+    devices = planned.mesh.devices.flat
+    # NVLink joins the GPUs of a host, as the interconnect joins the TPUs of a slice.
+    island = "process_index" if devices[0].platform == "gpu" else "slice_index"
+    island_of = [getattr(device, island, 0) for device in devices]
+    return collectives(text, island_of)
 
 
 def _prediction(planned: Planned, text: str) -> Prediction | None:

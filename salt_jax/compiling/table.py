@@ -23,6 +23,8 @@ def render(report: Report) -> str:
     """Returns the report as a table; the last line says whether the run fits."""
     names = [one.planned.name for one in report.inspected]
     lines = [f"{report.topology}; mesh {_mesh(report)}.", "", _row("", names)]
+    kernels = ["+".join(one.attention) or "-" for one in report.inspected]
+    lines.append(_row("attention", kernels))
     for title, rows in _sections(report):
         lines.append(title)
         for label, cell in rows:
@@ -84,6 +86,7 @@ def _program(one: Inspected, report: Report) -> dict[str, Any]:
         "bytes_beside": dict(planned.beside),
         "bytes_temporaries": _temporaries(one),
         "bytes_peak": one.peak,
+        "attention": list(one.attention),
         "tokens_per_chip": planned.tokens_per_chip,
         "flops_per_token": dataclasses.asdict(planned.flops)
         | {"total": planned.flops.total},

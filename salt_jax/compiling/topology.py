@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from salt_jax.compiling.gpu_targets import GPUS, open_gpus
 from salt_jax.mesh.chips import Chip, chip_of
 from salt_jax.mesh.memory import GIB, available_per_device
 
@@ -34,7 +35,10 @@ _FAMILIES = {
     "v5p": _Family(3, 8960),
     "v6e": _Family(2, 256),
 }
-KNOWN = "v4:AxBxC, v5e:AxB, v5p:AxBxC, v6e:AxB, gpu:N or here"
+KNOWN = (
+    "v4:AxBxC, v5e:AxB, v5p:AxBxC, v6e:AxB, a100:N, h100:N, h200:N, b200:N (h100:8x4: "
+    "4 hosts of 8), gpu:N or here"
+)
 # Variables that libtpu reads on a TPU host; any value will do for compiling.
 _WITHOUT_A_TPU = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -49,7 +53,7 @@ _WITHOUT_A_TPU = {
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """One or more slices of one kind of chip."""
+    """One or more slices, or hosts with GPUs, of one kind of chip."""
 
     name: str
     num_slices: int
@@ -88,10 +92,14 @@ class Topology:
 
     def __str__(self) -> str:
         kind = self.chip.name if self.chip else self.devices[0].device_kind
-        per_slice = len(self.devices) // self.num_slices
-        slices = "slices" if self.num_slices > 1 else "slice"
+        is_gpu = self.devices[0].platform == "gpu"
+        part, chip = ("host", "GPUs") if is_gpu else ("slice", "chips")
+        parts = len({x.process_index for x in self.devices} if is_gpu else ()) or (
+            self.num_slices
+        )
         return (
-            f"{self.name}, {self.num_slices} {slices} of {per_slice} {kind} chips, "
+            f"{self.name}, {parts} {part}{'s' if parts > 1 else ''} of "
+            f"{len(self.devices) // parts} {kind} {chip}, "
             f"{self.available / GIB:.2f} GiB usable each"
         )
 
@@ -99,13 +107,15 @@ class Topology:
 def prepare_process(name: str) -> None:
     """Prepares JAX to compile for `name`. Call it before JAX initializes a backend.
 
-    For a TPU topology, only the compiler is used: arrays stay on the CPU unless
-    JAX_PLATFORMS is set.
+    For chips that are not here, only the compiler is used: arrays stay on the CPU
+    unless JAX_PLATFORMS is set.
     """
-    if name == HERE or name.startswith("gpu:"):
+    family = name.partition(":")[0]
+    if name == HERE or family == "gpu":
         return
-    for variable, value in _WITHOUT_A_TPU.items():
-        os.environ.setdefault(variable, value)
+    if family in _FAMILIES:
+        for variable, value in _WITHOUT_A_TPU.items():
+            os.environ.setdefault(variable, value)
     if not os.environ.get("JAX_PLATFORMS"):
         jax.config.update("jax_platforms", "cpu")
 
@@ -114,8 +124,8 @@ def open_topology(name: str, num_slices: int = 1) -> Topology:
     """Returns the topology called `name`.
 
     Args:
-      name: The topology of one slice, such as "v5e:16x16". "here" means the devices of
-        this machine.
+      name: The topology of one slice, such as "v5e:16x16", or GPUs per host and hosts,
+        such as "h100:8x4". "here" means the devices of this machine.
       num_slices: The number of slices, connected by the data-center network.
 
     Raises:
@@ -124,12 +134,12 @@ def open_topology(name: str, num_slices: int = 1) -> Topology:
     if num_slices < 1:
         raise ValueError(f"--num_slices={num_slices} is not a positive number.")
     family, _, size = name.partition(":")
-    if name == HERE or family == "gpu":
+    if name == HERE or family == "gpu" or family in GPUS:
         if num_slices > 1:
             raise ValueError(
                 f"--topology={name} is one slice, got --num_slices={num_slices}."
             )
-        return Topology(name, 1, jax.devices() if name == HERE else _gpus(name, size))
+        return Topology(name, 1, _devices(name, family, size))
     _check_name(name, family, size)
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
@@ -170,6 +180,12 @@ def _check_name(name: str, family: str, size: str) -> None:
         )
 
 
+def _devices(name: str, family: str, size: str) -> Sequence[jax.Device]:
+    if name == HERE:
+        return jax.devices()
+    return open_gpus(name) if family in GPUS else _gpus(name, size)
+
+
 def _gpus(name: str, size: str) -> Sequence[jax.Device]:
     if not size.isdecimal() or int(size) < 1:
         raise ValueError(f"--topology={name} is not one of {KNOWN}.")
@@ -179,7 +195,7 @@ def _gpus(name: str, size: str) -> Sequence[jax.Device]:
         devices = []
     if len(devices) < int(size):
         raise ValueError(
-            f"--topology={name} needs {size} GPUs, and JAX sees {len(devices)}: XLA "
-            "compiles for GPUs only where they are attached."
+            f"--topology={name} needs {size} GPUs, and JAX sees {len(devices)}: name "
+            f"their kind ({', '.join(GPUS)}) to compile without them."
         )
     return devices[: int(size)]

@@ -98,6 +98,14 @@ CHIPS = {
         link_bytes_per_second=450e9,
         network_bytes_per_second=50e9,
     ),
+    "NVIDIA B200": Chip(
+        name="NVIDIA B200",
+        flops_per_second=2250e12,
+        memory_bytes_per_second=7700e9,
+        usable_gib=0.75 * 178,
+        link_bytes_per_second=900e9,
+        network_bytes_per_second=50e9,
+    ),
 }
 
 

@@ -108,6 +108,11 @@ class Partitioning:
         """The platform of the devices, such as "tpu"."""
         return self.mesh.devices.flat[0].platform
 
+    @property
+    def compute_capability(self) -> str:
+        """The generation of the GPUs, such as "9.0"; "" if there is none."""
+        return getattr(self.mesh.devices.flat[0], "compute_capability", "")
+
     def spec(self, *axes: str | None) -> PartitionSpec:
         """Returns the spec of a stored array with logical `axes`."""
         table = dataclasses.asdict(self.rules)

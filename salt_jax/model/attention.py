@@ -11,7 +11,8 @@ from flax import linen as nn
 
 from salt_jax.mesh.partitioning import Partitioning
 from salt_jax.model.attention_context import AttentionContext
-from salt_jax.model.attention_kernels import cudnn, splash
+from salt_jax.model.attention_cudnn import cudnn
+from salt_jax.model.attention_kernels import splash
 from salt_jax.model.attention_reference import reference
 from salt_jax.model.attention_xla import xla
 from salt_jax.model.cache import Cache
@@ -112,8 +113,15 @@ class Attention(nn.Module):
                 is_global=is_global,
             )
         elif context.kernel == "cudnn":
-            mask_BLM = context.mask_of(is_global)
-            mixed_BLHK = cudnn(self.partitioning, *q_k_v, mask_BLM, scale=scale)
+            mixed_BLHK = cudnn(
+                self.partitioning,
+                *q_k_v,
+                context.segments_BL,
+                context.prefix_BL,
+                scale=scale,
+                window=self.config.sliding_window,
+                is_global=is_global,
+            )
         else:
             mask_BLM = context.mask_of(is_global)
             attend = reference if context.kernel == "reference" else xla

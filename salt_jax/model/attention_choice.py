@@ -1,7 +1,7 @@
 """The choice of the kernel that computes a model's attention.
 
 splash     A flash attention for TPUs.
-cudnn      A flash attention for GPUs.
+cudnn      A flash attention for NVIDIA GPUs, Hopper and later.
 xla        Plain JAX operations with a hand-written gradient, on any device.
 reference  The formula, with JAX's gradient, on any device.
 """
@@ -9,6 +9,7 @@ reference  The formula, with JAX's gradient, on any device.
 from __future__ import annotations
 
 import dataclasses
+import re
 
 from absl import logging
 
@@ -30,9 +31,20 @@ class AttentionChoice:
 
     @classmethod
     def of(
-        cls, config: TransformerConfig, partitioning: Partitioning, length: int
+        cls,
+        config: TransformerConfig,
+        partitioning: Partitioning,
+        length: int,
+        *,
+        has_prefix: bool = False,
     ) -> AttentionChoice:
         """Returns the kernel that `config` names; for "auto" the fastest usable one.
+
+        Args:
+          config: The model.
+          partitioning: The mesh and the rules.
+          length: The length of a row.
+          has_prefix: Whether rows have bidirectional prefixes.
 
         Raises:
           ValueError: the named kernel cannot be used for this model on these devices.
@@ -41,6 +53,8 @@ class AttentionChoice:
         fastest = _FASTEST.get(partitioning.platform, _ANYWHERE)
         name = config.attention if is_named else fastest
         obstacle = _obstacle(name, config, partitioning, length)
+        if obstacle is None and name == "cudnn":
+            obstacle = _cudnn_obstacle(config, partitioning, length, has_prefix)
         if obstacle is None:
             return cls(name)
         if is_named:
@@ -65,8 +79,6 @@ def _obstacle(
     wanted, found = _PLATFORMS[name], partitioning.platform
     if found != wanted:
         return f"it needs a {wanted}, and the devices are {found}s"
-    if name == "cudnn" and config.attention_softcap is not None:
-        return f"it supports no attention_softcap, got {config.attention_softcap}"
     shards = partitioning.compute_size("heads")
     own, shared = config.num_heads // shards, config.num_heads // config.num_kv_heads
     if config.num_heads % shards or (own % shared and shared % own):
@@ -78,10 +90,29 @@ def _obstacle(
         return f"the length {length} is not a multiple of {LANES}"
     if name == "splash" and config.sliding_window and length > LONGEST_WINDOWED:
         return f"with a sliding_window the length {length} exceeds {LONGEST_WINDOWED}"
-    if name == "cudnn" and length % 2:
+    return None
+
+
+def _cudnn_obstacle(
+    config: TransformerConfig, partitioning: Partitioning, length: int, has_prefix: bool
+) -> str | None:
+    capability = partitioning.compute_capability
+    if not re.fullmatch(r"\d+\.\d+", capability) or float(capability) < 9:
+        return (
+            "packed documents need an NVIDIA GPU of compute capability 9.0, and these "
+            f"have {capability or 'none'}"
+        )
+    if config.attention_softcap is not None:
+        return f"it supports no attention_softcap, got {config.attention_softcap}"
+    if config.sliding_window is not None and has_prefix:
+        return (
+            f"it supports no sliding_window in a bidirectional prefix, got "
+            f"{config.sliding_window}"
+        )
+    if length % 2:
         return f"the length {length} is odd"
-    if name == "cudnn" and config.dtype != "bfloat16":
+    if config.dtype != "bfloat16":
         return f"it needs dtype='bfloat16', got {config.dtype!r}"
-    if name == "cudnn" and (config.head_dim % 8 or config.head_dim > 128):
+    if config.head_dim % 8 or config.head_dim > 128:
         return f"head_dim={config.head_dim} is not a multiple of 8, at most 128"
     return None

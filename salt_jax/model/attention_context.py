@@ -29,10 +29,11 @@ class AttentionContext:
     segments_BL: jax.Array
     # Splash only: the last position each token attends to; None: its own.
     furthest_BL: jax.Array | None
-    mask_BLM: jax.Array | None  # Every other kernel: True where L attends to M.
+    mask_BLM: jax.Array | None  # Neither kernel: True where L attends to M.
     # Models with a sliding window only.
     near_1LM: jax.Array | None = None  # True where M is within the window of L.
     local_angles: Angles | None = None  # None: the same as `angles`.
+    prefix_BL: jax.Array | None = None  # cuDNN only.
 
     @classmethod
     def of(
@@ -57,17 +58,26 @@ class AttentionContext:
         segments_BL, prefix_BL = batch.segments_BL, batch.prefix_BL
         if cache is None:
             length = segments_BL.shape[1]
-            kernel = AttentionChoice.of(config, partitioning, length).name
+            kernel = AttentionChoice.of(
+                config, partitioning, length, has_prefix=prefix_BL is not None
+            ).name
         else:  # Splash and cuDNN need as many queries as keys.
             kernel = "reference" if config.attention == "reference" else "xla"
         angles, local_angles = _angles(batch.positions_BL, config)
         furthest_BL = mask_BLM = near_1LM = None
-        if kernel != "splash":
+        if kernel not in ("splash", "cudnn"):
             mask_BLM, near_1LM = _masks(batch, config, cache)
-        elif prefix_BL is not None:
+        elif kernel == "splash" and prefix_BL is not None:
             furthest_BL = furthest_seen(segments_BL, prefix_BL)
         return cls(
-            kernel, angles, segments_BL, furthest_BL, mask_BLM, near_1LM, local_angles
+            kernel=kernel,
+            angles=angles,
+            segments_BL=segments_BL,
+            furthest_BL=furthest_BL,
+            mask_BLM=mask_BLM,
+            near_1LM=near_1LM,
+            local_angles=local_angles,
+            prefix_BL=prefix_BL if kernel == "cudnn" else None,
         )
 
     def angles_of(self, is_global: jax.Array | bool) -> Angles:
@@ -81,7 +91,7 @@ class AttentionContext:
         )
 
     def mask_of(self, is_global: jax.Array | bool) -> jax.Array:
-        """Returns the mask_BLM of a global or local layer; not with splash."""
+        """Returns the mask_BLM of a global or local layer, if a kernel reads one."""
         assert self.mask_BLM is not None
         if self.near_1LM is None:
             return self.mask_BLM

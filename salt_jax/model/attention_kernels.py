@@ -1,4 +1,4 @@
-"""Flash attention for TPUs and GPUs: kernels that never store the scores.
+"""Flash attention for TPUs: a kernel that never stores the scores.
 
 Dimensions: B batch, L length, M attended length, H heads, G key-value heads,
 K head_dim. L equals M, and each device holds the whole length.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +84,7 @@ def splash(
 
     def attend(window: int | None) -> Callable[..., jax.Array]:
         on_rows = functools.partial(_splash_rows, scale, softcap, widest_block, window)
-        return functools.partial(_on_each_device, partitioning, on_rows)
+        return functools.partial(on_each_device, partitioning, on_rows)
 
     arrays = (q_BLHK, k_BMGK, v_BMGK, *rows)
     if window is None:
@@ -92,42 +92,7 @@ def splash(
     return jax.lax.cond(is_global, attend(None), attend(window), *arrays)
 
 
-def cudnn(
-    partitioning: Partitioning,
-    q_BLHK: jax.Array,
-    k_BMGK: jax.Array,
-    v_BMGK: jax.Array,
-    mask_BLM: jax.Array,
-    implementation: Literal["cudnn", "xla"] = "cudnn",
-    *,
-    scale: float | None = None,
-) -> jax.Array:
-    """Returns the attended values_BLHK, by cuDNN's flash attention for GPUs.
-
-    Args:
-      partitioning: The mesh and the rules of the arrays.
-      q_BLHK: Queries; head h reads key-value head h // (H // G).
-      k_BMGK: Keys.
-      v_BMGK: Values.
-      mask_BLM: True where the token at L may attend to the one at M.
-      implementation: "xla" computes the same values on any device, without cuDNN.
-      scale: Multiplies the queries; K ** -0.5 by default.
-    """
-
-    def rows(q_BLHK, k_BMGK, v_BMGK, mask_BLM):
-        return jax.nn.dot_product_attention(
-            q_BLHK,
-            k_BMGK,
-            v_BMGK,
-            mask=mask_BLM[:, None],
-            scale=scale,
-            implementation=implementation,
-        )
-
-    return _on_each_device(partitioning, rows, q_BLHK, k_BMGK, v_BMGK, mask_BLM)
-
-
-def _on_each_device(
+def on_each_device(
     partitioning: Partitioning,
     attend: Callable[..., jax.Array],
     q_BLHK: jax.Array,

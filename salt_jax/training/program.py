@@ -20,6 +20,7 @@ from salt_jax.mesh.memory import available_per_device, bytes_per_device, check_f
 from salt_jax.mesh.partitioning import Partitioning
 from salt_jax.model.attention_choice import AttentionChoice
 from salt_jax.model.config import TransformerConfig
+from salt_jax.model.cudnn_calls import check_countable
 from salt_jax.model.quantized import abstract_held, reading_model
 from salt_jax.model.transformer import (
     Params,
@@ -68,11 +69,17 @@ class Program:
             if stage.distillation is not None:
                 name = f"teacher of {stage.name!r}"
                 models[name] = self.teacher(stage.distillation)
+        rows, length = self.experiment.batch_size, self.experiment.seq_len
+        has_prefix = any(stage.data.has_prefix for stage in self.experiment.stages)
         for name, model in models.items():
             choice = AttentionChoice.of(
-                model.config, model.partitioning, self.experiment.seq_len
+                model.config, model.partitioning, length, has_prefix=has_prefix
             )
             choice.log(name)
+            if choice.name == "cudnn":
+                parts = model.partitioning.size("batch")
+                own = rows // self.experiment.num_microbatches // parts
+                check_countable(model.config, model.partitioning, own * length)
 
     @property
     def devices(self) -> list[jax.Device]:

@@ -289,7 +289,7 @@ def test_steps_of_other_code_versions_or_rules_are_refused_by_name(name, of, tmp
 
 # ---- What cannot be compiled for --------------------------------------------
 
-KNOWN = "is not one of v4:AxBxC, v5e:AxB, v5p:AxBxC, v6e:AxB, gpu:N or here."
+KNOWN = "is not one of v4:AxBxC, v5e:AxB, v5p:AxBxC, v6e:AxB, a100:N, h100:N, h200:N, "
 
 
 @pytest.mark.parametrize(

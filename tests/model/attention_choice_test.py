@@ -6,10 +6,11 @@ import pytest
 from salt_jax.config import Scoring
 from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.model.attention_choice import AttentionChoice
+from salt_jax.model.cudnn_calls import check_countable
 from salt_jax.score import score
 from salt_jax.training.program import Program
 from tests import runs
-from tests.examples import SMALL, on_platform, partitioning
+from tests.examples import SMALL, OnPlatform, on_platform, partitioning
 
 SPLASH = dataclasses.replace(SMALL, attention="splash")
 LENGTH = 256
@@ -54,6 +55,7 @@ def test_a_named_kernel_of_any_device_is_obeyed_where_there_are_faster_ones(
             "attention_softcap.*50.0",
         ),
         ("tpu", "splash", WINDOW, 1 << 17, "sliding_window.*131072.*65536"),
+        ("gpu", "cudnn", {"head_dim": 16}, 33, "length 33 is odd"),
     ],
 )
 def test_a_named_attention_that_cannot_be_used_is_refused(
@@ -123,3 +125,30 @@ def test_a_scorer_that_the_devices_cannot_run_is_refused_before_anything_is_read
     )
     with pytest.raises(ValueError, match="splash.*tpu"):
         score(scoring)
+
+
+@pytest.mark.parametrize("capability, name", [("8.0", "xla"), ("10.0", "cudnn")])
+def test_cudnn_reads_packed_documents_from_hopper_on(capability, name, monkeypatch):
+    monkeypatch.setattr(OnPlatform, "compute_capability", capability)
+    mesh = on_platform("gpu", partitioning())
+    config = dataclasses.replace(SMALL, dtype="bfloat16")
+    choice = AttentionChoice.of(config, mesh, LENGTH)
+    assert choice.name == name
+    assert name == "cudnn" or re.search("9.0.*have 8.0", choice.obstacle)
+
+
+def test_a_window_in_a_prefix_is_not_for_cudnn():
+    mesh = on_platform("gpu", partitioning())
+    config = dataclasses.replace(SMALL, dtype="bfloat16", **WINDOW)
+    assert AttentionChoice.of(config, mesh, LENGTH).name == "cudnn"
+    choice = AttentionChoice.of(config, mesh, LENGTH, has_prefix=True)
+    assert choice.name == "xla"
+    assert re.search("sliding_window in a .*prefix, got 9", choice.obstacle)
+
+
+def test_queries_that_cudnn_cannot_count_are_refused():
+    mesh = on_platform("gpu", partitioning(8, model=2))
+    config = dataclasses.replace(SMALL, num_heads=16, head_dim=128)
+    check_countable(config, mesh, 2**21 - 1)  # 8 heads on a device.
+    with pytest.raises(ValueError, match="2,097,152 tokens x 8 heads x 128.*microbatc"):
+        check_countable(config, mesh, 2**21)

@@ -14,7 +14,7 @@ from jax.experimental.pallas.ops.tpu import splash_attention
 from salt_jax.mesh.partitioning import AxisRules, MeshShape, Partitioning
 from salt_jax.model import attention
 from salt_jax.model.attention_context import attention_mask
-from salt_jax.model.attention_kernels import cudnn, furthest_seen, splash
+from salt_jax.model.attention_kernels import furthest_seen, splash
 from salt_jax.model.attention_reference import reference
 from salt_jax.model.attention_xla import xla
 from salt_jax.model.cache import empty_cache
@@ -209,17 +209,6 @@ def test_the_furthest_position_says_all_that_the_mask_does():
     np.testing.assert_array_equal(
         is_own_BLM & is_seen_BLM, attention_mask(segments_BL, prefix_BL)
     )
-
-
-def test_what_cudnn_is_given_means_what_the_reference_does():
-    rows = packing("packed prefix", length=32)
-    mask_BLM = attention_mask(*rows)
-    mesh = partitioning(4, model=2)
-    xla = functools.partial(
-        cudnn, mesh, mask_BLM=mask_BLM, implementation="xla", scale=0.2
-    )
-    reference = by_reference(*rows, scale=0.2)
-    check_equal(xla, reference, arrays(2, head_dim=8, length=32))
 
 
 @pytest.mark.parametrize("has_cache", [False, True])
