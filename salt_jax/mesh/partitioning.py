@@ -15,6 +15,7 @@ from salt_jax.mesh.device_layout import lay_out
 from salt_jax.mesh.sharded_shapes import sharded_shapes
 
 MeshAxes = str | tuple[str, ...] | None
+REPLICA = "replica"  # The mesh axis across slices.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class MeshShape:
             )
         return Mesh(
             lay_out((self.replica, data, self.model), devices),
-            ("replica", "data", "model"),
+            (REPLICA, "data", "model"),
             axis_types=(AxisType.Auto,) * 3,
         )
 
@@ -87,6 +88,7 @@ class Partitioning:
 
     mesh: Mesh
     rules: AxisRules = AxisRules()
+    is_one_replica: bool = False  # Each replica computes apart, with its own arrays.
 
     def __post_init__(self):
         for axis in dataclasses.asdict(self.rules):
@@ -144,16 +146,15 @@ class Partitioning:
           ValueError: a rule other than that of "batch" names `replica`.
         """
         names = (field.name for field in dataclasses.fields(self.rules))
-        stored = [x for x in names if "replica" in self.mesh_axes(x) and x != "batch"]
+        stored = [x for x in names if REPLICA in self.mesh_axes(x) and x != "batch"]
         if stored:
             raise ValueError(
                 f"The rules for {stored} name the mesh axis 'replica': only 'batch' "
                 "may, because parameters are replicated along it."
             )
-        batch = tuple(name for name in self.mesh_axes("batch") if name != "replica")
-        return dataclasses.replace(
-            self, rules=dataclasses.replace(self.rules, batch=batch)
-        )
+        batch = tuple(name for name in self.mesh_axes("batch") if name != REPLICA)
+        rules = dataclasses.replace(self.rules, batch=batch)
+        return dataclasses.replace(self, rules=rules, is_one_replica=True)
 
     def compute_axes(self, axis: str) -> tuple[str, ...]:
         """Returns the mesh axes that shard `axis` in a computation.

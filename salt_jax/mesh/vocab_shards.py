@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from salt_jax.mesh.partitioning import Partitioning
+from salt_jax.mesh.shard_maps import on_devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,14 +80,7 @@ class VocabShards:
         self, body: Callable[..., Any], in_specs: Any, out_specs: Any
     ) -> Callable[..., Any]:
         """Returns `body` under `jax.shard_map` over the mesh."""
-        return jax.shard_map(
-            body,
-            mesh=self.partitioning.mesh,
-            in_specs=in_specs,
-            out_specs=out_specs,
-            # The check does not support the `jax.vmap` that separates replicas.
-            check_vma=False,
-        )
+        return on_devices(self.partitioning, body, in_specs, out_specs)
 
     def gather_embedding(self, embedding_VD: jax.Array) -> jax.Array:
         """Returns the device's part of V, all-gathered from the stored shards."""

@@ -21,6 +21,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 )
 
 from salt_jax.mesh.partitioning import Partitioning
+from salt_jax.mesh.shard_maps import on_devices
 
 _Kernel = splash_attention_kernel.SplashAttentionKernel
 
@@ -122,12 +123,11 @@ def on_each_device(
     kv_spec = partitioning.compute_spec(
         "batch", None, "kv_heads" if is_split_alike else None, None
     )
-    return jax.shard_map(
+    return on_devices(
+        partitioning,
         on_device,
-        mesh=partitioning.mesh,
         in_specs=(q_spec, kv_spec, kv_spec, *[partitioning.spec("batch")] * len(rows)),
         out_specs=q_spec,
-        check_vma=False,  # A kernel's outputs do not declare how they vary.
     )(q_BLHK, k_BMGK, v_BMGK, *rows)
 
 

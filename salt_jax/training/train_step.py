@@ -17,6 +17,8 @@ import optax
 from salt_jax.batch import Batch
 from salt_jax.loss.gates import EveryToken, Gate
 from salt_jax.loss.losses import chunked_salt_loss
+from salt_jax.mesh.partitioning import REPLICA
+from salt_jax.mesh.shard_maps import sum_over_replicas
 from salt_jax.model.transformer import Params, Transformer
 from salt_jax.optim.guard import GuardState, UpdateGuard
 from salt_jax.optim.moving_average import AverageState, MovingAverage
@@ -25,7 +27,6 @@ from salt_jax.optim.schedules import Constant, Schedule
 
 Metrics = dict[str, Any]  # By name: a `WeightedMean`, or a scalar of the whole step.
 Sums = tuple[Params, Metrics]  # Gradients and metrics, summed over tokens.
-REPLICA = "replica"  # The mesh axis across slices.
 
 
 @flax.struct.dataclass
@@ -159,18 +160,12 @@ class Update:
         again for each microbatch.
         """
         partitioning = self.student.partitioning
-        replicas = 1
-        if REPLICA in partitioning.mesh_axes("batch"):
-            replicas = partitioning.mesh.shape[REPLICA]
-        if replicas == 1:
+        is_split = REPLICA in partitioning.mesh_axes("batch")
+        if not is_split or partitioning.mesh.shape[REPLICA] == 1:
             return self._sums_over_microbatches(shared, batch)
         inner = self._of_one_replica()
-        rows = jax.tree.map(lambda x: x.reshape(replicas, -1, *x.shape[1:]), batch)
-        sums = jax.vmap(
-            lambda batch: inner._sums_over_microbatches(shared, batch),
-            spmd_axis_name=REPLICA,
-        )(rows)
-        return jax.tree.map(lambda x: jnp.sum(x, axis=0), sums)
+        run = sum_over_replicas(partitioning, inner._sums_over_microbatches)
+        return run(shared, batch)
 
     def _of_one_replica(self) -> Update:
         """Returns this update for a batch that is not split over replicas."""
