@@ -12,6 +12,7 @@ from salt_jax.config.validation import Validation
 from salt_jax.data.reading import batch_ranges
 from salt_jax.data.reading.answers import Answers
 from salt_jax.loss import padded_vocabulary
+from salt_jax.loss.losses import check_z_loss
 from salt_jax.mesh.partitioning import AxisRules, MeshShape
 from salt_jax.model.config import TransformerConfig
 from salt_jax.optim.guard import UpdateGuard
@@ -41,6 +42,7 @@ class Experiment:
     rules: AxisRules = AxisRules()
     num_microbatches: int = 1
     loss_chunk_tokens: int = 1024  # Tokens whose logits a device holds at once.
+    z_loss: float = 0.0  # Coefficient of (log Z)^2, added to the loss in all stages.
     save_every: int = 1000
     save_every_minutes: float | None = None  # Saves sooner if steps are slow.
     max_to_keep: int = 2
@@ -88,6 +90,7 @@ class Experiment:
         check_positive(
             self, "save_every", "max_to_keep", "log_every", "loss_chunk_tokens"
         )
+        check_z_loss(self.z_loss)
         minutes = self.save_every_minutes
         if minutes is not None and minutes <= 0:
             raise ValueError(f"save_every_minutes must be positive, got {minutes}.")

@@ -54,6 +54,7 @@ class ChunkReader:
     temperature: float
     num_real: int | None  # Ids from here on are padding, masked; None: none are.
     with_rank: bool  # Whether to return "teacher_rank".
+    with_log_z: bool = False  # Whether to return "log_z".
 
     def read(
         self, student_CV: jax.Array, teacher_CV: jax.Array | None, targets_C: jax.Array
@@ -69,8 +70,14 @@ class ChunkReader:
             sums = chunks.shards.sum(sums)
             log_p = jnp.log(sums["p"])
             values = {"ce": log_p + (student.max_C1 - sums["target"])}
-            return _squeezed(values), Softmaxes(Softmax(student.exp_CV, sums["p"]))
-        return self._read_both(student, sums, student_CV, teacher_CV, targets_C)
+            softmaxes = Softmaxes(Softmax(student.exp_CV, sums["p"]))
+        else:
+            values, softmaxes = self._read_both(
+                student, sums, student_CV, teacher_CV, targets_C
+            )
+        if self.with_log_z:
+            values |= {"log_z": jnp.log(softmaxes.p.sum_C1) + student.max_C1}
+        return _squeezed(values), softmaxes
 
     def _read_both(self, student, sums, student_CV, teacher_CV, targets_C):
         chunks, kd_student = self.chunks, student
@@ -122,7 +129,7 @@ def _shifted(logits_CV: jax.Array, max_C1: jax.Array) -> _Shifted:
 
 
 def _values(sums: Values, student_max_C1: Any, teacher_max_C1: Any) -> Values:
-    """Returns the values_C that sums over the vocabulary give."""
+    """Returns the values_C1 that sums over the vocabulary give."""
     log_p = jnp.log(sums["p"])  # Without the shift by the maximum; so are the others.
     values = {"ce": log_p + (student_max_C1 - sums["target"])}
     log_q = jnp.log(sums["q"])
@@ -136,7 +143,7 @@ def _values(sums: Values, student_max_C1: Any, teacher_max_C1: Any) -> Values:
     }
     if "above" in sums:
         values |= {"teacher_rank": sums["above"].astype(jnp.int32)}
-    return _squeezed(values)
+    return values
 
 
 def _sum(x_CV: jax.Array) -> jax.Array:

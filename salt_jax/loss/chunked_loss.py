@@ -38,6 +38,7 @@ class ChunkedBlend:
     temperature: float
     gate: Gate = EveryToken()
     num_real: int | None = None  # Ids from here on are padding, masked in KD.
+    z_loss: float = 0.0
 
     def run(
         self,
@@ -70,7 +71,11 @@ class ChunkedBlend:
         chunks, shards = self.chunks, self.chunks.shards
         student = chunks.gather_embedding(student)
         reader = ChunkReader(
-            chunks, self.temperature, self.num_real, self.gate.needs_rank
+            chunks,
+            self.temperature,
+            self.num_real,
+            self.gate.needs_rank,
+            with_log_z=bool(self.z_loss),
         )
 
         def step(gradient_VD, chunk):
@@ -80,10 +85,11 @@ class ChunkedBlend:
             if teacher is not None:
                 teacher_CV = chunks.logits(teacher, teacher_CD)
             values, softmaxes = reader.read(logits_CV, teacher_CV, tokens.targets_BL)
+            values, slope_C1 = self._with_z_loss(values)
             values, weight_C1 = self._gated(values, tokens, kd_weight)
             if not with_gradient:
                 return None, (shards.own(values), None)
-            dlogits_CV = self._dlogits(softmaxes, tokens, weight_C1)
+            dlogits_CV = self._dlogits(softmaxes, tokens, weight_C1, slope_C1)
             if student.softcap is not None:
                 dlogits_CV *= 1.0 - jnp.square(logits_CV / student.softcap)
             # In float32: if the student is nearly certain, p - 1 cancels to nothing in
@@ -107,6 +113,14 @@ class ChunkedBlend:
         gradient_VD = shards.scatter_gradient(gradient_VD)
         return values, Unembedding(gradient_BLD, gradient_VD, student.softcap)
 
+    def _with_z_loss(self, values):
+        """Returns the values, "z_loss" among them, and its derivative by log Z."""
+        if not self.z_loss:
+            return values, None
+        log_z_C = values.pop("log_z")
+        z_loss_C = self.z_loss * jnp.square(log_z_C)
+        return values | {"z_loss": z_loss_C}, 2.0 * self.z_loss * log_z_C[:, None]
+
     def _gated(self, values, tokens, kd_weight):
         """Returns the values, "distilled" among them, and kd_weight for each token."""
         if self.gate == EveryToken() or "kd" not in values:
@@ -115,11 +129,12 @@ class ChunkedBlend:
         values.pop("teacher_rank", None)
         return values | {"distilled": g_C}, kd_weight * g_C[:, None]
 
-    def _dlogits(self, softmaxes, tokens, kd_weight):
+    def _dlogits(self, softmaxes, tokens, kd_weight, slope_C1):
         """Returns the gradient of the weighted loss by the student's logits.
 
         It is weight * (p - (1 - w) * onehot(target) - w * soft), with w = kd_weight, a
         scalar or one for each token. If padding is masked, w of p is p without it.
+        The z-loss adds slope * p, because p is the gradient of log Z.
         """
         p, soft, kd_p = softmaxes
         weights_C1 = tokens.weights_BL[:, None]
@@ -127,7 +142,10 @@ class ChunkedBlend:
             kd_weight = 0.0
         hard_C1 = (1.0 - kd_weight) * weights_C1
         is_target_CV = self.chunks.is_target(p.exp_CV, tokens.targets_BL)
-        p_CV = p.times(weights_C1 if kd_p is None else hard_C1)
+        p_C1 = weights_C1 if kd_p is None else hard_C1
+        if slope_C1 is not None:
+            p_C1 += slope_C1 * weights_C1
+        p_CV = p.times(p_C1)
         dlogits_CV = p_CV - jnp.where(is_target_CV, hard_C1, 0.0)
         if soft is None:
             return dlogits_CV
@@ -172,13 +190,14 @@ summed_loss.defvjp(_forward, _backward)
 def blend(values: Values, kd_weight: jax.Array | float) -> jax.Array:
     """Returns (1 - w g) * CE + w g * KD for each token; CE without a teacher.
 
-    g is "distilled" among the values, and 1 if it is not there.
+    g is "distilled" among the values, and 1 if it is not there. "z_loss" is added.
     """
-    if "kd" not in values:
-        return values["ce"]
-    if "distilled" in values:
-        kd_weight = kd_weight * values["distilled"]
-    return (1.0 - kd_weight) * values["ce"] + kd_weight * values["kd"]
+    loss = values["ce"]
+    if "kd" in values:
+        if "distilled" in values:
+            kd_weight = kd_weight * values["distilled"]
+        loss = (1.0 - kd_weight) * values["ce"] + kd_weight * values["kd"]
+    return loss + values["z_loss"] if "z_loss" in values else loss
 
 
 def _weighted_sum(values, tokens, kd_weight):

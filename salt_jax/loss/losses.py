@@ -5,6 +5,8 @@ Dimensions: B batch, L length, V vocabulary, 1 a broadcast dimension.
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -27,6 +29,7 @@ def salt_loss(
     temperature: float = 1.0,
     gate: Gate = EveryToken(),
     real_vocab_size: int | None = None,
+    z_loss: float = 0.0,
 ) -> dict[str, WeightedMean]:
     """Returns the blend of cross-entropy and distillation: (1 - w g) CE + w g KD.
 
@@ -43,6 +46,11 @@ def salt_loss(
     numbers of them. CE has all of the student's rows, because validation and stage two
     have: it is CE that teaches the student to leave them out, so not at w g = 1.
 
+    `z_loss` * (log Z)^2 is added, with Z = sum_v exp(student logit of v) over all of
+    its rows. It keeps log Z near 0, and so logits from drifting together, which a
+    softmax does not see (PaLM, arXiv 2204.02311, section 5, with 1e-4; ST-MoE, arXiv
+    2202.08906, section 3.3).
+
     This is the dense reference; training calls `chunked_salt_loss`.
 
     Args:
@@ -54,13 +62,15 @@ def salt_loss(
       temperature: Divides the teacher's logits; values below 1 sharpen them.
       gate: Which targets are distilled, and how strongly.
       real_vocab_size: The tokens of the vocabulary, without rows of padding; None: all.
+      z_loss: The coefficient above; 0: nothing is added or computed.
 
     Returns:
       "loss" and "ce". With a teacher q also "kd", "kl" (KL(q || p) at temperature 1),
       "teacher_ce" (at temperature 1), "agreement" (1 where the argmaxes are equal) and
       "teacher_wrong" (1 where the target is not the teacher's argmax). With a gate
-      other than `EveryToken` also "distilled", its strength. Only the total of "loss"
-      has a gradient, and only by the student's logits.
+      other than `EveryToken` also "distilled", its strength. With a `z_loss` also
+      "z_loss", what it adds. Only the total of "loss" has a gradient, and only by the
+      student's logits.
 
     Raises:
       ValueError: the temperature is not positive, the vocabularies differ or are
@@ -68,11 +78,15 @@ def salt_loss(
         the targets.
     """
     _check_temperature(temperature)
+    check_z_loss(z_loss)
     student_BLV = student_logits_BLV.astype(jnp.float32)
     weights_BL = jax.lax.stop_gradient(weights_BL.astype(jnp.float32))
     if teacher_logits_BLV is not None:
         targets_BL = padded_vocabulary.real_targets(targets_BL, real_vocab_size)
     values = {"ce": -_take(jax.nn.log_softmax(student_BLV), targets_BL)}
+    if z_loss:
+        log_z_BL = jax.nn.logsumexp(student_BLV, axis=-1)
+        values |= {"z_loss": z_loss * jnp.square(log_z_BL)}
     if teacher_logits_BLV is not None:
         teacher_BLV = jax.lax.stop_gradient(teacher_logits_BLV.astype(jnp.float32))
         padded_vocabulary.check(
@@ -126,6 +140,7 @@ def chunked_salt_loss(
     temperature: float = 1.0,
     gate: Gate = EveryToken(),
     real_vocab_size: int | None = None,
+    z_loss: float = 0.0,
 ) -> dict[str, WeightedMean]:
     """Computes `salt_loss` without the logits of a whole batch in memory.
 
@@ -145,6 +160,7 @@ def chunked_salt_loss(
       temperature: As in `salt_loss`, but not traced.
       gate: As in `salt_loss`. It is called inside `jit` with the values of a chunk.
       real_vocab_size: As in `salt_loss`.
+      z_loss: As in `salt_loss`, but not traced.
 
     Returns:
       The metrics of `salt_loss`. A target outside the vocabulary makes them NaN.
@@ -154,6 +170,7 @@ def chunked_salt_loss(
         `chunk_tokens` is not positive.
     """
     _check_temperature(temperature)
+    check_z_loss(z_loss)
     chunks = TokenChunks(partitioning, chunk_tokens)
     chunks.check(student, targets_BL)
     num_real = None
@@ -168,7 +185,7 @@ def chunked_salt_loss(
     kd_weight = jax.lax.stop_gradient(jnp.asarray(kd_weight, jnp.float32))
     weights_BL = jax.lax.stop_gradient(weights_BL.astype(jnp.float32))
     loss, values = chunked_loss.summed_loss(
-        ChunkedBlend(chunks, temperature, gate, num_real),
+        ChunkedBlend(chunks, temperature, gate, num_real, z_loss),
         student,
         teacher,
         Tokens(targets_BL, weights_BL),
@@ -223,6 +240,14 @@ def _take(x_BLV: jax.Array, targets_BL: jax.Array) -> jax.Array:
 def _check_temperature(temperature: float) -> None:
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}.")
+
+
+def check_z_loss(coefficient: float) -> None:
+    """Refuses a coefficient of the z-loss that is negative or not finite."""
+    if not 0.0 <= coefficient < math.inf:
+        raise ValueError(
+            f"z_loss must be at least 0 and finite, got {coefficient}: PaLM has 1e-4."
+        )
 
 
 def _check_batch(student: Unembedding, teacher: Unembedding) -> None:

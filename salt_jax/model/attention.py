@@ -60,7 +60,10 @@ class Attention(nn.Module):
 
         def heads(name: str, count: int, letter: str) -> jax.Array:
             axes = axes_of(f"D{letter}K")
-            weight_DHK = weight(self, name, (D, count, K), axes, summed=axes_of("D"))
+            shape, scale = (D, count, K), config.init_scale
+            weight_DHK = weight(
+                self, name, shape, axes, summed=axes_of("D"), scale=scale
+            )
             dimensions = f"BLD,D{letter}K->BL{letter}K"
             x_BLHK = project(self.partitioning, dimensions, x_BLD, weight_DHK)
             if config.qkv_bias:
@@ -77,7 +80,9 @@ class Attention(nn.Module):
             cache = cache.put(layer, k_BMGK, v_BMGK)
             k_BMGK, v_BMGK = cache.read(layer, config.dtype)
         mixed_BLHK = self._mix(q_BLHK, k_BMGK, v_BMGK, context, is_global)
-        out_HKD = weight(self, "out", (H, K, D), axes_of("HKD"), summed=axes_of("HK"))
+        shape, axes, summed = (H, K, D), axes_of("HKD"), axes_of("HK")
+        scale = config.output_init_scale
+        out_HKD = weight(self, "out", shape, axes, summed=summed, scale=scale)
         return project(self.partitioning, "BLHK,HKD->BLD", mixed_BLHK, out_HKD), cache
 
     def _mix(

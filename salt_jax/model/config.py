@@ -11,7 +11,7 @@ DTYPES = ("bfloat16", "float32")
 MOST_LAYERS = 10_000  # A larger number is a mistake, and would take all memory.
 _LONGEST_AXIS = (1 << 31) - 1  # Of an array of JAX.
 # Fields that do not change the function: a checkpoint can be read with other values.
-COMPUTE_FIELDS = ("attention", "dtype", "remat")
+COMPUTE_FIELDS = ("attention", "dtype", "init_outputs_by_depth", "init_scale", "remat")
 REMAT_POLICIES = ("none", "full", "save_dots", "save_dots_without_batch")
 ROPE_SCALINGS = ("linear", "llama3")
 
@@ -92,6 +92,11 @@ class TransformerConfig:
     # The kernel, or "auto": the fastest for the devices. See `attention_choice.py`.
     attention: str = "auto"
     scan_layers: bool = True  # Compile one layer and scan it num_layers times.
+    # Multiplies the standard deviation that initial matrices are drawn with. At 1 the
+    # truncation leaves variance 0.774 / fan-in; 1.137 gives 1 / fan-in.
+    init_scale: float = 1.0
+    # Draws what a block adds to its input (2 num_layers) ** -0.5 times as large.
+    init_outputs_by_depth: bool = False
 
     def __post_init__(self):
         if isinstance(self.rope_scaling, Mapping):  # Read from JSON.
@@ -119,6 +124,8 @@ class TransformerConfig:
         _check_one_of("attention", self.attention, ATTENTIONS)
         _check_one_of("dtype", self.dtype, DTYPES)
         _check_one_of("remat", self.remat, REMAT_POLICIES)
+        if not self.init_scale > 0:
+            raise ValueError(f"init_scale must be positive, got {self.init_scale}.")
         for name in ("attention_softcap", "query_scale", "local_rope_theta"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -141,6 +148,16 @@ class TransformerConfig:
                 f"global_every above 1, got global_every={self.global_every}: every "
                 "global_every-th layer has no window."
             )
+
+    @property
+    def output_init_scale(self) -> float:
+        """The `init_scale` of matrices whose product is added to a block's input.
+
+        2 num_layers of them are added up; divided by the root of their number, the sum
+        is as large as without depth (GPT-2).
+        """
+        by_depth = (2 * self.num_layers) ** -0.5 if self.init_outputs_by_depth else 1.0
+        return self.init_scale * by_depth
 
     def differences(self, other: TransformerConfig) -> list[str]:
         """Returns the names of fields that differ, without the `COMPUTE_FIELDS`."""

@@ -40,15 +40,17 @@ def weight(
     axes: tuple[str, ...],
     *,
     summed: tuple[str, ...],
+    scale: float,
 ) -> jax.Array:
-    """Declares a matrix whose initial values have variance 1 / fan-in.
+    """Declares a matrix whose initial values have variance 0.774 scale**2 / fan-in.
 
     The fan-in is the size of the `summed` axes. The values are drawn from a normal
-    distribution truncated at two standard deviations.
+    distribution of variance scale**2 / fan-in, truncated at two standard deviations,
+    which leaves 0.774 of the variance.
     """
     sizes = dict(zip(axes, shape, strict=True))
     fan_in = math.prod(sizes[axis] for axis in summed)
-    init = nn.initializers.truncated_normal(stddev=fan_in**-0.5)
+    init = nn.initializers.truncated_normal(stddev=scale * fan_in**-0.5)
     return declare(module, name, init, shape, axes, summed=summed)
 
 
@@ -158,9 +160,13 @@ class GatedMLP(nn.Module):
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
         config, partitioning = self.config, self.partitioning
         D, F = config.embed_dim, config.mlp_dim
-        gate_DF = weight(self, "gate", (D, F), axes_of("DF"), summed=axes_of("D"))
-        up_DF = weight(self, "up", (D, F), axes_of("DF"), summed=axes_of("D"))
-        down_FD = weight(self, "down", (F, D), axes_of("FD"), summed=axes_of("F"))
+        shape, axes, summed = (D, F), axes_of("DF"), axes_of("D")
+        scale = config.init_scale
+        gate_DF = weight(self, "gate", shape, axes, summed=summed, scale=scale)
+        up_DF = weight(self, "up", shape, axes, summed=summed, scale=scale)
+        shape, axes, summed = (F, D), axes_of("FD"), axes_of("F")
+        scale = config.output_init_scale
+        down_FD = weight(self, "down", shape, axes, summed=summed, scale=scale)
         activation = _ACTIVATIONS[config.activation]
         gate_BLF = project(partitioning, "BLD,DF->BLF", x_BLD, gate_DF)
         up_BLF = project(partitioning, "BLD,DF->BLF", x_BLD, up_DF)

@@ -112,7 +112,8 @@ class Transformer(nn.Module):
         """Declares a table with one row for each token of the vocabulary."""
         shape = (self.config.vocab_size, self.config.embed_dim)
         axes = ("vocab", "vocab_embed")
-        return weight(self, name, shape, axes, summed=("vocab_embed",))
+        scale = self.config.init_scale
+        return weight(self, name, shape, axes, summed=("vocab_embed",), scale=scale)
 
     def _blocks(self, carry: Carry, context: AttentionContext) -> Carry:
         config, block = self.config, Block

@@ -9,18 +9,13 @@ Source: Shazeer & Stern 2018, arXiv 1804.04235. Sections and algorithms are the 
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-
-# Names and values of section 9.
-EPSILON_1 = 1e-30  # Added to squared gradients.
-EPSILON_2 = 1e-3  # Lower bound of a parameter's RMS.
-CLIP_THRESHOLD = 1.0  # d: upper bound of an update's RMS, before it is scaled.
-DECAY_EXPONENT = 0.8  # c in beta2 = 1 - t^-c.
 
 
 class FactoredMoment(NamedTuple):
@@ -37,22 +32,34 @@ class AdafactorState(NamedTuple):
     moments: Any  # Per parameter: a `FactoredMoment`, or an array of its shape.
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Constants:
+    """The constants of the paper, with its values (section 9)."""
+
+    decay_exponent: float  # c in beta2 = 1 - t^-c.
+    clip_threshold: float | None  # d: bound of an update's RMS before it is scaled.
+    epsilon_1: float  # Added to squared gradients.
+    epsilon_2: float  # Lower bound of a parameter's RMS.
+    scale_by_parameter: bool  # Whether an update is multiplied by its parameter's RMS.
+    # Arrays whose second largest dimension is smaller keep one moment per element.
+    min_dim_size_to_factor: int
+
+
 def scale_by_adafactor(
-    min_dim_size_to_factor: int, scale_by_parameter: bool, is_stacked: Any
+    constants: Constants, is_stacked: Any
 ) -> optax.GradientTransformation:
     """Returns U hat of Algorithms 4 and 5, times the parameter's RMS (section 8).
 
     Args:
-      min_dim_size_to_factor: Arrays whose second largest dimension is smaller keep one
-        moment per element.
-      scale_by_parameter: Whether an update is multiplied by its parameter's RMS.
+      constants: The constants of the algorithms.
       is_stacked: A tree of bools: True where the first axis of a parameter counts
         layers.
     """
+    min_size = constants.min_dim_size_to_factor
 
     def init(params):
         moments = jax.tree.map(
-            lambda param, stacked: _init_moment(param, stacked, min_dim_size_to_factor),
+            lambda param, stacked: _init_moment(param, stacked, min_size),
             params,
             is_stacked,
             is_leaf=_is_box,
@@ -61,15 +68,17 @@ def scale_by_adafactor(
 
     def update(updates, state, params):
         step = optax.safe_increment(state.step)
-        beta2 = 1.0 - step.astype(jnp.float32) ** -DECAY_EXPONENT  # Section 7.2.
+        beta2 = 1.0 - step.astype(jnp.float32) ** -constants.decay_exponent  # 7.2.
 
         def of_layer(grad, moment, param):
             factored = isinstance(moment, FactoredMoment)
             precondition = _precondition_factored if factored else _precondition
-            u, moment = precondition(grad, moment, beta2)
-            u = u / jnp.maximum(1.0, _rms(u) / CLIP_THRESHOLD)  # Section 6.
-            if scale_by_parameter:
-                u = u * jnp.maximum(EPSILON_2, _rms(param))
+            squared = jnp.square(grad) + constants.epsilon_1
+            u, moment = precondition(grad, squared, moment, beta2)
+            if constants.clip_threshold is not None:
+                u = u / jnp.maximum(1.0, _rms(u) / constants.clip_threshold)  # 6.
+            if constants.scale_by_parameter:
+                u = u * jnp.maximum(constants.epsilon_2, _rms(param))
             return u, moment
 
         flat: Any = jax.tree.flatten(updates)
@@ -122,23 +131,21 @@ def _init_moment(param: Any, stacked: bool, min_size: int) -> Any:
 
 
 def _precondition(
-    grad: jax.Array, moment: jax.Array, beta2: jax.Array
+    grad: jax.Array, squared: jax.Array, moment: jax.Array, beta2: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Divides one layer's gradient by the root of its second moment (Algorithm 5)."""
-    squared = jnp.square(grad) + EPSILON_1
     moment = beta2 * moment + (1.0 - beta2) * squared
     return grad * jax.lax.rsqrt(moment), moment
 
 
 def _precondition_factored(
-    grad: jax.Array, moment: FactoredMoment, beta2: jax.Array
+    grad: jax.Array, squared: jax.Array, moment: FactoredMoment, beta2: jax.Array
 ) -> tuple[jax.Array, FactoredMoment]:
     """Divides one layer's gradient by the root of R C / (1' R) (Algorithm 4).
 
     R and C are means here and sums in the paper; the quotient is the same.
     """
     second, largest = _factored_axes(grad.shape)
-    squared = jnp.square(grad) + EPSILON_1
     row = beta2 * moment.row + (1.0 - beta2) * jnp.mean(squared, axis=largest)
     column = beta2 * moment.column + (1.0 - beta2) * jnp.mean(squared, axis=second)
     row_1 = jnp.expand_dims(row, largest)

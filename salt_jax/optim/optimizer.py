@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from salt_jax.optim.adafactor import scale_by_adafactor
+from salt_jax.optim.adafactor import Constants, scale_by_adafactor
 from salt_jax.optim.schedules import Schedule
 
 
@@ -67,6 +67,11 @@ class Adafactor:
     # Whether the learning rate is relative to each array's RMS (section 8).
     scale_by_parameter: bool = True
     min_dim_size_to_factor: int = 128  # Smaller arrays keep one moment per element.
+    # Names and values of section 9.
+    decay_exponent: float = 0.8  # c in beta2 = 1 - t^-c.
+    clip_threshold: float | None = 1.0  # d: bound of an update's RMS; None: no bound.
+    epsilon_1: float = 1e-30  # Added to squared gradients.
+    epsilon_2: float = 1e-3  # Lower bound of a parameter's RMS.
     weight_decay: float = 0.0
     clip_norm: float | None = None  # Upper bound of the gradient's global norm.
 
@@ -78,6 +83,15 @@ class Adafactor:
                 "Adafactor.min_dim_size_to_factor must be at least 2, got "
                 f"{self.min_dim_size_to_factor}."
             )
+        if not 0.0 < self.decay_exponent <= 1.0:
+            raise ValueError(
+                "Adafactor.decay_exponent must be above 0 and at most 1, got "
+                f"{self.decay_exponent}."
+            )
+        for name in ("clip_threshold", "epsilon_1", "epsilon_2"):
+            value = getattr(self, name)
+            if not (value is None and name == "clip_threshold") and not value > 0.0:
+                raise ValueError(f"Adafactor.{name} must be positive, got {value}.")
         _check_decay_and_clip(self)
 
     def build(self, facts: Any) -> optax.GradientTransformation:
@@ -96,8 +110,12 @@ class Adafactor:
             optax.chain(
                 _clip(self.clip_norm),
                 scale_by_adafactor(
-                    self.min_dim_size_to_factor,
-                    self.scale_by_parameter,
+                    Constants(
+                        **{
+                            field.name: getattr(self, field.name)
+                            for field in dataclasses.fields(Constants)
+                        }
+                    ),
                     jax.tree.map(lambda fact: fact.is_stacked, facts),
                 ),
                 momentum,

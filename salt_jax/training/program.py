@@ -206,6 +206,7 @@ class Program:
             real_vocab_size=distillation.real_vocab_size if distillation else None,
             chunk_tokens=self.experiment.loss_chunk_tokens,
             num_microbatches=self.experiment.num_microbatches,
+            z_loss=self.experiment.z_loss,
             guard=self.experiment.guard,
             average=self.experiment.average,
             begin_step=begins.get(stage.name, 0),

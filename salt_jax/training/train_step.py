@@ -73,6 +73,7 @@ class Update:
     temperature: float = 1.0
     gate: Gate = EveryToken()
     real_vocab_size: int | None = None
+    z_loss: float = 0.0
     chunk_tokens: int
     num_microbatches: int = 1
     guard: UpdateGuard | None = None
@@ -221,6 +222,7 @@ class Update:
                 temperature=self.temperature,
                 gate=self.gate,
                 real_vocab_size=self.real_vocab_size,
+                z_loss=self.z_loss,
             )
         return metrics["loss"].total, metrics
 

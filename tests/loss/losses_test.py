@@ -245,6 +245,50 @@ def test_stage_two_in_chunks_is_the_dense_cross_entropy(tokens, mesh):
     jax.tree.map(lambda x, y: assert_close(x, y, 1e-5), gradient, expected)
 
 
+@pytest.mark.parametrize("mesh", ["one", "data2_model4"])
+@pytest.mark.parametrize("real_vocab_size", [None, V - 3])
+def test_the_z_loss_in_chunks_is_that_of_whole_logits(tokens, mesh, real_vocab_size):
+    targets_BL, weights_BL = tokens
+    tokens = (jnp.minimum(targets_BL, V - 4), weights_BL)
+    student = unembedding(0, softcap=4.0, scale=0.5)
+    teacher = unembedding(1, width=TEACHER_D, scale=0.5)
+    static = {"z_loss": 0.3, "real_vocab_size": real_vocab_size}
+    oracle = differentiated(dense, **static)
+    run = differentiated(
+        chunked, partitioning=partitioned(mesh), chunk_tokens=5, **static
+    )
+    cases = [(teacher, 0.5), (teacher, 1.0)]
+    if real_vocab_size is None:
+        cases.append((None, 0.0))
+    for teacher, kd_weight in cases:
+        metrics, gradient = run(student, teacher, tokens, kd_weight)
+        expected_metrics, expected = oracle(student, teacher, tokens, kd_weight)
+        assert "z_loss" in metrics
+        assert_equal_metrics(metrics, expected_metrics)
+        jax.tree.map(lambda x, y: assert_close(x, y, 1e-5), gradient, expected)
+
+
+def test_the_z_loss_is_the_square_of_log_z_and_is_added_to_the_blend(tokens):
+    student, teacher = unembedding(0, scale=0.5), unembedding(1, scale=0.5)
+    found = dense(student, teacher, tokens, kd_weight=0.25, z_loss=0.3)
+    without = dense(student, teacher, tokens, kd_weight=0.25)
+    log_z_BL = np.log(np.sum(np.exp(np.float64(student.logits())), axis=-1))
+    z_loss = np.sum(0.3 * log_z_BL**2 * np.asarray(tokens[1]))
+    assert float(found["z_loss"].total) == pytest.approx(z_loss, rel=1e-5)
+    total = float(without["loss"].total) + z_loss
+    assert float(found["loss"].total) == pytest.approx(total, rel=1e-5)
+    assert found["ce"].total == without["ce"].total
+    assert "z_loss" not in without
+
+
+@pytest.mark.parametrize("z_loss", [-1e-4, float("nan"), float("inf")])
+def test_a_z_loss_that_makes_no_sense_is_refused(tokens, z_loss):
+    options = {"partitioning": partitioned("one"), "chunk_tokens": 5}
+    for loss in (dense, functools.partial(chunked, **options)):
+        with pytest.raises(ValueError, match=f"z_loss .* {z_loss}"):
+            loss(unembedding(0), None, tokens, z_loss=z_loss)
+
+
 @pytest.mark.parametrize("kd_weight", TERMS)
 @pytest.mark.parametrize("mesh", ["one", "data2_model4"])
 def test_bfloat16_inputs_with_peaked_logits_lose_nothing_but_the_last_rounding(

@@ -36,6 +36,11 @@ def test_a_config_written_before_these_parts_is_one_without_them():
     assert TransformerConfig(**old, **{name: fields[name] for name in changed}) == SMALL
 
 
+def test_how_a_model_was_initialized_makes_no_other_function():
+    drawn = dataclasses.replace(SMALL, init_scale=1.137, init_outputs_by_depth=True)
+    assert SMALL.differences(drawn) == []
+
+
 @pytest.mark.parametrize("name", sorted(ALL_PARTS))
 def test_a_part_makes_another_function_of_the_parameters(name):
     changes = {name: ALL_PARTS[name]}

@@ -1,8 +1,8 @@
 """The facts of every parameter, as the modules declare them."""
 
 import dataclasses
+import math
 
-import jax
 import pytest
 from flax import traverse_util
 
@@ -61,13 +61,37 @@ def test_every_parameter_says_what_its_dimensions_mean(scan_layers):
     assert found.keys() == EXPECTED.keys()
 
 
+def variances(**changes):
+    """The variance of each new matrix, times its fan-in, by the name of the matrix."""
+    model, params = small_model(
+        embed_dim=64, mlp_dim=256, tied_embedding=False, **changes
+    )
+    facts, values = (
+        traverse_util.flatten_dict(tree) for tree in (parameter_facts(model), params)
+    )
+    assert facts.keys() == values.keys()
+    return {
+        path[-1]: float(values[path].var())
+        * math.prod(of.shape[i] for i in of.summed_dimensions)
+        for path, of in facts.items()
+        if of.is_matrix
+    }
+
+
 def test_new_matrices_have_the_variance_of_their_fan_in():
-    model, params = small_model(embed_dim=64, mlp_dim=256, tied_embedding=False)
-    for facts, x in zip(
-        jax.tree.leaves(parameter_facts(model)), jax.tree.leaves(params), strict=True
-    ):
-        if facts.is_matrix:
-            sizes = [facts.shape[i] for i in facts.summed_dimensions]
-            fan_in = sizes[0] if len(sizes) == 1 else sizes[0] * sizes[1]
-            # Drawn within two deviations, which leaves 0.774 of the variance.
-            assert abs(float(x.var()) * fan_in / 0.774 - 1.0) < 0.1
+    # Drawn within two deviations, which leaves 0.774 of the variance.
+    found = variances()
+    assert len(found) == 9
+    assert found == pytest.approx(dict.fromkeys(found, 0.774), rel=0.1)
+    # With the scale that makes up for it.
+    found = variances(init_scale=1.137)
+    assert found == pytest.approx(dict.fromkeys(found, 1.0), rel=0.1)
+
+
+def test_what_blocks_add_can_be_drawn_smaller_with_depth():
+    by_depth = variances(init_outputs_by_depth=True)
+    plain = variances()
+    for name, variance in plain.items():
+        if name in ("out", "down"):
+            variance /= 2 * SMALL.num_layers
+        assert by_depth[name] == pytest.approx(variance, rel=1e-5)

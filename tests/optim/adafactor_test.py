@@ -25,6 +25,8 @@ CHOICES = [
     {"momentum": 0.9},
     {"weight_decay": 0.1},
     {"min_dim_size_to_factor": 128},
+    {"decay_exponent": 0.5, "clip_threshold": 0.7, "epsilon_1": 1e-2},
+    {"clip_threshold": None},
 ]
 
 
@@ -81,7 +83,13 @@ def test_without_a_stack_it_is_the_adafactor_of_optax(options):
     theirs = {"min_dim_size_to_factor": 8} | options
     # Optax does not multiply the decay by the learning rate, and we spare vectors.
     theirs["weight_decay_rate"] = 0.1 * theirs.pop("weight_decay", 0.0)
-    theirs["multiply_by_parameter_scale"] = theirs.pop("scale_by_parameter", True)
+    names = {
+        "scale_by_parameter": "multiply_by_parameter_scale",
+        "decay_exponent": "decay_rate",
+        "clip_threshold": "clipping_threshold",
+        "epsilon_1": "eps",
+    }
+    theirs = {names.get(name, name): value for name, value in theirs.items()}
     oracle = optax.adafactor(
         0.1, weight_decay_mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p), **theirs
     )
@@ -218,6 +226,9 @@ def test_an_update_is_as_large_as_its_layer_of_parameters_but_never_nothing():
     updates = one_update(adafactor(params), params, grads)["layers"]["gate_DF"]
     sizes = [rms(layer) for layer in updates]
     np.testing.assert_allclose(sizes, [0.1 * 1e-3, 0.1, 2.0], rtol=1e-5)
+    updates = one_update(adafactor(params, epsilon_2=5.0), params, grads)["layers"]
+    sizes = [rms(layer) for layer in updates["gate_DF"]]
+    np.testing.assert_allclose(sizes, [0.5, 0.5, 2.0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("options", CHOICES[:3], ids=str)

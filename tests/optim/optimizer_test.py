@@ -258,6 +258,11 @@ def test_switching_clipping_or_momentum_off_is_a_choice_by_name():
             lambda: Adafactor(learning_rate=RATE, min_dim_size_to_factor=1),
             "at least 2, got 1",
         ),
+        (lambda: Adafactor(learning_rate=RATE, decay_exponent=0.0), "exponent .* 0.0"),
+        (lambda: Adafactor(learning_rate=RATE, decay_exponent=1.5), "exponent .* 1.5"),
+        (lambda: Adafactor(learning_rate=RATE, clip_threshold=0.0), "threshold .* 0.0"),
+        (lambda: Adafactor(learning_rate=RATE, epsilon_1=0.0), "epsilon_1 .* 0.0"),
+        (lambda: Adafactor(learning_rate=RATE, epsilon_2=-1.0), r"epsilon_2 .* -1.0"),
     ],
 )
 def test_an_optimizer_that_makes_no_sense_is_refused(make, message):

@@ -145,6 +145,18 @@ def test_the_loss_that_is_minimised_is_the_blend():
     assert means["loss"] == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
+def test_the_z_loss_of_microbatches_adds_up_and_is_part_of_the_loss():
+    batch = packed_batch(rows=8)
+    whole = two_steps(*stage(z_loss=0.1), batch)
+    split = two_steps(*stage(z_loss=0.1, num_microbatches=4), batch)
+    assert_close(split, whole, atol=2e-5)
+    means = {k: float(whole[1][k].mean()) for k in ("loss", "ce", "kd", "z_loss")}
+    blend = 0.5 * means["ce"] + 0.5 * means["kd"]
+    assert means["loss"] == pytest.approx(blend + means["z_loss"], rel=1e-5)
+    assert means["z_loss"] > 0.01
+
+
 def test_updates_lower_the_loss():
     update, state, teacher_params = stage()
     batch, step = packed_batch(rows=8), jax.jit(update)
