@@ -1,10 +1,10 @@
-"""Prints our stage-one step beside what others make of the same distillation.
+"""Prints our training step beside what others make of the same step.
 
-Run by `bash launch/bench.sh --peers`, which installs the others. Each system has a
-process of its own, keeps what it compiled, and takes one step a round, in an order
-drawn anew, while the others wait: what else the machine does falls on all of them, and
-a ratio is the median of the ratios of the rounds. All start from the same parameters,
-read the same batch, and must come to the same losses.
+Run by `bash launch/bench.sh --peers`, which installs the others. Each of them is
+measured against ours in two processes that keep what they compiled and take steps in
+turn: ours, theirs, ours, theirs in each round. What else the machine does falls on
+both, and a ratio is the median of those of the rounds, beside their range. Both start
+from the same parameters, read the same batch, and must come to the same losses.
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 FOLDER = pathlib.Path(__file__).parent
 ROOT = FOLDER.parents[2]
-PEERS = ROOT / ".venv-peers/bin/python"
 OURS = "salt_jax"
 WORKERS = {
     OURS: (sys.executable, "salt_worker.py"),
-    "PyTorch": (PEERS, "torch_worker.py"),
-    "Tunix": (PEERS, "tunix_worker.py"),
+    "PyTorch": (".venv-peers/bin/python", "torch_worker.py"),
+    "Tunix": (".venv-peers/bin/python", "tunix_worker.py"),
+    "MaxText": (".venv-maxtext/bin/python", "maxtext_worker.py"),
+}
+ABSENT = {
+    "Simply": "it is not in the package index, where the name is another project's",
 }
 ROWS, LENGTH = 4, 256
-WARM_UP = 2  # Rounds that compile, and fill what allocators keep.
+WARM_UP = 1  # Rounds that compile, and fill what allocators keep.
+TURNS = 2  # Steps that each of both takes in a round.
 LOSS_TOLERANCE = 1e-3
 
 
@@ -42,7 +44,7 @@ class Measured:
     """What one system took."""
 
     versions: str
-    seconds: Sequence[float]  # Of each round but those that warm up.
+    seconds: Sequence[float]  # Of each step but those that warm up.
     losses: Sequence[float]  # Before every step.
     imported_mib: float  # The peak of memory before there was a model.
     peak_mib: float
@@ -51,12 +53,12 @@ class Measured:
 class Worker:
     """A system in a process of its own."""
 
-    def __init__(self, name: str, sizes: dict[str, int]):
+    def __init__(self, name: str, sizes: dict[str, Any]):
         self._name = name
         self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115
         python, script = WORKERS[name]
         self._process = subprocess.Popen(
-            [python, FOLDER / script, json.dumps(sizes)],
+            [ROOT / python, FOLDER / script, json.dumps(sizes)],
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -79,7 +81,7 @@ class Worker:
         return Measured(
             **self.start,
             **end,
-            seconds=[step["seconds"] for step in self.steps[WARM_UP:]],
+            seconds=[step["seconds"] for step in self.steps[WARM_UP * TURNS :]],
             losses=[step["loss"] for step in self.steps],
         )
 
@@ -91,77 +93,93 @@ class Worker:
         return json.loads(line)
 
 
-def measure(sizes: dict[str, int], rounds: int) -> dict[str, Measured]:
-    """Returns what each system took for `rounds` steps, taken in turn."""
-    workers = {name: Worker(name, sizes) for name in WORKERS}
-    draw = np.random.default_rng(0)
-    for _ in range(WARM_UP + rounds):
-        for name in draw.permutation(list(workers)):
-            workers[name].step()
-    return {name: worker.finish() for name, worker in workers.items()}
+def measure(name: str, sizes: dict[str, Any], rounds: int) -> tuple[Measured, Measured]:
+    """Returns what we took, and what `name` took, for the same steps in turn."""
+    pair = [Worker(one, sizes) for one in (OURS, name)]
+    for _ in range((WARM_UP + rounds) * TURNS):
+        for worker in pair:
+            worker.step()
+    ours, theirs = (worker.finish() for worker in pair)
+    return ours, theirs
 
 
-def time_ratio(measured: Measured, ours: Measured) -> float:
-    """Returns how many times as long as ours the steps of `measured` took."""
-    pairs = zip(measured.seconds, ours.seconds, strict=True)
-    return statistics.median(theirs / our for theirs, our in pairs)
+def time_ratios(theirs: Measured, ours: Measured) -> list[float]:
+    """Returns, for each round, how many times as long as ours their steps took."""
+
+    def rounds(measured: Measured) -> list[float]:
+        seconds = iter(measured.seconds)
+        return [sum(turns) for turns in zip(*[seconds] * TURNS, strict=True)]
+
+    pairs = zip(rounds(theirs), rounds(ours), strict=True)
+    return [their / our for their, our in pairs]
 
 
-def check_losses(systems: dict[str, Measured]) -> None:
-    """Refuses systems that do not compute the same.
+def check_losses(name: str, theirs: Measured, ours: Measured) -> None:
+    """Refuses a system that does not compute the same.
 
     Raises:
-      ValueError: at some step, the losses of two systems differ.
+      ValueError: at some step, the losses differ.
     """
-    ours = systems[OURS].losses
-    for name, measured in systems.items():
-        for step, (theirs, our) in enumerate(zip(measured.losses, ours, strict=True)):
-            # Not the other way round: NaN is refused.
-            if not abs(theirs - our) <= LOSS_TOLERANCE:
-                raise ValueError(
-                    f"At step {step} the loss of {name} is {theirs:.4f} and that of "
-                    f"{OURS} {our:.4f}: they do not compute the same."
-                )
+    for step, (their, our) in enumerate(zip(theirs.losses, ours.losses, strict=True)):
+        # Not the other way round: NaN is refused.
+        if not abs(their - our) <= LOSS_TOLERANCE:
+            raise ValueError(
+                f"At step {step} the loss of {name} is {their:.4f} and that of "
+                f"{OURS} {our:.4f}: they do not compute the same."
+            )
 
 
-def table(systems: dict[str, Measured], num_tokens: int) -> str:
-    """Returns a row for each system, for steps of so many tokens."""
-    ours = systems[OURS]
-    lines = [
-        f"{'':<10}{'s/step':>8}{'tokens/s':>10}{'time / ours':>13}"
-        f"{'peak MiB':>10}{'/ ours':>8}{'imports':>9}"
-    ]
-    for name, measured in systems.items():
-        seconds = statistics.median(measured.seconds)
-        lines.append(
-            f"{name:<10}{seconds:8.2f}{num_tokens / seconds:10,.0f}"
-            f"{time_ratio(measured, ours):13.2f}{measured.peak_mib:10,.0f}"
-            f"{measured.peak_mib / ours.peak_mib:8.2f}{measured.imported_mib:9,.0f}"
-        )
-    return "\n".join(lines)
+HEADER = (
+    f"{'':<10}{'s/step':>8}{'ours':>8}{'time / ours':>13}{'range':>14}"
+    f"{'peak MiB':>10}{'ours':>8}{'/ ours':>8}{'imports':>9}"
+)
+
+
+def row(name: str, theirs: Measured, ours: Measured) -> str:
+    """Returns a line of the table: their step beside ours of the same rounds."""
+    ratios = time_ratios(theirs, ours)
+    seconds, our_seconds = (statistics.median(x.seconds) for x in (theirs, ours))
+    spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+    return (
+        f"{name:<10}{seconds:8.2f}{our_seconds:8.2f}{statistics.median(ratios):13.2f}"
+        f"{spread:>14}{theirs.peak_mib:10,.0f}{ours.peak_mib:8,.0f}"
+        f"{theirs.peak_mib / ours.peak_mib:8.2f}{theirs.imported_mib:9,.0f}"
+    )
 
 
 def main() -> None:
-    """Prints a table for each vocabulary."""
+    """Prints a table for each vocabulary and each kind of step."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vocabs", type=int, nargs="+", default=[32_768, 131_072])
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
+    others = [name for name in WORKERS if name != OURS]
+    parser.add_argument("--only", nargs="+", choices=others, default=others)
+    parser.add_argument("--plain", action="store_true", help="steps without a teacher")
     flags = parser.parse_args()
     # Threads that wait for each other, as PyTorch's do, lose most to other work.
     print(f"other work here: a load of {os.getloadavg()[0]:.1f}; below 0.3 is quiet")
+    absent = ABSENT | {
+        name: f"{WORKERS[name][0]} is missing: see the output of launch/bench.sh"
+        for name in flags.only
+        if not (ROOT / WORKERS[name][0]).exists()
+    }
+    for name, why in absent.items():
+        print(f"{name} is not measured: {why}.")
+    kind = "plain step" if flags.plain else "step with a teacher"
     for vocab in flags.vocabs:
-        sizes = {"vocab": vocab, "batch": ROWS, "length": LENGTH}
-        systems = measure(sizes, flags.rounds)
-        if vocab == flags.vocabs[0]:
-            for name, measured in systems.items():
-                print(f"{name}: {measured.versions}")
-        check_losses(systems)
         print(
-            f"\nvocabulary {vocab:,}, {ROWS} x {LENGTH} tokens, {flags.rounds} rounds"
+            f"\n{kind}, vocabulary {vocab:,}, {ROWS} x {LENGTH} tokens, "
+            f"{flags.rounds} rounds of {TURNS} steps each in turn\n{HEADER}"
         )
-        print(table(systems, ROWS * LENGTH))
-        losses = systems[OURS].losses
-        print(f"all losses from {losses[0]:.4f} to {losses[-1]:.4f}")
+        sizes = {"vocab": vocab, "batch": ROWS, "length": LENGTH}
+        if flags.plain:
+            sizes["kd_weight"] = None
+        for name in flags.only:
+            if name in absent:
+                continue
+            ours, theirs = measure(name, sizes, flags.rounds)
+            check_losses(name, theirs, ours)
+            print(row(name, theirs, ours), f" ({theirs.versions})", flush=True)
 
 
 if __name__ == "__main__":

@@ -80,16 +80,21 @@ def make_step(sizes: Sizes) -> Callable[[], float]:
         weight_decay=sizes.weight_decay,
         clip_norm=sizes.clip_norm,
     ).build(parameter_facts(student))
+    teacher, teacher_params, kd_weight = None, None, Constant(value=0.0)
+    if sizes.kd_weight is not None:
+        teacher = Transformer(shape_of(sizes, sizes.teacher_layers), partitioning)
+        teacher_params = params_of(make_teacher(sizes))
+        kd_weight = Constant(value=sizes.kd_weight)
     update = Update(
         student=student,
-        teacher=Transformer(shape_of(sizes, sizes.teacher_layers), partitioning),
+        teacher=teacher,
         optimizer=optimizer,
-        kd_weight=Constant(value=sizes.kd_weight),
+        kd_weight=kd_weight,
         chunk_tokens=sizes.chunk_tokens,
     )
     sharding = partitioning.sharding()
     teacher_params, batch = jax.device_put(
-        (params_of(make_teacher(sizes)), make_batch(sizes)), sharding
+        (teacher_params, make_batch(sizes)), sharding
     )
 
     def init(params: Params) -> TrainState:

@@ -83,7 +83,8 @@ def make_step(sizes: Sizes) -> Callable[[], float]:
     """Returns a step that goes on from the one before, and gives the loss."""
     torch.set_num_threads(num_threads())
     student = load(sizes, make_student(sizes)).train()
-    teacher = load(sizes, make_teacher(sizes)).eval().requires_grad_(False)
+    if sizes.kd_weight is not None:
+        teacher = load(sizes, make_teacher(sizes)).eval().requires_grad_(False)
     optimizer = make_optimizer(sizes, student)
     tokens = torch.from_numpy(make_tokens(sizes)).long()
     inputs_BL, targets = tokens[:, :-1], tokens[:, 1:].reshape(-1, 1)
@@ -100,9 +101,9 @@ def make_step(sizes: Sizes) -> Callable[[], float]:
 
     def step() -> float:
         optimizer.zero_grad(set_to_none=True)
-        soft = blended_targets()
+        labels = targets[:, 0] if sizes.kd_weight is None else blended_targets()
         logits = student(inputs_BL).logits.flatten(0, 1)
-        loss = functional.cross_entropy(logits, soft)
+        loss = functional.cross_entropy(logits, labels)
         del logits
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), sizes.clip_norm)

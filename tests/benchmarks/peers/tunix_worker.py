@@ -1,4 +1,4 @@
-"""The distillation trainer of Tunix with its Llama and its logit strategy."""
+"""The trainers of Tunix with its Llama: of distillation, and of a model alone."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tunix.distillation.distillation_trainer import (
 )
 from tunix.distillation.strategies import LogitStrategy
 from tunix.models.llama3 import model as llama
+from tunix.sft.peft_trainer import PeftTrainer
 from worker import Model, Sizes, make_student, make_teacher, make_tokens, serve
 
 
@@ -47,8 +48,8 @@ def load(sizes: Sizes, model: Model) -> llama.Llama3:
     return ours
 
 
-def make_strategy(sizes: Sizes) -> LogitStrategy:
-    """Returns the blend of both losses, on rows that are one document each."""
+def forward_fn(sizes: Sizes) -> Callable[..., jax.Array]:
+    """Returns a function that makes logits of rows that are one document each."""
     shape = (sizes.batch, sizes.length)
     causal = jnp.tril(jnp.ones((sizes.length, sizes.length), bool))
 
@@ -56,6 +57,13 @@ def make_strategy(sizes: Sizes) -> LogitStrategy:
         positions = jnp.broadcast_to(jnp.arange(sizes.length), shape)
         mask = jnp.broadcast_to(causal, (sizes.batch, *causal.shape))
         return model(input_tokens[:, :-1], positions, None, mask)[0]
+
+    return logits
+
+
+def make_strategy(sizes: Sizes) -> LogitStrategy:
+    """Returns the blend of both losses."""
+    logits = forward_fn(sizes)
 
     def labels(input_tokens, input_mask):
         return jax.nn.one_hot(input_tokens[:, 1:], sizes.vocab)
@@ -82,8 +90,8 @@ def mean_entropy(
     return float(sum(rows)) / len(rows)
 
 
-class Trainer(DistillationTrainer):
-    """The trainer, which keeps the metrics of its last step."""
+class _KeepsMetrics:
+    """A trainer that keeps the metrics of its last step."""
 
     metrics: dict[str, jax.Array]
 
@@ -91,14 +99,17 @@ class Trainer(DistillationTrainer):
         self.metrics = aux
 
 
-def make_step(sizes: Sizes) -> Callable[[], float]:
-    """Returns a step that goes on from the one before, and gives the loss."""
-    teacher = load(sizes, make_teacher(sizes))
-    student = load(sizes, make_student(sizes))
-    strategy = make_strategy(sizes)
-    tokens = make_tokens(sizes)
-    batch = TrainingInput(input_tokens=tokens, input_mask=tokens >= 0)
-    optimizer = optax.chain(
+class Distilling(_KeepsMetrics, DistillationTrainer):
+    """The trainer of a student."""
+
+
+class Training(_KeepsMetrics, PeftTrainer):
+    """The trainer of a model alone; it trains all parameters of one without LoRA."""
+
+
+def make_optimizer(sizes: Sizes) -> optax.GradientTransformation:
+    """Returns AdamW, which decays matrices only."""
+    return optax.chain(
         optax.clip_by_global_norm(sizes.clip_norm),
         optax.adamw(
             sizes.learning_rate,
@@ -108,8 +119,56 @@ def make_step(sizes: Sizes) -> Callable[[], float]:
             mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
         ),
     )
-    trainer = Trainer(
-        student, teacher, strategy, optimizer, TrainingConfig(eval_every_n_steps=10**9)
+
+
+def plain_step(sizes: Sizes) -> Callable[[], float]:
+    """Returns a step of the trainer of a model alone, which gives its loss."""
+    tokens = make_tokens(sizes)
+    batch = {"input_tokens": tokens, "input_mask": tokens >= 0}
+    make_logits = forward_fn(sizes)
+
+    def loss_fn(model, input_tokens, input_mask):
+        logits = make_logits(model, input_tokens, input_mask)
+        labels = jax.nn.one_hot(input_tokens[:, 1:], sizes.vocab)
+        # The formula of the trainer's own loss, which reads one more token.
+        loss = -jnp.sum(jax.nn.log_softmax(logits) * labels) / input_tokens[:, 1:].size
+        return loss, {"loss": loss}
+
+    trainer = Training(
+        load(sizes, make_student(sizes)),
+        make_optimizer(sizes),
+        TrainingConfig(eval_every_n_steps=10**9),
+    )
+    trainer = trainer.with_loss_fn(loss_fn, has_aux=True)
+    trainer = trainer.with_gen_model_input_fn(lambda batch: batch)
+    trainer.is_managed_externally = True
+
+    def step() -> float:
+        trainer.train([batch])
+        jax.block_until_ready(nnx.state(trainer.model))
+        return float(trainer.metrics["loss"])
+
+    return step
+
+
+def make_step(sizes: Sizes) -> Callable[[], float]:
+    """Returns a step that goes on from the one before, and gives the loss."""
+    return plain_step(sizes) if sizes.kd_weight is None else taught_step(sizes)
+
+
+def taught_step(sizes: Sizes) -> Callable[[], float]:
+    """Returns a step of the distillation trainer, which gives the blended loss."""
+    teacher = load(sizes, make_teacher(sizes))
+    student = load(sizes, make_student(sizes))
+    strategy = make_strategy(sizes)
+    tokens = make_tokens(sizes)
+    batch = TrainingInput(input_tokens=tokens, input_mask=tokens >= 0)
+    trainer = Distilling(
+        student,
+        teacher,
+        strategy,
+        make_optimizer(sizes),
+        TrainingConfig(eval_every_n_steps=10**9),
     )
     # So that `train` may be called again with the next examples.
     trainer.is_managed_externally = True

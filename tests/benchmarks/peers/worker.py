@@ -38,7 +38,7 @@ class Sizes:
     batch: int
     length: int
     chunk_tokens: int = 128  # Of our loss; the others make all logits at once.
-    kd_weight: float = 0.667
+    kd_weight: float | None = 0.667  # None: a plain step, without a teacher.
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
     clip_norm: float = 1.0
