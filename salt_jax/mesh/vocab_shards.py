@@ -175,7 +175,9 @@ class VocabShards:
         return [(axes, i) for i, axes in enumerate((rest, embed)) if axes]
 
     def _mesh_axes(self, axis: str) -> tuple[str, ...]:
-        return self.partitioning.mesh_axes(axis)
+        """The mesh axes of more than one device; XLA copies to "gather" from one."""
+        axes = self.partitioning.mesh_axes(axis)
+        return tuple(axis for axis in axes if self._size((axis,)) > 1)
 
     def _size(self, axes: tuple[str, ...]) -> int:
         return math.prod(self.partitioning.mesh.shape[axis] for axis in axes)

@@ -150,3 +150,16 @@ def test_an_embedding_that_does_not_divide_is_refused_by_name(shape, rules, mess
     tokens_BL = jnp.zeros((B, L), jnp.int32)
     with pytest.raises(ValueError, match=message):
         look_up(on(**rules), jnp.zeros(shape), tokens_BL, "float32")
+
+
+def test_one_device_gathers_and_scatters_nothing():
+    # XLA for CPUs copies what it gathers, or scatters, within a group of one.
+    one = Partitioning(mesh=MeshShape().build(jax.devices()[:1]))
+    embedding_VD, tokens_BL, _ = example()
+
+    def total(embedding_VD):
+        return jnp.sum(look_up(one, embedding_VD, tokens_BL, "float32"))
+
+    program = jax.jit(jax.grad(total)).lower(embedding_VD).as_text()
+    assert "all_gather" not in program
+    assert "reduce_scatter" not in program
