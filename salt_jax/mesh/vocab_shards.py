@@ -160,7 +160,8 @@ class VocabShards:
 
     def check_divides(self, size: int, axis: str) -> None:
         """Raises ValueError if a dimension does not divide over the mesh."""
-        shape = {name: self._size((name,)) for name in self._mesh_axes(axis)}
+        names = self.partitioning.mesh_axes(axis)
+        shape = {name: self._size((name,)) for name in names}
         if size % math.prod(shape.values()):
             raise ValueError(
                 f"The axis {axis!r} of size {size} does not divide over the mesh axes "
