@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import jax
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from salt_jax.mesh.partitioning import Partitioning
 from salt_jax.model.attention_context import AttentionContext
@@ -18,6 +19,8 @@ from salt_jax.model.attention_xla import xla
 from salt_jax.model.cache import Cache
 from salt_jax.model.config import TransformerConfig
 from salt_jax.model.layers import RMSNorm, add_bias, axes_of, project, rotate, weight
+
+PROJECTED = "projected"  # The name of queries, keys and values in a remat policy.
 
 
 class Attention(nn.Module):
@@ -75,6 +78,9 @@ class Attention(nn.Module):
         q_BLHK = rotate(heads("query", H, "H"), cos, sin)
         k_BMGK = rotate(heads("key", G, "G"), cos, sin)
         v_BMGK = heads("value", G, "G")
+        q_BLHK, k_BMGK, v_BMGK = (
+            checkpoint_name(x, PROJECTED) for x in (q_BLHK, k_BMGK, v_BMGK)
+        )
         if cache is not None:
             assert layer is not None
             cache = cache.put(layer, k_BMGK, v_BMGK)

@@ -12,7 +12,10 @@ MOST_LAYERS = 10_000  # A larger number is a mistake, and would take all memory.
 _LONGEST_AXIS = (1 << 31) - 1  # Of an array of JAX.
 # Fields that do not change the function: a checkpoint can be read with other values.
 COMPUTE_FIELDS = ("attention", "dtype", "init_outputs_by_depth", "init_scale", "remat")
-REMAT_POLICIES = ("none", "full", "save_dots", "save_dots_without_batch")
+REMAT_POLICIES = (
+    *("none", "full", "save_attention"),
+    *("save_dots", "save_dots_without_batch"),
+)
 ROPE_SCALINGS = ("linear", "llama3")
 
 
@@ -86,7 +89,8 @@ class TransformerConfig:
     local_rope_theta: float | None = None
     dtype: str = "bfloat16"  # The compute dtype; parameters are float32.
     # Rematerialization: what the backward pass recomputes. "none": nothing; "full":
-    # each block; "save_dots": all but matrix products and attention;
+    # each block; "save_attention": each block, except splash's outputs and what they
+    # are computed from; "save_dots": all but matrix products and attention;
     # "save_dots_without_batch": all but the products with parameters.
     remat: str = "full"
     # The kernel, or "auto": the fastest for the devices. See `attention_choice.py`.

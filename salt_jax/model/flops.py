@@ -102,9 +102,13 @@ def _recomputed(config: TransformerConfig, seq_len: int) -> int:
     """
     attention = 4 * config.num_layers * config.num_heads * config.head_dim * seq_len
     last = 2 * config.num_layers * config.mlp_dim * config.embed_dim
+    heads = config.num_heads + 2 * config.num_kv_heads
+    projected = 2 * config.num_layers * config.embed_dim * config.head_dim * heads
+    full = _layers(config, seq_len) - (0 if config.post_norms else last)
     return {
         "none": 0,
         "save_dots": 0,
         "save_dots_without_batch": attention,
-        "full": _layers(config, seq_len) - (0 if config.post_norms else last),
+        "save_attention": full - attention - projected,
+        "full": full,
     }[config.remat]

@@ -15,7 +15,7 @@ from flax import linen as nn
 from salt_jax.batch import Batch
 from salt_jax.mesh.partitioning import Partitioning
 from salt_jax.mesh.vocab_shards import look_up
-from salt_jax.model.attention import Attention
+from salt_jax.model.attention import PROJECTED, Attention
 from salt_jax.model.attention_context import AttentionContext
 from salt_jax.model.attention_kernels import ATTENDED
 from salt_jax.model.cache import Cache
@@ -28,6 +28,9 @@ Params = Any  # Nested dicts of arrays, as `Transformer.init` returns them.
 
 _REMAT = {
     "full": None,
+    "save_attention": jax.checkpoint_policies.save_only_these_names(
+        PROJECTED, ATTENDED
+    ),
     "save_dots": jax.checkpoint_policies.save_from_both_policies(
         jax.checkpoint_policies.checkpoint_dots,
         jax.checkpoint_policies.save_only_these_names(ATTENDED),

@@ -15,6 +15,7 @@ from salt_jax.batch import Batch
 from salt_jax.config import Stage
 from salt_jax.mesh.partitioning import Partitioning
 from salt_jax.model.transformer import Params
+from salt_jax.training.compiler_options import compiler_options
 from salt_jax.training.program import Program
 from salt_jax.training.train_step import Metrics, TrainState
 
@@ -50,7 +51,12 @@ def lower_update(program: Program, stage: Stage) -> jax.stages.Lowered:
         return step(state, teacher_params, batch)
 
     update.__name__ = f"update_{stage.name}"  # Its name in traces.
-    jitted = jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
+    jitted = jax.jit(
+        update,
+        donate_argnums=0,
+        out_shardings=(shardings, None),
+        compiler_options=compiler_options(program.partitioning.mesh),
+    )
     distillation = stage.distillation
     teacher = program.abstract_teacher(distillation) if distillation else None
     rows, length = program.experiment.batch_size, program.experiment.seq_len

@@ -43,6 +43,10 @@ def test_full_recomputation_is_a_forward_pass_without_the_last_product_of_a_bloc
         dataclasses.replace(LLM, remat="save_dots_without_batch"), None, 1280
     )
     assert bill.recomputed == attention
+    saved = dataclasses.replace(LLM, remat="save_attention")
+    # The output's projection, and the feed-forward without its last product.
+    kept = 92 * (2 * 1024 * 8 * 128 + 4 * 1024 * 8192)
+    assert training_bill(saved, None, 1280).recomputed == kept
 
 
 def test_products_of_the_loss_are_the_same_however_it_is_tiled():
