@@ -27,7 +27,7 @@ LAYERS = [
     {"evaluation"},
     {"compiling", "few_shot", "report"},
     {"evaluate", "export", "score", "train"},
-    {"bias_variance"},
+    {"bias_variance", "checkup"},
     {"commands"},
     {"main"},
 ]

@@ -71,7 +71,7 @@ def test_help_is_short_and_has_examples(capsys):
     out = capsys.readouterr().out
     assert stop.value.code == 0
     assert "--gin_file=gin/salt_2p8b.gin --gin.KD_WEIGHT=0.5" in out
-    assert len(out.splitlines()) < 45
+    assert len(out.splitlines()) < 46
     with pytest.raises(SystemExit):
         main(["generate", "--help"])
     out = capsys.readouterr().out

@@ -28,6 +28,7 @@ COMMANDS = {
     "import": "salt_jax.commands.import_",
     "compile": "salt_jax.commands.compile",
     "time_steps": "salt_jax.commands.time_steps",
+    "check": "salt_jax.commands.check",
     "lab": "salt_jax.commands.lab",
     "report": "salt_jax.commands.report",
     "compare": "salt_jax.commands.compare",
