@@ -107,7 +107,7 @@ def train(
         if jax.process_index() == 0:
             warned.begin()
         with run.times.spending("compile"):
-            updates = updates or compile_updates(program, run.inputs.left)
+            updates = updates or compile_updates(program, run.inputs.left, start.step)
         going_back.set_aside(start.saved, start.step)
         with run.loop(state, traced, signals, trackers, open_batches) as loop:
             for stage, update in zip(run.inputs.stages, updates, strict=True):
@@ -170,7 +170,7 @@ class _Run:
         """Returns the update of each stage left, if they are compiled already."""
         if compiled is None:
             return []
-        return load_compiled(compiled, self.program, self.inputs.left)
+        return load_compiled(compiled, self.program, self.inputs.left, self.start.step)
 
     @contextlib.contextmanager
     def loop(

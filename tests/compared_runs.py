@@ -6,7 +6,7 @@ import re
 import numpy as np
 
 from salt_jax.files.records import write_record
-from salt_jax.training.step_times import cost_of
+from salt_jax.training.step_costs import cost_of
 from tests.sealed import write_lines
 
 DOMAINS = ("Github", "KJV Bible")

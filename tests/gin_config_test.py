@@ -14,6 +14,7 @@ from salt_jax.commands.lab import reading
 from salt_jax.compiling.topology import open_topology, prepare_process
 from salt_jax.config import Experiment, Scoring
 from salt_jax.data.preparing.prepare import Preparation
+from salt_jax.data.reading.batch_sizes import Ramp
 from salt_jax.data.reading.objectives import CausalLM, Mixture, PrefixLM, SpanCorruption
 from salt_jax.data.selecting.near_duplicates import NearDuplicates
 from salt_jax.data.selecting.ranking import (
@@ -418,6 +419,13 @@ def test_the_learning_rate_may_fall_from_where_the_teacher_leaves():
     original = before.optimizer.learning_rate
     optimizer = dataclasses.replace(changed.optimizer, learning_rate=original)
     assert dataclasses.replace(changed, optimizer=optimizer) == before
+
+
+def test_the_batch_may_grow():
+    overrides = ["BATCH_SIZE=@batch_sizes.Ramp()", "BATCH_SIZES=((0, 256), (99, 2048))"]
+    changed = load(*overrides)
+    assert changed.batch_size == Ramp(sizes=((0, 256), (99, 2048)))
+    assert dataclasses.replace(changed, batch_size=2048) == load()
 
 
 MY_SCHEDULES = """

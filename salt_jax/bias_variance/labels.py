@@ -140,7 +140,7 @@ class Labels:
                 progress.update(done + 1)
         described = found.moments().describe()
         experiment = self.program.experiment
-        tokens = experiment.batch_size * experiment.seq_len
+        tokens = experiment.batches.size(begin) * experiment.seq_len
         logging.info("Gradients of %d batches of %d tokens.", num_batches, tokens)
         return described | {"tokens_per_batch": tokens}
 

@@ -142,11 +142,7 @@ def _run(of: Mapping[str, Any]) -> list[tuple[str, str]]:
     steps = "".join(f", step {step:,}" for step in saved["keep_steps"])
     best = ", the best" if validation else ""
     facts = [
-        (
-            "batch",
-            f"{of['batch_size']:,} rows x {of['seq_len']:,} tokens = "
-            f"{of['tokens_per_step']:,} tokens{split}",
-        ),
+        *_batch(of, split),
         *facts_of("optimizer", of["optimizer"]),
         *(facts_of("guard", of["guard"]) if of["guard"] else ()),
         *(facts_of("average", of["average"]) if of["average"] else ()),
@@ -161,6 +157,20 @@ def _run(of: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = f"{validation['num_sequences']:,} rows"
     every = f"every {validation['every']:,} steps, on {rows}"
     return [*facts, ("validation", every), *facts_of("  data", validation["data"])]
+
+
+def _batch(of: Mapping[str, Any], split: str) -> Iterator[tuple[str, str]]:
+    """Yields the size of a batch; for a ramp a line for each size."""
+    size = of["batch_size"]
+    for first, rows in [(0, size)] if isinstance(size, int) else size["sizes"]:
+        tokens = f"{rows * of['seq_len']:,} tokens"
+        since = f", from step {first + 1:,}" if first else ""
+        largest = rows * of["seq_len"] == of["tokens_per_step"]
+        yield (
+            "batch",
+            f"{rows:,} rows x {of['seq_len']:,} tokens = {tokens}"
+            f"{split * largest}{since}",
+        )
 
 
 def _scoring(of: Mapping[str, Any]) -> Iterator[str]:

@@ -192,14 +192,21 @@ def reading() -> Reading:
     from salt_jax import gin_config
     from salt_jax.config import as_json
     from salt_jax.lab.graph import Reading
-    from salt_jax.training.step_times import cost_of
+    from salt_jax.training.step_costs import cost_of
 
     def programs(experiment: Any) -> tuple[frozenset[str], str]:
         of, last = as_json(experiment), experiment.stages[-1]
         plain = dataclasses.replace(last, distillation=None)
-        stages = [as_json(stage) for stage in (*experiment.stages, plain)]
-        costs = [json.dumps(cost_of(of, stage), sort_keys=True) for stage in stages]
-        return frozenset(costs[:-1]), costs[-1]
+
+        def cost(stage: Any, rows: int) -> str:
+            return json.dumps(cost_of(of, as_json(stage), rows), sort_keys=True)
+
+        costs = [
+            cost(stage, rows)
+            for stage in experiment.stages
+            for rows in experiment.sizes_of(stage.name)
+        ]
+        return frozenset(costs), cost(plain, experiment.largest_batch)
 
     return Reading(
         load=lambda files, bindings, imports: gin_config.load(files, bindings, imports),

@@ -21,7 +21,11 @@ from salt_jax.model.config import TransformerConfig
 from salt_jax.model.flops import FlopsBill, reading_bill, training_bill
 from salt_jax.model.quantized import abstract_held, reading_model
 from salt_jax.model.transformer import Transformer
-from salt_jax.training.compiled_updates import abstract_batch, lower_update
+from salt_jax.training.compiled_updates import (
+    abstract_batch,
+    lower_update,
+    update_name,
+)
 from salt_jax.training.program import Program
 
 
@@ -50,12 +54,16 @@ class Planned:
 
 def of_experiment(program: Program) -> list[Planned]:
     """Returns the programs of a training run: stages, initialization, evaluation."""
-    stages = [of_stage(program, stage) for stage in program.experiment.stages]
-    return [*stages, _of_init(program), _of_evaluation(program)]
+    updates = [
+        of_stage(program, stage, rows)
+        for stage in program.experiment.stages
+        for rows in program.experiment.sizes_of(stage.name)
+    ]
+    return [*updates, _of_init(program), _of_evaluation(program)]
 
 
-def of_stage(program: Program, stage: Stage) -> Planned:
-    """Returns the training step of a stage."""
+def of_stage(program: Program, stage: Stage, rows: int | None = None) -> Planned:
+    """Returns the training step of a stage on `rows`; by default the largest batch."""
     experiment, state = program.experiment, program.abstract_state
     partitioning, distillation = program.partitioning, stage.distillation
     held = {
@@ -66,10 +74,11 @@ def of_stage(program: Program, stage: Stage) -> Planned:
     if distillation:
         held["teacher"] = bytes_per_device(program.abstract_teacher(distillation))
     teacher = distillation.teacher if distillation else None
-    rows, length = experiment.batch_size, experiment.seq_len
+    rows = experiment.largest_batch if rows is None else rows
+    length, microbatches = experiment.seq_len, experiment.microbatches(rows)
     saved = saved_bytes(
         program.student,
-        rows // experiment.num_microbatches,
+        rows // microbatches,
         length,
         has_prefix=stage.data.has_prefix,
     )
@@ -77,13 +86,13 @@ def of_stage(program: Program, stage: Stage) -> Planned:
         TokenChunks(partitioning, experiment.loss_chunk_tokens),
         experiment.model,
         teacher,
-        rows * length // experiment.num_microbatches,
+        rows * length // microbatches,
         gradient=True,
     )
     return Planned(
-        name=stage.name,
+        name=update_name(program, stage, rows),
         mesh=partitioning.mesh,
-        lower=lambda: lower_update(program, stage),
+        lower=lambda: lower_update(program, stage, rows),
         held=held,
         made={
             "gradients": bytes_per_device(state.params),
@@ -93,7 +102,7 @@ def of_stage(program: Program, stage: Stage) -> Planned:
         tokens=rows * length,
         flops=training_bill(experiment.model, teacher, length),
         loss=tiling,
-        num_losses=experiment.num_microbatches,
+        num_losses=microbatches,
         stage=stage,
     )
 

@@ -179,11 +179,11 @@ def _groups(experiment: Experiment, topology: Topology) -> Iterator[_Group]:
             refusal = error  # Usually: it does not divide over the devices.
             continue
         any_divides = True
-        rows = experiment.batch_size // program.partitioning.size("batch")
+        shards = program.partitioning.size("batch")
         yield _Group(
             about=facts(program) | {"topology": topology.name},
             base=max(planned, key=_held),
-            choices=[x for x in choices if rows % x.num_microbatches == 0],
+            choices=[x for x in choices if first.divides(x.num_microbatches, shards)],
         )
     if refusal is not None and not any_divides:
         raise refusal

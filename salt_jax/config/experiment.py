@@ -11,6 +11,12 @@ from salt_jax.config.stage import Stage
 from salt_jax.config.validation import Validation
 from salt_jax.data.reading import batch_ranges
 from salt_jax.data.reading.answers import Answers
+from salt_jax.data.reading.batch_sizes import (
+    MOST_SIZES,
+    BatchSizes,
+    Ramp,
+    fewest_microbatches,
+)
 from salt_jax.loss import padded_vocabulary
 from salt_jax.loss.losses import check_z_loss
 from salt_jax.mesh.partitioning import AxisRules, MeshShape
@@ -33,14 +39,14 @@ class Experiment:
     model: TransformerConfig
     stages: Sequence[Stage]
     optimizer: AdamW | Adafactor
-    batch_size: int
+    batch_size: int | BatchSizes  # Rows; what is no integer is kept as a `Ramp`.
     seq_len: int
     validation: Validation | None = None
     initial_export: str | Start | None = None  # Parameters; None: random ones.
     seed: int = 0
     mesh: MeshShape = MeshShape()
     rules: AxisRules = AxisRules()
-    num_microbatches: int = 1
+    num_microbatches: int = 1  # Of the largest batch; smaller ones have fewer.
     loss_chunk_tokens: int = 1024  # Tokens whose logits a device holds at once.
     z_loss: float = 0.0  # Coefficient of (log Z)^2, added to the loss in all stages.
     save_every: int = 1000
@@ -70,6 +76,49 @@ class Experiment:
             begin_step = stage.end_step
 
     @property
+    def batches(self) -> Ramp:
+        """The sizes of the batches."""
+        return Ramp.of(self.batch_size, self.total_steps)
+
+    @property
+    def largest_batch(self) -> int:
+        """The number of rows of the largest batch."""
+        return self.batches.distinct(0, self.total_steps)[-1]
+
+    def microbatches(self, rows: int) -> int:
+        """Returns the number of microbatches of a batch of `rows`.
+
+        It is the fewest that are no larger than those of the largest batch, so that
+        memory does not depend on the size of the batch.
+        """
+        return fewest_microbatches(rows, self.largest_batch, self.num_microbatches)
+
+    def divides(self, num_microbatches: int, shards: int) -> bool:
+        """Returns whether batches divide into microbatches on so many shards."""
+        largest = self.largest_batch
+        return all(
+            rows % (shards * fewest_microbatches(rows, largest, num_microbatches)) == 0
+            for rows in self.batches.distinct(0, self.total_steps)
+        )
+
+    def sizes_of(self, stage_name: str, from_step: int = 0) -> list[int]:
+        """Returns the batch sizes that a stage can have, in increasing order.
+
+        Args:
+          stage_name: The stage.
+          from_step: The steps that are made already.
+        """
+        earliest, may_begin_early = 0, False
+        for begin_step, stage in self.timeline():
+            # A stage begins as early as the one before it can be left.
+            earliest = earliest if may_begin_early else begin_step
+            may_begin_early = bool(stage.leave.reads)
+            if stage.name == stage_name:
+                begin = max(earliest, from_step)
+                return self.batches.distinct(begin, stage.end_step)
+        raise KeyError(stage_name)
+
+    @property
     def total_steps(self) -> int:
         """The step at which the last stage ends."""
         return self.stages[-1].end_step
@@ -86,7 +135,10 @@ class Experiment:
 
     def __post_init__(self):
         object.__setattr__(self, "stages", _stages_with_steps(self.stages))
-        check_positive(self, "batch_size", "seq_len", "num_microbatches")
+        check_positive(self, "seq_len", "num_microbatches")
+        # So experiments with the same sizes are the same, whatever names these have.
+        object.__setattr__(self, "batch_size", self.batches.value)
+        self._check_batches()
         check_positive(
             self, "save_every", "max_to_keep", "log_every", "loss_chunk_tokens"
         )
@@ -105,15 +157,24 @@ class Experiment:
                 f"The average begins after step {self.average.begin_step}, and the "
                 f"last step is {self.total_steps}: let it begin earlier."
             )
-        if self.batch_size % self.num_microbatches:
-            raise ValueError(
-                f"num_microbatches={self.num_microbatches} does not divide "
-                f"batch_size={self.batch_size}."
-            )
         for begin_step, stage in self.timeline():
             if stage.distillation is not None:
                 self._check_distillation(begin_step, stage)
             self._check_measures(begin_step, stage)
+
+    def _check_batches(self) -> None:
+        sizes = self.batches.distinct(0, self.total_steps)
+        if len(sizes) > MOST_SIZES:
+            raise ValueError(
+                f"batch_size has {len(sizes)} sizes, from {sizes[0]} to {sizes[-1]}: "
+                f"each is compiled, so there may be {MOST_SIZES} at most."
+            )
+        for rows in sizes:
+            if rows % self.microbatches(rows):
+                raise ValueError(
+                    f"num_microbatches={self.microbatches(rows)} does not divide "
+                    f"batch_size={rows}."
+                )
 
     def _check_measures(self, begin_step: int, stage: Stage) -> None:
         validation = self.validation

@@ -98,7 +98,7 @@ class BesideTeacher:
         if name == VAL_KL:
             passes = {student: 1, teacher: 1}
         else:
-            passes, rows = {student: 6, teacher: 2}, min(rows, experiment.batch_size)
+            passes, rows = {student: 6, teacher: 2}, min(rows, experiment.largest_batch)
         tokens = rows * experiment.seq_len
         self.program.held_out_tokens.update({k: n * tokens for k, n in passes.items()})
 
@@ -122,7 +122,7 @@ class BesideTeacher:
 
     def _agreement(self, read: _Compiled, params: Params, teacher: Params) -> float:
         """Returns the cosine of both gradients on the first rows, a batch of them."""
-        size = self.program.experiment.batch_size
+        size = self.program.experiment.largest_batch
         reader = dataclasses.replace(reader_of(self.program), batch_size=size)
         batch = self.rows.read(np.arange(min(self.rows.count, size)))
         return float(read(params, teacher, reader.on_mesh(batch)))

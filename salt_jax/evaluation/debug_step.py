@@ -26,7 +26,7 @@ from salt_jax.storage.checkpoint_reading import SavedCheckpoints
 from salt_jax.telemetry.metric_writer import read_metrics
 from salt_jax.telemetry.run_files import METRICS_FILE
 from salt_jax.training import resumption
-from salt_jax.training.compiled_updates import compile_update
+from salt_jax.training.compiled_updates import compile_updates
 from salt_jax.training.norms import KINDS, StepNorms, step_norms
 from salt_jax.training.position import Position
 from salt_jax.training.program import Program
@@ -123,7 +123,7 @@ class _Replay:
         if begin >= end:
             return state
         logging.info("Replaying steps %d to %d.", begin + 1, end)
-        update = compile_update(self.program, inputs.stage)
+        (update,) = compile_updates(self.program, [inputs.stage], begin)
         with open_batches(loader, begin) as batches:
             for index in range(begin, end):
                 if loader.first_read(index) == index:
@@ -140,7 +140,8 @@ class _Replay:
     ) -> Iterator[str]:
         stage, index = inputs.stage, self.step - 1
         batch = inputs.loader.device_batch(index)
-        norms = step_norms(self.program.update(stage), state, teacher, batch)
+        update = self.program.update(stage, batch.tokens_BL.shape[0])
+        norms = step_norms(update, state, teacher, batch)
         yield f"Step {self.step} of stage {stage.name!r}, on batch {index}."
         yield ", ".join(
             f"{name} {float(value.mean() if hasattr(value, 'mean') else value):.6g}"

@@ -160,7 +160,7 @@ def reader_of(
             model, experiment.loss_chunk_tokens, real_vocab_size=real_vocab_size
         ),
         partitioning=program.partitioning,
-        batch_size=experiment.batch_size // experiment.num_microbatches,
+        batch_size=experiment.largest_batch // experiment.num_microbatches,
         count=lambda tokens: program.held_out_tokens.update({model.config: tokens}),
     )
 

@@ -50,8 +50,9 @@ class RunInputs:
             if stage.end_step <= start.step:
                 continue
             opened = StageInputs.open(program, stage, start.position)
-            num_rows = (stage.end_step - begin_step) * experiment.batch_size
-            opened.log_epochs(num_rows, batch_size=experiment.batch_size)
+            num_rows = experiment.batches.rows(begin_step, stage.end_step)
+            largest = experiment.sizes_of(stage.name)[-1]
+            opened.log_epochs(num_rows, batch_size=largest)
             stages.append(opened)
         fingerprints = {k: v for one in stages for k, v in one.fingerprints().items()}
         if not start.meta and program.initial is not None:

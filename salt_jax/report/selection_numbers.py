@@ -73,7 +73,7 @@ class Selected:
         lines = stage_warnings(
             int(self.choice.is_kept.sum()),
             num_read=self._num_read(),
-            batch_size=self.experiment.batch_size,
+            batch_size=self.experiment.sizes_of(self.stage.name)[-1],
         )
         return [*self.choice.warnings(), *lines]
 
@@ -81,7 +81,7 @@ class Selected:
         """Returns the number of sequences the stage reads, repetitions included."""
         timeline = self.experiment.timeline()
         (begin,) = [begin for begin, stage in timeline if stage is self.stage]
-        return (self.stage.end_step - begin) * self.experiment.batch_size
+        return self.experiment.batches.rows(begin, self.stage.end_step)
 
     def _texts(self) -> dict[str, list[dict[str, Any]]]:
         size = len(self.choice.worth)
@@ -141,7 +141,7 @@ class Selected:
         BASELINE is this experiment's student, trained for all steps without a teacher.
         """
         run = self.experiment
-        tokens = run.total_steps * run.batch_size * run.seq_len
+        tokens = run.batches.rows(0, run.total_steps) * run.seq_len
         baseline = float(tokens * step_flops(run.model, None, run.seq_len))
         try:
             folders = self.selection.score_folders

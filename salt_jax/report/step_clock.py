@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from etils import epath
 from salt_jax.files.records import read_record, typed
 from salt_jax.report.file_types import StepTimesFile
 from salt_jax.report.runs import TrainedRun
-from salt_jax.training.step_times import cost_of
+from salt_jax.training.step_costs import cost_of, pieces_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ class StepClock:
 
     def has(self, run: TrainedRun) -> bool:
         """Returns whether every stage of a run was measured."""
-        return all(self._find(run, stage) for stage in run.experiment["stages"])
+        return all(update is not None for *_, update in self._pieces(run))
 
     def seconds(self, run: TrainedRun, steps: np.ndarray) -> np.ndarray:
         """Returns the training time up to each of `steps` [s], float64.
@@ -100,9 +100,7 @@ class StepClock:
           ValueError: a stage of the run was not measured.
         """
         total = np.zeros(np.shape(steps))
-        begin = 0
-        for stage, end in zip(run.experiment["stages"], run.stage_ends, strict=True):
-            update = self._find(run, stage)
+        for stage, begin, end, update in self._pieces(run):
             if update is None:
                 measured = [each["name"] for each in self.updates]
                 raise ValueError(
@@ -111,22 +109,27 @@ class StepClock:
                     "leave out --step_times."
                 )
             total += self._step_seconds(update) * (np.clip(steps, begin, end) - begin)
-            begin = end
         return total
 
     def flops_per_second(self, run: TrainedRun) -> float:
-        """Returns the FLOPs per second of a run's last stage."""
-        update = self._find(run, run.experiment["stages"][-1])
+        """Returns the FLOPs per second of a run's last step."""
+        *_, (*_, update) = self._pieces(run)
         assert update is not None, run.workdir
         return update["flops"] / self._step_seconds(update)
 
     def _step_seconds(self, update: Mapping[str, Any]) -> float:
         return self.updates[0]["median"] * update["ratio_to_plain"]["median"]
 
-    def _find(
-        self, run: TrainedRun, stage: Mapping[str, Any]
-    ) -> Mapping[str, Any] | None:
-        return self._of_cost(cost_of(run.experiment, stage))
+    def _pieces(
+        self, run: TrainedRun
+    ) -> Iterator[tuple[Mapping[str, Any], int, int, Mapping[str, Any] | None]]:
+        """Yields the stages by batch size, with the steps of each and its update."""
+        experiment, begin = run.experiment, 0
+        for stage, end in zip(experiment["stages"], run.stage_ends, strict=True):
+            for first, last, rows in pieces_of(experiment, begin, end):
+                found = self._of_cost(cost_of(experiment, stage, rows))
+                yield stage, first, last, found
+            begin = end
 
     def _of_cost(self, cost: Mapping[str, Any]) -> Mapping[str, Any] | None:
         same = [update for update in self.updates if update["cost"] == cost]

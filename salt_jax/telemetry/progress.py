@@ -21,7 +21,8 @@ class Progress:
 
     Both show the count, the rate and the time left. The caller chooses the unit: steps,
     documents, sequences. `initial`, the count of earlier processes, is excluded from
-    the rate.
+    the rate. The time left is that of a log's line in proportion to `work`, the work of
+    the first so many.
     """
 
     def __init__(
@@ -30,13 +31,14 @@ class Progress:
         total: int,
         initial: int = 0,
         *,
+        work: Callable[[int], float] = float,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._label, self._total, self._initial = label, total, initial
         self._done, self._facts = initial, ""
         self._stream = sys.stderr if stream is None else stream
-        self._clock = clock
+        self._clock, self._work = clock, work
         self._begun = self._said_at = clock()
         self._said: int | None = None
         self._bar = None
@@ -87,8 +89,10 @@ class Progress:
         elapsed = self._clock() - self._begun
         rate = (self._done - self._initial) / elapsed if elapsed > 0 else 0.0
         parts = [f"{self._done:,}/{self._total:,}", f"{_short(elapsed)} elapsed"]
-        if rate and self._done < self._total:
-            parts.append(f"{_short((self._total - self._done) / rate)} left")
+        begun, done, total = map(self._work, (self._initial, self._done, self._total))
+        if elapsed > 0 and begun < done < total:
+            left = elapsed * (total - done) / (done - begun)
+            parts.append(f"{_short(left)} left")
         parts += [f"{rate:,.4g}/s"] + [self._facts] * bool(self._facts)
         print(f"{self._label}: {', '.join(parts)}", file=self._stream, flush=True)
         self._said, self._said_at = self._done, self._clock()

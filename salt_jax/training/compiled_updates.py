@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,26 +23,74 @@ CompiledUpdate = Callable[
 ]
 
 
-def compile_updates(program: Program, stages: Sequence[Stage]) -> list[CompiledUpdate]:
-    """Compiles the update of each of `stages`, in order.
+def compile_updates(
+    program: Program, stages: Sequence[Stage], from_step: int = 0
+) -> list[CompiledUpdate]:
+    """Compiles the update of each of `stages`, in order, for each size of its batches.
 
-    Compiling them all before training shows at once if a later stage fails to
-    compile, and no transition waits for the compiler.
+    Compiling them all before training shows at once if a later stage or a larger batch
+    fails to compile, and no change waits for the compiler.
+
+    Args:
+      program: The program.
+      stages: Some of its stages.
+      from_step: The steps that are made already.
     """
-    logging.info("Compiling %s.", " and ".join(repr(s.name) for s in stages))
+    planned = [
+        (stage, rows)
+        for stage in stages
+        for rows in program.experiment.sizes_of(stage.name, from_step)
+    ]
+    names = [repr(update_name(program, *each)) for each in planned]
+    logging.info("Compiling %s.", " and ".join(names))
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        return list(pool.map(functools.partial(compile_update, program), stages))
+        compiled = pool.map(lambda each: compile_update(program, *each), planned)
+        found = dict(
+            zip(((stage.name, rows) for stage, rows in planned), compiled, strict=True)
+        )
+    return [
+        by_size({rows: step for (name, rows), step in found.items() if name == s.name})
+        for s in stages
+    ]
 
 
-def compile_update(program: Program, stage: Stage) -> CompiledUpdate:
-    """Compiles the update of `stage`, from shapes alone."""
-    return lower_update(program, stage).compile()
+def by_size(updates: Mapping[int, CompiledUpdate]) -> CompiledUpdate:
+    """Returns an update that runs the one of the size of its batch."""
+    if len(updates) == 1:
+        return next(iter(updates.values()))
+
+    def update(
+        state: TrainState, teacher_params: Params | None, batch: Batch
+    ) -> tuple[TrainState, Metrics]:
+        return updates[batch.tokens_BL.shape[0]](state, teacher_params, batch)
+
+    return update
 
 
-def lower_update(program: Program, stage: Stage) -> jax.stages.Lowered:
-    """Returns the lowered update of `stage`."""
+def update_name(program: Program, stage: Stage, rows: int) -> str:
+    """Returns the name of an update: its stage's, with `rows` if sizes change."""
+    if isinstance(program.experiment.batch_size, int):
+        return stage.name
+    return f"{stage.name}.{rows}"
+
+
+def compile_update(
+    program: Program, stage: Stage, rows: int | None = None
+) -> CompiledUpdate:
+    """Compiles the update of `stage`, from shapes alone; see `lower_update`."""
+    return lower_update(program, stage, rows).compile()
+
+
+def lower_update(
+    program: Program, stage: Stage, rows: int | None = None
+) -> jax.stages.Lowered:
+    """Returns the lowered update of `stage` for batches of `rows`.
+
+    By default `rows` is the size of the experiment's largest batch.
+    """
+    rows = program.experiment.largest_batch if rows is None else rows
     shardings = jax.tree.map(lambda x: x.sharding, program.abstract_state)
-    step = program.update(stage)
+    step = program.update(stage, rows)
 
     def update(
         state: TrainState, teacher_params: Params | None, batch: Batch
@@ -59,9 +106,11 @@ def lower_update(program: Program, stage: Stage) -> jax.stages.Lowered:
     )
     distillation = stage.distillation
     teacher = program.abstract_teacher(distillation) if distillation else None
-    rows, length = program.experiment.batch_size, program.experiment.seq_len
     batch = abstract_batch(
-        program.partitioning, rows, length, has_prefix=stage.data.has_prefix
+        program.partitioning,
+        rows,
+        program.experiment.seq_len,
+        has_prefix=stage.data.has_prefix,
     )
     return jitted.lower(program.abstract_state, teacher, batch)
 

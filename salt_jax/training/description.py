@@ -82,10 +82,10 @@ def _experiment(experiment: Experiment) -> dict[str, Any]:
         "kind": "Experiment",
         "student": _model(experiment.model),
         "initial_export": as_json(experiment.initial_export),
-        "batch_size": experiment.batch_size,
+        "batch_size": as_json(experiment.batch_size),
         "seq_len": experiment.seq_len,
         "num_microbatches": experiment.num_microbatches,
-        "tokens_per_step": experiment.batch_size * experiment.seq_len,
+        "tokens_per_step": experiment.largest_batch * experiment.seq_len,
         "seed": experiment.seed,
         "stages": [
             _stage(experiment, begin_step, stage)
@@ -144,8 +144,9 @@ def _position(experiment: Experiment, step: int) -> dict[str, Any]:
     tokens = flops = 0
     for begin_step, stage in experiment.timeline():
         end = max(begin_step, min(step, stage.end_step))
-        left_out = batch_ranges.count(experiment.skip_batches, begin_step, end)
-        read = (end - begin_step - left_out) * experiment.batch_size
+        rows = experiment.batches.rows
+        skipped = batch_ranges.within(experiment.skip_batches, begin_step, end)
+        read = rows(begin_step, end) - sum(rows(*pair) for pair in skipped)
         teacher = stage.distillation.teacher if stage.distillation else None
         tokens += read * experiment.seq_len
         per_token = step_flops(experiment.model, teacher, experiment.seq_len)

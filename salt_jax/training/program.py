@@ -53,13 +53,16 @@ class Program:
         """
         mesh = experiment.mesh.build(devices)
         program = cls(experiment, Partitioning(mesh=mesh, rules=experiment.rules))
-        rows = program.partitioning.size("batch") * experiment.num_microbatches
-        if experiment.batch_size % rows:
-            raise ValueError(
-                f"batch_size={experiment.batch_size} does not divide into {rows} parts:"
-                f" {program.partitioning.size('batch')} batch shards of the mesh "
-                f"{dict(mesh.shape)} x {experiment.num_microbatches} microbatches."
-            )
+        shards = program.partitioning.size("batch")
+        for rows in experiment.batches.distinct(0, experiment.total_steps):
+            microbatches = experiment.microbatches(rows)
+            parts = shards * microbatches
+            if rows % parts:
+                raise ValueError(
+                    f"batch_size={rows} does not divide into {parts} parts: {shards} "
+                    f"batch shards of the mesh {dict(mesh.shape)} x {microbatches} "
+                    "microbatches."
+                )
         program._choose_attention()
         return program
 
@@ -69,7 +72,7 @@ class Program:
             if stage.distillation is not None:
                 name = f"teacher of {stage.name!r}"
                 models[name] = self.teacher(stage.distillation)
-        rows, length = self.experiment.batch_size, self.experiment.seq_len
+        rows, length = self.experiment.largest_batch, self.experiment.seq_len
         has_prefix = any(stage.data.has_prefix for stage in self.experiment.stages)
         for name, model in models.items():
             choice = AttentionChoice.of(
@@ -191,8 +194,12 @@ class Program:
             "teacher": max(teachers, default=0),
         }
 
-    def update(self, stage: Stage) -> Update:
-        """Returns the update that `stage` applies at every step."""
+    def update(self, stage: Stage, rows: int | None = None) -> Update:
+        """Returns the update that `stage` applies to batches of `rows`.
+
+        By default `rows` is the size of the experiment's largest batch.
+        """
+        rows = self.experiment.largest_batch if rows is None else rows
         distillation = stage.distillation
         # As planned: what the guard remembers of a stage is found by it.
         begins = {each.name: step for step, each in self.experiment.timeline()}
@@ -205,7 +212,7 @@ class Program:
             gate=distillation.tokens if distillation else EveryToken(),
             real_vocab_size=distillation.real_vocab_size if distillation else None,
             chunk_tokens=self.experiment.loss_chunk_tokens,
-            num_microbatches=self.experiment.num_microbatches,
+            num_microbatches=self.experiment.microbatches(rows),
             z_loss=self.experiment.z_loss,
             guard=self.experiment.guard,
             average=self.experiment.average,

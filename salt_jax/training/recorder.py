@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -86,7 +87,10 @@ class Recorder:
         """Counts the time inside as steps; waits for the last step before leaving."""
         if self._progress is None:  # Opened here, so that its rate excludes compiling.
             total = self._experiment.total_steps
-            self._progress = Progress("train", total, initial=self._from_step)
+            rows = functools.partial(self._experiment.batches.rows, 0)
+            self._progress = Progress(
+                "train", total, initial=self._from_step, work=rows
+            )
         with self.times.spending(STEPS):
             yield
             self.settle()

@@ -58,7 +58,7 @@ def check_experiment(
             "text twice and some never. Start another run from an export of this one "
             "(initial_export)."
         )
-    if "batch_size" in changed and "position" not in meta:
+    if any(x.startswith("batch_size") for x in changed) and "position" not in meta:
         raise ValueError(
             f"batch_size was {before['batch_size']}, and the checkpoint does not say "
             "how many rows were read: it is of an older salt_jax."

@@ -24,7 +24,7 @@ from salt_jax.files.changes import changed_fields
 from salt_jax.files.reading import differs, read_file, sha256_of
 from salt_jax.files.writing import write_file
 from salt_jax.telemetry import versions
-from salt_jax.training.compiled_updates import CompiledUpdate
+from salt_jax.training.compiled_updates import CompiledUpdate, by_size, update_name
 from salt_jax.training.program import Program
 
 _ABOUT = "compiled.json"
@@ -32,7 +32,7 @@ _REMEDY = "compile again, or remove --compiled"
 
 
 class _About(TypedDict):
-    stages: dict[str, str]  # The SHA-256 of the step of each stage, by name.
+    stages: dict[str, str]  # The SHA-256 of each step, by `update_name`.
 
 
 def save_compiled(
@@ -40,7 +40,7 @@ def save_compiled(
     program: Program,
     compiled: Mapping[str, jax.stages.Compiled],
 ) -> None:
-    """Writes the compiled step of each stage; `compiled` maps stage names to steps."""
+    """Writes the compiled steps, by `update_name`."""
     directory = epath.Path(directory)
     digests = {}
     for name, step in compiled.items():
@@ -51,9 +51,18 @@ def save_compiled(
 
 
 def load_compiled(
-    directory: epath.PathLike, program: Program, stages: Sequence[Stage]
+    directory: epath.PathLike,
+    program: Program,
+    stages: Sequence[Stage],
+    from_step: int = 0,
 ) -> list[CompiledUpdate]:
     """Returns the saved update of each of `stages`, in order.
+
+    Args:
+      directory: Where `save_compiled` wrote them.
+      program: The program.
+      stages: Some of its stages.
+      from_step: The steps that are made already.
 
     Raises:
       FileNotFoundError: the step of a stage is missing.
@@ -67,15 +76,24 @@ def load_compiled(
     found = records.read_record(about, dict[str, Any], remedy=_REMEDY)
     _check(directory, found, program)
     digests = records.typed(found, _About, where=str(about), remedy=_REMEDY)["stages"]
-    missing = [s.name for s in stages if s.name not in digests]
+    sizes = [program.experiment.sizes_of(s.name, from_step) for s in stages]
+    wanted = [
+        {rows: update_name(program, stage, rows) for rows in of_stage}
+        for stage, of_stage in zip(stages, sizes, strict=True)
+    ]
+    names = [name for each in wanted for name in each.values()]
+    missing = [name for name in names if name not in digests]
     if missing:
         raise FileNotFoundError(
             f"No compiled step of {', '.join(missing)} in {directory}; it has steps of "
             f"{', '.join(digests)}: {_REMEDY}."
         )
     logging.info("Loading the compiled steps from %s.", directory)
-    files = {_file(directory, s.name): digests[s.name] for s in stages}
-    return [_load(path, digest, program.devices) for path, digest in files.items()]
+
+    def load(name: str) -> CompiledUpdate:
+        return _load(_file(directory, name), digests[name], program.devices)
+
+    return [by_size({rows: load(name) for rows, name in x.items()}) for x in wanted]
 
 
 def _load(
@@ -143,8 +161,8 @@ def _at(tree: Any, name: str) -> Any:
     return tree
 
 
-def _file(directory: epath.Path, stage_name: str) -> epath.Path:
-    return directory / f"{stage_name}.executable"
+def _file(directory: epath.Path, name: str) -> epath.Path:
+    return directory / f"{name}.executable"
 
 
 def _places(devices: Sequence[jax.Device]) -> str:

@@ -36,7 +36,7 @@ class StageInputs:
         Args:
           program: The program.
           stage: One of its stages.
-          since: Where the batch size of the experiment took over.
+          since: Where the batch sizes of the experiment took over.
 
         Raises:
           FileNotFoundError: the data, its vocabulary, its scores or the teacher's
@@ -54,12 +54,12 @@ class StageInputs:
             vocabulary.check_real_size(distillation.real_vocab_size)
         loader = Loader(
             stage.data,
-            batch_size=experiment.batch_size,
+            batch_size=experiment.batches,
             seq_len=experiment.seq_len,
             seed=experiment.seed,
             partitioning=program.partitioning,
             skip_batches=experiment.skip_batches,
-            first_row=since.rows - since.step * experiment.batch_size,
+            first_row=since.rows - experiment.batches.rows(0, since.step),
         )
         return cls(stage=stage, loader=loader, teacher=teacher)
 

@@ -22,16 +22,10 @@ from absl import logging
 from salt_jax import config
 from salt_jax.batch import Batch
 from salt_jax.config import Experiment, Stage
-from salt_jax.loss.gates import EveryToken
 from salt_jax.model.flops import step_flops
 from salt_jax.training.compiled_updates import abstract_batch, compile_update
 from salt_jax.training.program import Program
-
-# Fields of an experiment that decide how long a step takes.
-_COST_FIELDS = (
-    *("model", "batch_size", "seq_len", "num_microbatches"),
-    *("loss_chunk_tokens", "mesh", "rules"),
-)
+from salt_jax.training.step_costs import cost_of
 
 Work = Callable[[], object]
 
@@ -99,12 +93,13 @@ def time_steps(
     found: dict[str, tuple[dict[str, Any], float, Work]] = {}
     for name, experiment in experiments.items():
         steppers = Steppers(experiment, devices)
-        for stage in _stages(experiment, with_plain=not found):
-            cost = cost_of(config.as_json(experiment), config.as_json(stage))
+        for stage, rows in _updates(experiment, with_plain=not found):
+            cost = cost_of(config.as_json(experiment), config.as_json(stage), rows)
             if not any(cost == other for other, *_ in found.values()):
-                work = functools.partial(steppers.compile(stage), steps_per_block)
-                flops = _flops_per_step(experiment, stage)
-                found[f"{name}/{stage.name}"] = cost, flops, work
+                work = functools.partial(steppers.compile(stage, rows), steps_per_block)
+                flops = _flops_per_step(experiment, stage, rows)
+                size = "" if isinstance(experiment.batch_size, int) else f".{rows}"
+                found[f"{name}/{stage.name}{size}"] = cost, flops, work
     logging.info(
         "Timing %s: %d blocks of %d steps each.",
         ", ".join(found),
@@ -116,37 +111,6 @@ def time_steps(
         StepTime(name=name, cost=cost, flops=flops, seconds=row.tolist())
         for (name, (cost, flops, _)), row in zip(found.items(), seconds, strict=True)
     ]
-
-
-def cost_of(experiment: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what decides the step time of a stage, from `config.as_json`."""
-    distillation = stage["distillation"]
-    average = {"average": True} if experiment.get("average") else {}
-    return (
-        average
-        | {name: experiment[name] for name in _COST_FIELDS}
-        | {
-            "optimizer": experiment["optimizer"]["type"],
-            "objective": stage["data"].get("objective"),
-            "teacher": distillation and _teacher_cost(distillation),
-        }
-    )
-
-
-def _teacher_cost(distillation: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what decides the time that a teacher adds.
-
-    A loss on every token without padding is not named, as in runs from before there
-    was another.
-    """
-    teacher = ("teacher", "teacher_dtype", "teacher_rules")
-    cost = {name: distillation[name] for name in teacher}
-    gate = distillation.get("tokens", {}).get("type", EveryToken.__name__)
-    if gate != EveryToken.__name__:
-        cost["tokens"] = gate
-    if (size := distillation.get("real_vocab_size")) is not None:
-        cost["real_vocab_size"] = size
-    return cost
 
 
 class Steppers:
@@ -164,14 +128,18 @@ class Steppers:
         self._program.check_memory()
         self._state = self._program.fresh_state()
 
-    def compile(self, stage: Stage) -> Callable[[int], None]:
-        """Returns a function that makes so many steps and waits for the last."""
-        program, experiment = self._program, self._program.experiment
-        update = compile_update(program, stage)
+    def compile(self, stage: Stage, rows: int | None = None) -> Callable[[int], None]:
+        """Returns a function that makes so many steps and waits for the last.
+
+        By default `rows` is the size of the experiment's largest batch.
+        """
+        program = self._program
+        rows = program.experiment.largest_batch if rows is None else rows
+        update = compile_update(program, stage, rows)
         teacher = None
         if stage.distillation is not None:
             teacher = _random_like(program.abstract_teacher(stage.distillation))
-        batch = _random_batch(program, experiment, stage)
+        batch = _random_batch(program, stage, rows)
 
         def steps(count: int) -> None:
             for _ in range(count):
@@ -197,23 +165,29 @@ def measure(works: Sequence[Work], rounds: int) -> np.ndarray:
     return seconds[:, 1:]
 
 
-def _stages(experiment: Experiment, *, with_plain: bool) -> Iterator[Stage]:
+def _updates(
+    experiment: Experiment, *, with_plain: bool
+) -> Iterator[tuple[Stage, int]]:
+    """Yields stages and batch sizes; the plain update has the largest."""
     *_, last = experiment.stages
     if with_plain:
         name = last.name if last.distillation is None else f"{last.name}_plain"
-        yield dataclasses.replace(last, name=name, distillation=None)
-    yield from experiment.stages
+        plain = dataclasses.replace(last, name=name, distillation=None)
+        yield plain, experiment.largest_batch
+    for stage in experiment.stages:
+        for rows in experiment.sizes_of(stage.name):
+            yield stage, rows
 
 
-def _flops_per_step(experiment: Experiment, stage: Stage) -> float:
+def _flops_per_step(experiment: Experiment, stage: Stage, rows: int) -> float:
     teacher = stage.distillation.teacher if stage.distillation else None
     per_token = step_flops(experiment.model, teacher, experiment.seq_len)
-    return float(per_token * experiment.batch_size * experiment.seq_len)
+    return float(per_token * rows * experiment.seq_len)
 
 
-def _random_batch(program: Program, experiment: Experiment, stage: Stage) -> Batch:
+def _random_batch(program: Program, stage: Stage, rows: int) -> Batch:
     """Returns rows of one document each, on the mesh."""
-    rows, length = experiment.batch_size, experiment.seq_len
+    experiment, length = program.experiment, program.experiment.seq_len
     like = abstract_batch(
         program.partitioning, rows, length, has_prefix=stage.data.has_prefix
     )

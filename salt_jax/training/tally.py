@@ -100,7 +100,7 @@ class Tally:
 
     def step(self, step: int, stage: Stage, *, is_read: bool) -> None:
         """Counts a step of `stage`; its batch is not read if it is left out."""
-        rows, at = self._experiment.batch_size, self.position
+        rows, at = self._experiment.batches.size(step - 1), self.position
         tokens = rows * self._experiment.seq_len if is_read else 0
         parts = self._flops_per_token(stage)
         model_flops = sum(x for part, x in parts.items() if part != RECOMPUTATION)

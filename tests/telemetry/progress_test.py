@@ -97,3 +97,13 @@ def test_a_terminal_starts_from_what_was_done_before():
     terminal = Terminal()
     Progress("train", 100, 50, stream=terminal).close()
     assert "50/100" in terminal.getvalue()
+
+
+def test_the_time_left_follows_the_work_that_is_left(log):
+    clock = Clock()
+    with Progress(
+        "train", 10, 2, stream=log, clock=clock, work=lambda done: done**2
+    ) as progress:
+        clock.now = 16.0
+        progress.update(6)
+    assert "16 elapsed, 0:32 left, 0.25/s" in log.getvalue()

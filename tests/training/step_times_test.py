@@ -8,10 +8,10 @@ from salt_jax import config
 from salt_jax.data.reading.objectives import PrefixLM
 from salt_jax.loss.gates import WhereTeacherLeads, WhereTeacherRanks
 from salt_jax.model.flops import step_flops
+from salt_jax.training.step_costs import cost_of
 from salt_jax.training.step_times import (
     Steppers,
     StepTime,
-    cost_of,
     measure,
     time_steps,
 )

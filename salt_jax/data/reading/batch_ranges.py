@@ -52,7 +52,13 @@ def first_outside(ranges: Ranges, index: int) -> int:
 
 def count(ranges: Ranges, begin: int, end: int) -> int:
     """Returns how many of the batches from `begin` to `end`, exclusive, are in them."""
-    return sum(max(min(end, last) - max(begin, first), 0) for first, last in ranges)
+    return sum(last - first for first, last in within(ranges, begin, end))
+
+
+def within(ranges: Ranges, begin: int, end: int) -> list[tuple[int, int]]:
+    """Returns the parts of `ranges` from batch `begin` to `end`, exclusive."""
+    cut = [(max(begin, first), min(end, last)) for first, last in ranges]
+    return [(first, last) for first, last in cut if first < last]
 
 
 def before(ranges: Ranges, index: int) -> list[tuple[int, int]]:

@@ -1,8 +1,8 @@
 """Batches by index: the same for any number of hosts, and after any restart.
 
-Batch i holds rows i * batch_size to (i + 1) * batch_size of an endless stream of
-shuffled epochs, shifted by a constant if the batch size was another before. A batch may
-span the end of one epoch and the beginning of the next.
+A batch holds the rows after those of the batches before it, of an endless stream of
+shuffled epochs, shifted by a constant if the batch sizes were others before. A batch
+may span the end of one epoch and the beginning of the next.
 A row is computed from its number, so starting at a late batch costs nothing.
 
 Dimensions: B batch, L length.
@@ -21,6 +21,7 @@ import numpy as np
 
 from salt_jax.batch import Batch
 from salt_jax.data.reading import batch_ranges
+from salt_jax.data.reading.batch_sizes import Ramp
 from salt_jax.data.reading.prepared_text import StageData
 from salt_jax.data.reading.rows import Rows
 from salt_jax.mesh.partitioning import Partitioning
@@ -35,7 +36,7 @@ class Loader:
         self,
         data: StageData,
         *,
-        batch_size: int,
+        batch_size: int | Ramp,
         seq_len: int,
         seed: int,
         partitioning: Partitioning,
@@ -46,7 +47,7 @@ class Loader:
 
         Args:
           data: What to read.
-          batch_size: Rows of a batch.
+          batch_size: Rows of a batch, or of each batch.
           seq_len: Tokens of a row.
           seed: Of the order of the rows.
           partitioning: Where batches go.
@@ -59,16 +60,18 @@ class Loader:
             with other settings; the scores belong to other data.
         """
         shards = partitioning.size("batch")
-        if batch_size < 1 or batch_size % shards:
-            raise ValueError(
-                f"batch_size={batch_size} is not a positive multiple of {shards}, the "
-                f"shards of a batch on the mesh {dict(partitioning.mesh.shape)}."
-            )
+        sizes = [(0, batch_size)] if isinstance(batch_size, int) else batch_size.sizes
+        for _, size in sizes:
+            if size < 1 or size % shards:
+                raise ValueError(
+                    f"batch_size={size} is not a positive multiple of {shards}, the "
+                    f"shards of a batch on the mesh {dict(partitioning.mesh.shape)}."
+                )
         self.rows: Rows = data.open_rows(seq_len=seq_len, seed=seed)
         self._fields = _FIELDS + ("prefix_BL",) * data.has_prefix
-        self._batch_size, self._first_row = batch_size, first_row
+        self._batches, self._first_row = Ramp(sizes=sizes), first_row
         self._skipped = skip_batches
-        self._shape = (batch_size, seq_len)
+        self._seq_len = seq_len
         self._sharding = partitioning.sharding("batch", "length")
 
     def first_read(self, index: int) -> int:
@@ -77,8 +80,8 @@ class Loader:
 
     def row_numbers(self, index: int) -> np.ndarray:
         """Returns the numbers of the rows of batch `index`, int64 [B]."""
-        begin = self._first_row + index * self._batch_size
-        return np.arange(begin, begin + self._batch_size)
+        begin = self._first_row + self._batches.rows(0, index)
+        return np.arange(begin, begin + self._batches.size(index))
 
     def host_batch(self, index: int, rows: slice | None = None) -> Batch:
         """Returns `rows` of batch `index`, all by default, as numpy arrays."""
@@ -88,10 +91,11 @@ class Loader:
     def device_batch(self, index: int) -> Batch:
         """Returns batch `index` as global arrays; reads only this process' rows."""
         read: dict[tuple[int, int, int], Batch] = {}
+        shape = self._batches.size(index), self._seq_len
 
         def rows_of(rows: slice) -> Batch:
             # Devices along the model axis hold the same rows.
-            key = rows.indices(self._batch_size)
+            key = rows.indices(shape[0])
             if key not in read:
                 read[key] = self.host_batch(index, rows)
             return read[key]
@@ -100,7 +104,7 @@ class Loader:
             def shard(place: Any) -> np.ndarray:
                 return getattr(rows_of(place[0]), name)[:, place[1]]
 
-            return jax.make_array_from_callback(self._shape, self._sharding, shard)
+            return jax.make_array_from_callback(shape, self._sharding, shard)
 
         return Batch(**{name: global_array(name) for name in self._fields})
 

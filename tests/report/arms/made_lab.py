@@ -4,7 +4,7 @@ import json
 
 from salt_jax.files.records import write_record
 from salt_jax.lab.lab_file import LAB_FILE
-from salt_jax.training.step_times import cost_of
+from salt_jax.training.step_costs import cost_of
 from tests.compared_runs import measures
 from tests.sealed import write_lines
 
