@@ -7,6 +7,8 @@
 #   bash launch/compile_all.sh               all of them: half an hour on two cores
 #   bash launch/compile_all.sh --continue    resume: only those without a report
 #   bash launch/compile_all.sh --only=NAME   recompile one entry of the list below
+#   bash launch/compile_all.sh --gpu         those for GPUs, likewise; needs the extra
+#                                            cuda; resumes; --gpu=NAME: one entry
 #   bash launch/compile_all.sh --predict     at the level of train, with predicted times:
 #                                            hours; resumes; --predict=NAME: one entry
 set -euo pipefail
@@ -18,6 +20,8 @@ remat="--gin.llm_2p8b/model.TransformerConfig.remat="
 save_dots="$remat'save_dots'"
 projections="$remat'save_dots_without_batch'"
 stages="--programs=distill,standard"
+hosts="--gin.HOSTS"
+microbatches="--gin.config.Experiment.num_microbatches"
 
 # Columns: name, experiment, slice topology, number of slices, options.
 list="
@@ -41,6 +45,17 @@ salt_2p8b_v5p         salt_2p8b     v5p:8x8x8 1 $stages
 salt_70b              salt_70b      v5p:8x8x8 1 $stages
 "
 
+gpu_list="
+slm_1p5b_h100x8       slm_1p5b_h100x8    h100:8    1
+slm_1p5b_h200x8       slm_1p5b_h100x8    h200:8    1 --programs=standard
+slm_1p5b_b200x8       slm_1p5b_h100x8    b200:8    1 --programs=standard
+slm_1p5b_a100x8       slm_1p5b_h100x8    a100:8    1 --programs=standard
+salt_2p8b_h100x16     salt_2p8b_h100x64  h100:8x2  1 $stages $hosts=2 $microbatches=16
+salt_2p8b_h100x64     salt_2p8b_h100x64  h100:8x8  1
+salt_70b_h100x512     salt_70b_h100x512  h100:8x64 1 $stages
+score_pile_h100x8     score_pile         h100:8    1
+"
+
 reports=.cache/compile
 only= level=O0 table=table predicted=
 case "${1:-}" in
@@ -51,6 +66,14 @@ case "${1:-}" in
     grep -q "^$only " <<< "$list" || { echo "No $only in the list." >&2; exit 2; }
     rm -f "$reports/$only.json"
     ;;
+  --gpu | --gpu=*)
+    reports=.cache/compile_gpu table=gpu_table list=$gpu_list
+    only=${1#--gpu}
+    only=${only#=}
+    [[ -z $only ]] || grep -q "^$only " <<< "$list" ||
+      { echo "No $only in the list of GPUs." >&2; exit 2; }
+    [[ -z $only ]] || rm -f "$reports/$only.json"
+    ;;
   --predict | --predict=*)
     reports=.cache/predicted level=train table=predictions predicted=--predicted
     only=${1#--predict}
@@ -59,7 +82,7 @@ case "${1:-}" in
       { echo "No $only in the list." >&2; exit 2; }
     [[ -z $only ]] || rm -f "$reports/$only.json"
     ;;
-  *) echo "Options are --continue, --only=NAME and --predict, not $1." >&2; exit 2 ;;
+  *) echo "Options are --continue, --only=NAME, --gpu and --predict, not $1." >&2; exit 2 ;;
 esac
 mkdir -p "$reports"
 

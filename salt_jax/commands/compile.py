@@ -141,6 +141,12 @@ def run(options: Options) -> int:
     prepare_process(options.topology)
     job = options.load("compile", Experiment, Scoring)
     topology = open_topology(options.topology, options.num_slices)
+    if options.save and topology.is_absent_gpu:
+        raise ValueError(
+            f"--save is not for --topology={options.topology}: XLA tunes a program for "
+            "GPUs by running its kernels. Save on one of its hosts, with "
+            "--topology=here."
+        )
     if options.save and isinstance(job, Scoring):
         raise ValueError("--save keeps the steps of training, and this file scores.")
     if options.search is not None:

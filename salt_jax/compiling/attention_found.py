@@ -6,7 +6,8 @@ from __future__ import annotations
 # custom call, or the product of queries and keys that stores the scores.
 _TRACES = {
     "splash": "splash_mha",
-    "cudnn": 'custom_call_target="__cudnn$fmha',
+    "cudnn": 'custom_call_target="__cudnn$fmhaSoftmax',
+    "cudnn_bias": 'custom_call_target="__cudnn$fmhaScaleBias',
     "xla": "BGRLK,BGMK->BGRLM",
     "reference": "BLGRK,BMGK->BGRLM",
 }

@@ -72,6 +72,11 @@ class Topology:
         return available_per_device(self.devices[0])
 
     @property
+    def is_absent_gpu(self) -> bool:
+        """Whether its devices are GPUs that are not attached."""
+        return self.name.partition(":")[0] in GPUS
+
+    @property
     def one_host(self) -> Sequence[jax.Device]:
         """The devices of one host.
 

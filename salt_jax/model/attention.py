@@ -13,6 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from salt_jax.mesh.partitioning import Partitioning
 from salt_jax.model.attention_context import AttentionContext
 from salt_jax.model.attention_cudnn import cudnn
+from salt_jax.model.attention_cudnn_bias import cudnn_bias
 from salt_jax.model.attention_kernels import splash
 from salt_jax.model.attention_reference import reference
 from salt_jax.model.attention_xla import xla
@@ -133,6 +134,9 @@ class Attention(nn.Module):
                 window=self.config.sliding_window,
                 is_global=is_global,
             )
+        elif context.kernel == "cudnn_bias":
+            mask_BLM = context.mask_of(is_global)
+            mixed_BLHK = cudnn_bias(self.partitioning, *q_k_v, mask_BLM, scale=scale)
         else:
             mask_BLM = context.mask_of(is_global)
             attend = reference if context.kernel == "reference" else xla

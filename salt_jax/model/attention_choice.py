@@ -2,6 +2,7 @@
 
 splash     A flash attention for TPUs.
 cudnn      A flash attention for NVIDIA GPUs, Hopper and later.
+cudnn_bias The same with the mask as a bias [B, L, L], for Ampere.
 xla        Plain JAX operations with a hand-written gradient, on any device.
 reference  The formula, with JAX's gradient, on any device.
 """
@@ -17,8 +18,7 @@ from salt_jax.mesh.partitioning import Partitioning
 from salt_jax.model.attention_kernels import LANES, LONGEST_WINDOWED
 from salt_jax.model.config import TransformerConfig
 
-_PLATFORMS = {"splash": "tpu", "cudnn": "gpu"}
-_FASTEST = {platform: name for name, platform in _PLATFORMS.items()}
+_PLATFORMS = {"splash": "tpu", "cudnn": "gpu", "cudnn_bias": "gpu"}
 _ANYWHERE = "xla"  # The fastest kernel that every platform, model and length can use.
 
 
@@ -50,19 +50,19 @@ class AttentionChoice:
           ValueError: the named kernel cannot be used for this model on these devices.
         """
         is_named = config.attention != "auto"
-        fastest = _FASTEST.get(partitioning.platform, _ANYWHERE)
-        name = config.attention if is_named else fastest
-        obstacle = _obstacle(name, config, partitioning, length)
-        if obstacle is None and name == "cudnn":
-            obstacle = _cudnn_obstacle(config, partitioning, length, has_prefix)
-        if obstacle is None:
-            return cls(name)
-        if is_named:
-            raise ValueError(
-                f"attention={name!r} cannot be used: {obstacle}. Set it to 'auto' or "
-                f"{_ANYWHERE!r}."
-            )
-        return cls(_ANYWHERE, f"{name!r} cannot be used: {obstacle}")
+        own = [x for x, where in _PLATFORMS.items() if where == partitioning.platform]
+        names = [config.attention] if is_named else [*own, _ANYWHERE]
+        first = None  # What kept the fastest kernel from being used.
+        for name in names:
+            obstacle = _obstacle(name, config, partitioning, length)
+            if obstacle is None and name.startswith("cudnn"):
+                obstacle = _cudnn_obstacle(
+                    name, config, partitioning, length, has_prefix
+                )
+            if obstacle is None:
+                return cls(name, first)
+            first = first or f"{name!r} cannot be used: {obstacle}"
+        raise ValueError(f"attention={first}. Set it to 'auto' or {_ANYWHERE!r}.")
 
     def log(self, role: str) -> None:
         """Logs why the attention of the model in `role` is not the fastest kernel."""
@@ -94,17 +94,21 @@ def _obstacle(
 
 
 def _cudnn_obstacle(
-    config: TransformerConfig, partitioning: Partitioning, length: int, has_prefix: bool
+    name: str,
+    config: TransformerConfig,
+    partitioning: Partitioning,
+    length: int,
+    has_prefix: bool,
 ) -> str | None:
-    capability = partitioning.compute_capability
-    if not re.fullmatch(r"\d+\.\d+", capability) or float(capability) < 9:
+    capability, needed = partitioning.compute_capability, 9 if name == "cudnn" else 8
+    if not re.fullmatch(r"\d+\.\d+", capability) or float(capability) < needed:
         return (
-            "packed documents need an NVIDIA GPU of compute capability 9.0, and these "
-            f"have {capability or 'none'}"
+            f"it needs an NVIDIA GPU of compute capability {needed}.0, and these have "
+            f"{capability or 'none'}"
         )
     if config.attention_softcap is not None:
         return f"it supports no attention_softcap, got {config.attention_softcap}"
-    if config.sliding_window is not None and has_prefix:
+    if name == "cudnn" and config.sliding_window is not None and has_prefix:
         return (
             f"it supports no sliding_window in a bidirectional prefix, got "
             f"{config.sliding_window}"

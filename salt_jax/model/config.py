@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 
 ACTIVATIONS = ("gelu", "silu")
-ATTENTIONS = ("auto", "reference", "xla", "splash", "cudnn")
+ATTENTIONS = ("auto", "reference", "xla", "splash", "cudnn", "cudnn_bias")
 DTYPES = ("bfloat16", "float32")
 MOST_LAYERS = 10_000  # A larger number is a mistake, and would take all memory.
 _LONGEST_AXIS = (1 << 31) - 1  # Of an array of JAX.

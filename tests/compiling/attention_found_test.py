@@ -21,6 +21,10 @@ def test_a_program_tells_by_which_operations_it_attends(name):
             "cudnn",
         ),
         (
+            '%f = custom-call(%q), custom_call_target="__cudnn$fmhaScaleBiasSoftmax"',
+            "cudnn_bias",
+        ),
+        (
             '%s = custom-call(%q), custom_call_target="tpu_custom_call", metadata='
             '{op_name="jit(f)/splash_mha_fwd_segmented"}',
             "splash",

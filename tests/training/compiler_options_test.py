@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
+from salt_jax.compiling.gpu_targets import WITHOUT_A_GPU, has_compiler
 from salt_jax.compiling.topology import open_topology, prepare_process
 from salt_jax.training.compiler_options import compiler_options
 
@@ -15,6 +16,19 @@ def on(devices):
 
 def test_cpus_have_no_options():
     assert on(jax.devices()) is None
+
+
+@pytest.mark.skipif(
+    not has_compiler(), reason="compiling for GPUs needs the extra cuda"
+)
+def test_the_compiler_knows_the_options_of_gpus():
+    (gpu,) = open_topology("h100:1").devices
+    options = on([gpu])
+    x = jax.ShapeDtypeStruct(
+        (256, 256), np.float32, sharding=jax.sharding.SingleDeviceSharding(gpu)
+    )
+    lowered = jax.jit(lambda x: x @ x, compiler_options=options).lower(x)
+    assert lowered.compile(dict(WITHOUT_A_GPU)).as_text()
 
 
 @pytest.mark.slow
