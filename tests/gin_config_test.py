@@ -92,6 +92,16 @@ def test_every_file_in_the_folder_loads_and_builds(path):
         assert isinstance(value, (Scoring, Preparation, KnownTruth))
 
 
+def test_the_z_loss_and_the_recipe_hold_for_both_stages():
+    experiment = load("config.Experiment.z_loss=1e-4")
+    program = Program.on(experiment, jax.devices())
+    assert [program.update(x).z_loss for x in experiment.stages] == [1e-4, 1e-4]
+    assert experiment.model.init_outputs_by_depth
+    # Relative to parameter size, as T5 and PaLM have it; 1e-3 hardly moves.
+    assert experiment.optimizer.scale_by_parameter
+    assert float(experiment.optimizer.learning_rate.peak) >= 1e-2
+
+
 # Billions of parameters, those of the embedding counted once.
 STUDENTS = {
     "slm_0p5b": 0.489,
@@ -520,6 +530,7 @@ def test_a_later_override_wins():
          "262080.*262144.*real_vocab_size"),
         ("RANKING=@ranking.PerplexityBand()", "BAND is not set"),
         ("config.Experiment.num_microbatches=3", "does not divide batch_size=2048"),
+        ("config.Experiment.z_loss=-1e-4", "z_loss must be at least 0"),
     ],
 )  # fmt: skip
 def test_a_mistaken_override_is_refused_by_name(override, message):
