@@ -55,6 +55,7 @@ def score(scoring: Scoring) -> Scores:
             reading_model(model, scoring.scorer_dtype),
             scoring.chunk_tokens,
             with_entropy=True,
+            kernel=scoring.loss_kernel,
         ),
         partitioning=partitioning,
         batch_size=scoring.batch_size,

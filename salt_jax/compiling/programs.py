@@ -14,6 +14,7 @@ from salt_jax.compiling.roofline import LossTiling
 from salt_jax.config import Scoring, Stage
 from salt_jax.evaluation.eval_step import token_reader
 from salt_jax.evaluation.reader import reader_of
+from salt_jax.loss.kernel_choice import LossKernel
 from salt_jax.loss.token_chunks import TokenChunks
 from salt_jax.mesh.memory import bytes_per_device
 from salt_jax.mesh.partitioning import Partitioning
@@ -26,6 +27,7 @@ from salt_jax.training.compiled_updates import (
     lower_update,
     update_name,
 )
+from salt_jax.training.loss_kernels import loss_kernel
 from salt_jax.training.program import Program
 
 
@@ -43,6 +45,7 @@ class Planned:
     tokens: int = 0  # Tokens of one execution, over all chips.
     flops: FlopsBill = FlopsBill()  # Per token.
     loss: LossTiling | None = None
+    loss_kernel: LossKernel = LossKernel("xla")
     num_losses: int = 1  # Losses computed one after another: the microbatches.
     stage: Stage | None = None
 
@@ -82,12 +85,14 @@ def of_stage(program: Program, stage: Stage, rows: int | None = None) -> Planned
         length,
         has_prefix=stage.data.has_prefix,
     )
+    kernel = loss_kernel(experiment, partitioning, stage, rows)
     tiling = _tiling(
         TokenChunks(partitioning, experiment.loss_chunk_tokens),
         experiment.model,
         teacher,
         rows * length // microbatches,
         gradient=True,
+        kernel=kernel,
     )
     return Planned(
         name=update_name(program, stage, rows),
@@ -102,6 +107,7 @@ def of_stage(program: Program, stage: Stage, rows: int | None = None) -> Planned
         tokens=rows * length,
         flops=training_bill(experiment.model, teacher, length),
         loss=tiling,
+        loss_kernel=kernel,
         num_losses=microbatches,
         stage=stage,
     )
@@ -112,11 +118,14 @@ def of_scoring(scoring: Scoring, devices: Sequence[jax.Device]) -> list[Planned]
     partitioning = Partitioning(mesh=scoring.mesh.build(devices), rules=scoring.rules)
     model = Transformer(scoring.scorer, partitioning)
     reading = reading_model(model, scoring.scorer_dtype)
-    read: Any = token_reader(reading, scoring.chunk_tokens, with_entropy=True)
+    read: Any = token_reader(
+        reading, scoring.chunk_tokens, with_entropy=True, kernel=scoring.loss_kernel
+    )
     params = abstract_held(model, scoring.scorer_dtype)
     chunks = TokenChunks(partitioning, scoring.chunk_tokens)
-    rows, length = scoring.batch_size, scoring.seq_len
-    return [_of_reading("scoring", model, read, params, chunks, rows, length)]
+    size = scoring.batch_size, scoring.seq_len
+    kernel = scoring.loss_kernel
+    return [_of_reading("scoring", model, read, params, chunks, size, kernel)]
 
 
 def _of_init(program: Program) -> Planned:
@@ -142,8 +151,8 @@ def _of_evaluation(program: Program) -> Planned:
         reader.read,
         program.abstract_state.params,
         TokenChunks(program.partitioning, experiment.loss_chunk_tokens),
-        reader.batch_size,
-        experiment.seq_len,
+        (reader.batch_size, experiment.seq_len),
+        experiment.loss_kernel,
     )
     # It runs between steps, so the optimizer state and the teacher are in memory too.
     state = program.abstract_state
@@ -166,9 +175,11 @@ def _of_reading(
     read: Any,
     params: Any,
     chunks: TokenChunks,
-    rows: int,
-    length: int,
+    size: tuple[int, int],
+    kernel_name: str,
 ) -> Planned:
+    rows, length = size
+    kernel = LossKernel.of_shapes(kernel_name, chunks, rows, length, model.config)
     batch = abstract_batch(chunks.partitioning, rows, length)
     return Planned(
         name=name,
@@ -177,7 +188,10 @@ def _of_reading(
         held={"parameters": bytes_per_device(params)},
         tokens=rows * length,
         flops=reading_bill(model.config, length),
-        loss=_tiling(chunks, model.config, None, rows * length, gradient=False),
+        loss=_tiling(
+            chunks, model.config, None, rows * length, gradient=False, kernel=kernel
+        ),
+        loss_kernel=kernel,
     )
 
 
@@ -188,6 +202,7 @@ def _tiling(
     tokens: int,
     *,
     gradient: bool,
+    kernel: LossKernel,
 ) -> LossTiling:
     partitioning, shards = chunks.partitioning, chunks.shards
     own = tokens // (partitioning.size("batch") * partitioning.size("length"))
@@ -200,4 +215,5 @@ def _tiling(
         teacher_dim=teacher.embed_dim if teacher else 0,
         embedding_bytes=2 if student.dtype == "bfloat16" else 4,
         gradient=gradient,
+        kernel="xla" if kernel.blocks is None else "pallas",
     )

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 
+from salt_jax.loss.kernel_choice import MOST_ON_CHIP
 from salt_jax.mesh.chips import Chip
 
-# Passes over logits in HBM, as XLA fuses them for TPUs. The product writes the logits
-# and finds their maximum; a second pass reads them for all sums. With a gradient, each
-# of its two products reads them once more.
-READING_PASSES, GRADIENT_PASSES = 2, 4
-MOST_ON_CHIP = 2**26  # Bytes of logits that stay in on-chip memory.
+# Passes over logits in HBM, as compiled programs show. XLA: the product writes them and
+# finds their maximum; a second pass reads them for all sums. A third counts those above
+# the target's; with a gradient, each of its two products reads them instead. Kernels:
+# the product writes them for a gradient alone, whose products read them once together.
+READING_PASSES = {"xla": 3, "pallas": 0}
+GRADIENT_PASSES = {"xla": 4, "pallas": 2}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,7 @@ class LossTiling:
     embedding_bytes: int = 2
     gradient_bytes: int = 4
     gradient: bool = True  # False: the forward pass alone.
+    kernel: str = "xla"  # What computes it, "xla" or "pallas".
 
     @property
     def num_chunks(self) -> int:
@@ -64,10 +67,10 @@ class LossTiling:
     @property
     def logits_traffic(self) -> int:
         """Bytes of logits moved to or from HBM; 0 if they fit on the chip."""
-        if self.logits_bytes <= MOST_ON_CHIP:
+        if self.kernel == "xla" and self.logits_bytes <= MOST_ON_CHIP:
             return 0
         passes = GRADIENT_PASSES if self.gradient else READING_PASSES
-        return self.num_chunks * passes * self.logits_bytes
+        return self.num_chunks * passes[self.kernel] * self.logits_bytes
 
 
 def matmul_seconds(flops: float, chip: Chip | None) -> float | None:

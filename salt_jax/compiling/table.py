@@ -41,6 +41,7 @@ def render(report: Report) -> str:
             f"{restore.bytes_per_host / GIB:.2f} GiB and a chip holds "
             f"{restore.bytes_per_chip / GIB:.2f} GiB.",
         ]
+    lines += _about_losses(report)
     lines.append(_about_seconds(report))
     lines += in_words(report.inspected)
     return "\n".join([*lines, verdict(report)])
@@ -177,6 +178,17 @@ def _times(report: Report) -> list[tuple[str, _Cell]]:
         ("its embeddings, memory", loss(memory_seconds, "embedding_traffic")),
         ("its logits, memory", loss(memory_seconds, "logits_traffic")),
     ]
+
+
+def _about_losses(report: Report) -> list[str]:
+    """Returns what computes the loss of each program, and why it is not a kernel."""
+    by: dict[str, list[str]] = {}
+    for one in report.inspected:
+        if one.planned.loss is not None:
+            kernel = one.planned.loss_kernel
+            why = "" if kernel.obstacle is None else f": {kernel.obstacle}"
+            by.setdefault(f"{kernel.name}{why}", []).append(one.planned.name)
+    return [f"Loss of {', '.join(names)} by {what}." for what, names in by.items()]
 
 
 def _about_seconds(report: Report) -> str:

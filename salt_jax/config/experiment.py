@@ -17,7 +17,7 @@ from salt_jax.data.reading.batch_sizes import (
     Ramp,
     fewest_microbatches,
 )
-from salt_jax.loss import padded_vocabulary
+from salt_jax.loss import kernel_choice, padded_vocabulary
 from salt_jax.loss.losses import check_z_loss
 from salt_jax.mesh.partitioning import AxisRules, MeshShape
 from salt_jax.model.config import TransformerConfig
@@ -49,6 +49,7 @@ class Experiment:
     num_microbatches: int = 1  # Of the largest batch; smaller ones have fewer.
     loss_chunk_tokens: int = 1024  # Tokens whose logits a device holds at once.
     z_loss: float = 0.0  # Coefficient of (log Z)^2, added to the loss in all stages.
+    loss_kernel: str = "auto"  # "auto", "xla" or "pallas": what computes the loss.
     save_every: int = 1000
     save_every_minutes: float | None = None  # Saves sooner if steps are slow.
     max_to_keep: int = 2
@@ -143,6 +144,7 @@ class Experiment:
             self, "save_every", "max_to_keep", "log_every", "loss_chunk_tokens"
         )
         check_z_loss(self.z_loss)
+        kernel_choice.check(self.loss_kernel)
         minutes = self.save_every_minutes
         if minutes is not None and minutes <= 0:
             raise ValueError(f"save_every_minutes must be positive, got {minutes}.")

@@ -11,7 +11,7 @@ from salt_jax.config.experiment import Experiment
 
 # Fields that may change when a run is resumed; `skip_batches`, for later batches only.
 OPERATIONAL_FIELDS = (
-    *("keep_steps", "log_every", "max_to_keep", "mesh"),
+    *("keep_steps", "log_every", "loss_kernel", "max_to_keep", "mesh"),
     *("rules", "save_every", "save_every_minutes", "skip_batches", "validation"),
     "watch",
 )

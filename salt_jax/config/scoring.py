@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from salt_jax.config.checks import check_held_dtype, check_positive
 from salt_jax.data.reading.prepared_text import PreparedText
+from salt_jax.loss import kernel_choice
 from salt_jax.mesh.partitioning import AxisRules, MeshShape
 from salt_jax.model.config import TransformerConfig
 
@@ -28,6 +29,7 @@ class Scoring:
     rules: AxisRules = AxisRules()
     scorer_dtype: str = "bfloat16"
     chunk_tokens: int = 1024
+    loss_kernel: str = "auto"  # As in `Experiment`.
 
     def __post_init__(self):
         if not self.ks or min(self.ks) < 1:
@@ -37,3 +39,4 @@ class Scoring:
         check_positive(self, "seq_len", "batch_size", "sequences_per_shard")
         check_positive(self, "chunk_tokens")
         check_held_dtype(self, "scorer_dtype")
+        kernel_choice.check(self.loss_kernel)

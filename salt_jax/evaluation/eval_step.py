@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from salt_jax.batch import Batch
-from salt_jax.loss.losses import TokenStatistics, chunked_token_statistics
+from salt_jax.loss.token_statistics import TokenStatistics, chunked_token_statistics
 from salt_jax.model.transformer import Params, Transformer
 
 ReadTokens = Callable[[Params, Batch], TokenStatistics]
@@ -24,6 +24,7 @@ def token_reader(
     *,
     with_entropy: bool = False,
     real_vocab_size: int | None = None,
+    kernel: str = "auto",
 ) -> ReadTokens:
     """Returns a jitted function: per-target loss and rank of a batch, on every device.
 
@@ -35,6 +36,7 @@ def token_reader(
       chunk_tokens: The largest number of tokens whose logits one device holds.
       with_entropy: Whether to compute the entropy too; otherwise it is None.
       real_vocab_size: Tokens from here on have no probability; None: all have.
+      kernel: What computes the statistics: one of `kernel_choice.NAMES`.
     """
 
     def read(params: Params, batch: Batch) -> TokenStatistics:
@@ -45,6 +47,7 @@ def token_reader(
             partitioning=model.partitioning,
             chunk_tokens=chunk_tokens,
             real_vocab_size=real_vocab_size,
+            kernel=kernel,
         )
         if with_entropy:
             return statistics

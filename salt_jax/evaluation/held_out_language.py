@@ -19,7 +19,7 @@ from salt_jax.data.languages.markov import MarkovLanguage, MarkovTruth
 from salt_jax.evaluation.eval_step import ReadTokens
 from salt_jax.evaluation.held_out import TOTAL, Evaluation, HeldOutRows
 from salt_jax.evaluation.reader import Reader, reader_of
-from salt_jax.loss.losses import TokenStatistics
+from salt_jax.loss.token_statistics import TokenStatistics
 from salt_jax.model.transformer import Params, Transformer
 from salt_jax.training.loop import Measure
 from salt_jax.training.program import Program

@@ -17,7 +17,7 @@ from salt_jax.data.prepared.dataset import PreparedDataset
 from salt_jax.data.prepared.sequences import Sequences
 from salt_jax.data.reading.rows import causal_batch
 from salt_jax.evaluation.eval_step import ReadTokens, token_reader
-from salt_jax.loss.losses import TokenStatistics
+from salt_jax.loss.token_statistics import TokenStatistics
 from salt_jax.mesh.partitioning import Partitioning
 from salt_jax.model.transformer import Params, Transformer
 from salt_jax.training.program import Program
@@ -157,7 +157,10 @@ def reader_of(
     model = program.student if model is None else model
     return Reader(
         read=token_reader(
-            model, experiment.loss_chunk_tokens, real_vocab_size=real_vocab_size
+            model,
+            experiment.loss_chunk_tokens,
+            real_vocab_size=real_vocab_size,
+            kernel=experiment.loss_kernel,
         ),
         partitioning=program.partitioning,
         batch_size=experiment.largest_batch // experiment.num_microbatches,

@@ -23,7 +23,7 @@ from salt_jax.few_shot.shared_prefixes import (
     RowArrays,
     rows_of,
 )
-from salt_jax.loss.losses import TokenStatistics, chunked_token_statistics
+from salt_jax.loss.token_statistics import TokenStatistics, chunked_token_statistics
 from salt_jax.model.transformer import Params, Transformer
 from salt_jax.storage.loaded import LoadedModel
 from salt_jax.telemetry.progress import Progress

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from salt_jax.loss.token_chunks import TokenChunks
+from salt_jax.model.unembedding import Unembedding
 
 Values = dict[str, jax.Array]  # Per token, by the name of the metric.
 
@@ -38,6 +39,27 @@ class Softmaxes(NamedTuple):
     kd_p: Softmax | None = None  # The student's in KD, if padding is masked there.
 
 
+class BlendWeights(NamedTuple):
+    """What each token's distributions weigh in the gradient by its logits.
+
+    The gradient is p * student - target * onehot(target) - soft * (soft labels); if
+    padding is masked in KD, plus soft * (the student's distribution without padding).
+    """
+
+    p_C1: jax.Array
+    target_C1: jax.Array
+    soft_C1: jax.Array | None  # None without a teacher.
+
+
+class Read(NamedTuple):
+    """What the gradient of a chunk needs."""
+
+    student: Unembedding  # Its hidden states are the chunk's, [C, D].
+    targets_C: jax.Array
+    logits_CV: jax.Array
+    softmaxes: Softmaxes
+
+
 class _Shifted(NamedTuple):
     """Logits less each token's largest, and their exponentials."""
 
@@ -57,9 +79,48 @@ class ChunkReader:
     with_log_z: bool = False  # Whether to return "log_z".
 
     def read(
-        self, student_CV: jax.Array, teacher_CV: jax.Array | None, targets_C: jax.Array
-    ) -> tuple[Values, Softmaxes]:
-        """Returns values_C by name, and the distributions."""
+        self, student: Unembedding, teacher: Unembedding | None, targets_C: jax.Array
+    ) -> tuple[Values, Read]:
+        """Returns values_C by name, and what the gradient needs.
+
+        The hidden states of the models are the chunk's, [C, D].
+        """
+        logits_CV = self.chunks.logits(student, student.hidden_BLD)
+        teacher_CV = None
+        if teacher is not None:
+            teacher_CV = self.chunks.logits(teacher, teacher.hidden_BLD)
+        values, softmaxes = self._read(logits_CV, teacher_CV, targets_C)
+        return values, Read(student, targets_C, logits_CV, softmaxes)
+
+    def gradient(
+        self, read: Read, weights: BlendWeights, gradient_VD: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns the device's part of gradient_CD, and `gradient_VD` plus the chunk's.
+
+        In float32: if the student is nearly certain, p - 1 cancels to nothing in
+        bfloat16. A TPU rounds the factors of a product to bfloat16, but only after the
+        subtraction, so the difference keeps its significant digits.
+        """
+        student = read.student
+        dlogits_CV = self._dlogits(read, weights)
+        if student.softcap is not None:
+            dlogits_CV *= 1.0 - jnp.square(read.logits_CV / student.softcap)
+        gradient_CD = dlogits_CV @ student.embedding_VD.astype(jnp.float32)
+        gradient_VD += dlogits_CV.T @ student.hidden_BLD.astype(jnp.float32)
+        return gradient_CD, gradient_VD
+
+    def _dlogits(self, read, weights):
+        p, soft, kd_p = read.softmaxes
+        is_target_CV = self.chunks.is_target(p.exp_CV, read.targets_C)
+        p_CV = p.times(weights.p_C1)
+        dlogits_CV = p_CV - jnp.where(is_target_CV, weights.target_C1, 0.0)
+        if soft is None:
+            return dlogits_CV
+        if kd_p is not None:
+            dlogits_CV += kd_p.times(weights.soft_C1)
+        return dlogits_CV - soft.times(weights.soft_C1)
+
+    def _read(self, student_CV, teacher_CV, targets_C):
         chunks = self.chunks
         student = _shifted(student_CV, chunks.largest(student_CV))
         sums = {
@@ -77,7 +138,7 @@ class ChunkReader:
             )
         if self.with_log_z:
             values |= {"log_z": jnp.log(softmaxes.p.sum_C1) + student.max_C1}
-        return _squeezed(values), softmaxes
+        return squeezed(values), softmaxes
 
     def _read_both(self, student, sums, student_CV, teacher_CV, targets_C):
         chunks, kd_student = self.chunks, student
@@ -112,7 +173,7 @@ class ChunkReader:
         softmaxes = Softmaxes(
             Softmax(student.exp_CV, sums["p"]), Softmax(soft_CV, sums["soft"]), kd_p
         )
-        return _values(sums, student.max_C1, teacher.max_C1), softmaxes
+        return values_of(sums, student.max_C1, teacher.max_C1), softmaxes
 
     def _teacher(self, teacher_CV, targets_C):
         """Returns the shifted logits, and the target's logit if its rank is asked."""
@@ -128,7 +189,7 @@ def _shifted(logits_CV: jax.Array, max_C1: jax.Array) -> _Shifted:
     return _Shifted(max_C1, shifted_CV, jnp.exp(shifted_CV))
 
 
-def _values(sums: Values, student_max_C1: Any, teacher_max_C1: Any) -> Values:
+def values_of(sums: Values, student_max_C1: Any, teacher_max_C1: Any) -> Values:
     """Returns the values_C1 that sums over the vocabulary give."""
     log_p = jnp.log(sums["p"])  # Without the shift by the maximum; so are the others.
     values = {"ce": log_p + (student_max_C1 - sums["target"])}
@@ -150,5 +211,6 @@ def _sum(x_CV: jax.Array) -> jax.Array:
     return jnp.sum(x_CV, axis=-1, keepdims=True)
 
 
-def _squeezed(values: Values) -> Values:
+def squeezed(values: Values) -> Values:
+    """Returns values_C of values_C1."""
     return {name: x_C1[:, 0] for name, x_C1 in values.items()}

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from salt_jax.loss.chunk_values import ChunkReader, Values
-from salt_jax.loss.gates import EveryToken, Gate, strength
+from salt_jax.loss.chunk_values import BlendWeights, ChunkReader, Values
+from salt_jax.loss.gates import EveryToken, Gate, TokenValues, strength
+from salt_jax.loss.kernel_blocks import KernelBlocks
+from salt_jax.loss.kernel_reader import KernelReader
 from salt_jax.loss.token_chunks import TokenChunks
 from salt_jax.model.unembedding import Unembedding
 
@@ -39,6 +42,7 @@ class ChunkedBlend:
     gate: Gate = EveryToken()
     num_real: int | None = None  # Ids from here on are padding, masked in KD.
     z_loss: float = 0.0
+    blocks: KernelBlocks | None = None  # Of the kernels; None: plain JAX operations.
 
     def run(
         self,
@@ -70,35 +74,22 @@ class ChunkedBlend:
     def _on_device(self, student, teacher, tokens, kd_weight, *, with_gradient):
         chunks, shards = self.chunks, self.chunks.shards
         student = chunks.gather_embedding(student)
-        reader = ChunkReader(
-            chunks,
-            self.temperature,
-            self.num_real,
-            self.gate.needs_rank,
-            with_log_z=bool(self.z_loss),
-        )
+        reader = self._reader(with_gradient)
 
         def step(gradient_VD, chunk):
             student_CD, teacher_CD, tokens = shards.share(chunk)
-            logits_CV = chunks.logits(student, student_CD)
-            teacher_CV = None
-            if teacher is not None:
-                teacher_CV = chunks.logits(teacher, teacher_CD)
-            values, softmaxes = reader.read(logits_CV, teacher_CV, tokens.targets_BL)
+            values, read = reader.read(
+                student.replace(hidden_BLD=student_CD),
+                None if teacher is None else teacher.replace(hidden_BLD=teacher_CD),
+                tokens.targets_BL,
+            )
             values, slope_C1 = self._with_z_loss(values)
             values, weight_C1 = self._gated(values, tokens, kd_weight)
             if not with_gradient:
                 return None, (shards.own(values), None)
-            dlogits_CV = self._dlogits(softmaxes, tokens, weight_C1, slope_C1)
-            if student.softcap is not None:
-                dlogits_CV *= 1.0 - jnp.square(logits_CV / student.softcap)
-            # In float32: if the student is nearly certain, p - 1 cancels to nothing in
-            # bfloat16. A TPU rounds the factors of a product to bfloat16, but only
-            # after the subtraction, so the difference keeps its significant digits.
-            gradient_CD = dlogits_CV @ student.embedding_VD.astype(jnp.float32)
-            gradient_CD = shards.sum_to_own(gradient_CD)
-            gradient_VD += dlogits_CV.T @ student_CD.astype(jnp.float32)
-            gradient_CD = gradient_CD.astype(student_CD.dtype)
+            weights = self._weights(tokens, weight_C1, slope_C1, teacher is not None)
+            gradient_CD, gradient_VD = reader.gradient(read, weights, gradient_VD)
+            gradient_CD = shards.sum_to_own(gradient_CD).astype(student_CD.dtype)
             return gradient_VD, (shards.own(values), gradient_CD)
 
         zeros_VD = None
@@ -113,6 +104,18 @@ class ChunkedBlend:
         gradient_VD = shards.scatter_gradient(gradient_VD)
         return values, Unembedding(gradient_BLD, gradient_VD, student.softcap)
 
+    def _reader(self, with_gradient: bool) -> Any:
+        reader = ChunkReader(
+            self.chunks,
+            self.temperature,
+            self.num_real,
+            self.gate.needs_rank,
+            with_log_z=bool(self.z_loss),
+        )
+        if self.blocks is None:
+            return reader
+        return KernelReader(reader, self.blocks, with_gradient)
+
     def _with_z_loss(self, values):
         """Returns the values, "z_loss" among them, and its derivative by log Z."""
         if not self.z_loss:
@@ -125,34 +128,29 @@ class ChunkedBlend:
         """Returns the values, "distilled" among them, and kd_weight for each token."""
         if self.gate == EveryToken() or "kd" not in values:
             return values, kd_weight
-        g_C = strength(self.gate, values, tokens.weights_BL)
+        known = {name: values[name] for name in TokenValues._fields if name in values}
+        g_C = strength(self.gate, known, tokens.weights_BL)
         values.pop("teacher_rank", None)
         return values | {"distilled": g_C}, kd_weight * g_C[:, None]
 
-    def _dlogits(self, softmaxes, tokens, kd_weight, slope_C1):
-        """Returns the gradient of the weighted loss by the student's logits.
+    def _weights(
+        self, tokens: Tokens, kd_weight: Any, slope_C1: Any, has_teacher: bool
+    ) -> BlendWeights:
+        """Returns what weighs the distributions in the gradient by the logits.
 
         It is weight * (p - (1 - w) * onehot(target) - w * soft), with w = kd_weight, a
         scalar or one for each token. If padding is masked, w of p is p without it.
         The z-loss adds slope * p, because p is the gradient of log Z.
         """
-        p, soft, kd_p = softmaxes
         weights_C1 = tokens.weights_BL[:, None]
-        if soft is None:
+        if not has_teacher:
             kd_weight = 0.0
         hard_C1 = (1.0 - kd_weight) * weights_C1
-        is_target_CV = self.chunks.is_target(p.exp_CV, tokens.targets_BL)
-        p_C1 = weights_C1 if kd_p is None else hard_C1
+        p_C1 = weights_C1 if self.num_real is None else hard_C1
         if slope_C1 is not None:
             p_C1 += slope_C1 * weights_C1
-        p_CV = p.times(p_C1)
-        dlogits_CV = p_CV - jnp.where(is_target_CV, hard_C1, 0.0)
-        if soft is None:
-            return dlogits_CV
-        soft_C1 = kd_weight * weights_C1
-        if kd_p is not None:
-            dlogits_CV += kd_p.times(soft_C1)
-        return dlogits_CV - soft.times(soft_C1)
+        soft_C1 = kd_weight * weights_C1 if has_teacher else None
+        return BlendWeights(p_C1, hard_C1, soft_C1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from salt_jax.loss import chunked_loss, padded_vocabulary
 from salt_jax.loss.chunked_loss import ChunkedBlend, Tokens
 from salt_jax.loss.gates import EveryToken, Gate, strength
-from salt_jax.loss.token_chunks import TokenChunks, TokenStatistics, token_statistics
+from salt_jax.loss.kernel_choice import LossKernel
+from salt_jax.loss.token_chunks import TokenChunks
 from salt_jax.loss.weighted_mean import WeightedMean
 from salt_jax.mesh.partitioning import Partitioning
 from salt_jax.model.unembedding import Unembedding
@@ -141,6 +142,7 @@ def chunked_salt_loss(
     gate: Gate = EveryToken(),
     real_vocab_size: int | None = None,
     z_loss: float = 0.0,
+    kernel: str = "auto",
 ) -> dict[str, WeightedMean]:
     """Computes `salt_loss` without the logits of a whole batch in memory.
 
@@ -161,13 +163,14 @@ def chunked_salt_loss(
       gate: As in `salt_loss`. It is called inside `jit` with the values of a chunk.
       real_vocab_size: As in `salt_loss`.
       z_loss: As in `salt_loss`, but not traced.
+      kernel: One of `kernel_choice.NAMES`.
 
     Returns:
       The metrics of `salt_loss`. A target outside the vocabulary makes them NaN.
 
     Raises:
-      ValueError: as for `salt_loss`, a dimension does not divide over the mesh, or
-        `chunk_tokens` is not positive.
+      ValueError: as for `salt_loss`, a dimension does not divide over the mesh,
+        `chunk_tokens` is not positive, or the kernel cannot be used.
     """
     _check_temperature(temperature)
     check_z_loss(z_loss)
@@ -182,42 +185,17 @@ def chunked_salt_loss(
         teacher = jax.lax.stop_gradient(padded_vocabulary.with_rows(teacher, ours))
         # With no rows of padding, the student's rows are the real ones.
         num_real = None if real_vocab_size == ours else real_vocab_size
+    blocks = LossKernel.of(kernel, chunks, student, teacher).blocks
     kd_weight = jax.lax.stop_gradient(jnp.asarray(kd_weight, jnp.float32))
     weights_BL = jax.lax.stop_gradient(weights_BL.astype(jnp.float32))
     loss, values = chunked_loss.summed_loss(
-        ChunkedBlend(chunks, temperature, gate, num_real, z_loss),
+        ChunkedBlend(chunks, temperature, gate, num_real, z_loss, blocks),
         student,
         teacher,
         Tokens(targets_BL, weights_BL),
         kd_weight,
     )
     return _means(loss, values, weights_BL)
-
-
-def chunked_token_statistics(
-    model: Unembedding,
-    targets_BL: jax.Array,
-    *,
-    partitioning: Partitioning,
-    chunk_tokens: int,
-    real_vocab_size: int | None = None,
-) -> TokenStatistics:
-    """Returns per-target cross-entropy, rank and entropy, without a gradient.
-
-    Arguments are those of `chunked_salt_loss`. With `real_vocab_size`, rows of padding
-    have no probability, and a target that is one is not a number.
-
-    Raises:
-      ValueError: a dimension does not divide over the mesh, `chunk_tokens` is not
-        positive, or `real_vocab_size` is not from 1 to the tokens of the model.
-    """
-    chunks = TokenChunks(partitioning, chunk_tokens)
-    chunks.check(model, targets_BL)
-    rows = model.embedding_VD.shape[0]
-    padded_vocabulary.check(rows, rows, real_vocab_size)
-    targets_BL = padded_vocabulary.real_targets(targets_BL, real_vocab_size)
-    num_real = None if real_vocab_size == rows else real_vocab_size
-    return token_statistics(chunks, jax.lax.stop_gradient(model), targets_BL, num_real)
 
 
 def _means(loss, values, weights_BL):

@@ -7,10 +7,10 @@ Dimensions: B batch, L length, D embed, V vocabulary, N chunks, C tokens of a ch
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
@@ -20,15 +20,6 @@ from salt_jax.mesh.vocab_shards import VocabShards
 from salt_jax.model.unembedding import Unembedding
 
 _LOW = -1e30
-
-
-@flax.struct.dataclass
-class TokenStatistics:
-    """Per-target cross-entropy, rank and entropy; sharded as the targets are."""
-
-    ce_BL: jax.Array  # float32, nats.
-    rank_BL: jax.Array  # int32: how many logits are greater than the target's.
-    entropy_BL: jax.Array | None  # float32, nats: of the predicted distribution.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,9 +82,7 @@ class TokenChunks:
         """
         rows, length = jax.tree.leaves(tokens_BL)[0].shape[:2]
         tokens = rows * length
-        own_tokens = max(self.chunk_tokens // self.shards.num_sharing, 1)
-        num_chunks = -(-tokens // own_tokens)
-        size = -(-tokens // num_chunks)
+        num_chunks, size = self._split(tokens)
 
         def split(x_BL):
             x = x_BL.reshape(tokens, *x_BL.shape[2:])
@@ -106,6 +95,24 @@ class TokenChunks:
 
         carry, outputs = jax.lax.scan(step, carry, jax.tree.map(split, tokens_BL))
         return carry, jax.tree.map(join, outputs)
+
+    def sizes(self, model: Unembedding) -> tuple[int, int]:
+        """Returns the tokens and the vocabulary of a chunk's logits on a device.
+
+        `model` has the shapes of the whole mesh.
+        """
+        rows, length = model.hidden_BLD.shape[:2]
+        axes = ("batch", "length")
+        devices = math.prod(self.partitioning.size(axis) for axis in axes)
+        size = self._split(rows * length // devices)[1]
+        vocab = model.embedding_VD.shape[0] // self.shards.num_shards
+        return size * self.shards.num_sharing, vocab
+
+    def _split(self, tokens: int) -> tuple[int, int]:
+        """Returns the number of chunks of a device's tokens, and its tokens in each."""
+        own_tokens = max(self.chunk_tokens // self.shards.num_sharing, 1)
+        num_chunks = -(-tokens // own_tokens)
+        return num_chunks, -(-tokens // num_chunks)
 
     def logits(self, model: Unembedding, hidden_CD: jax.Array) -> jax.Array:
         """Returns the float32 logits_CV of a chunk."""
@@ -170,50 +177,3 @@ class TokenChunks:
         for size, axis in zip(targets_BL.shape, ("batch", "length"), strict=True):
             self.shards.check_divides(size, axis)
         self.shards.check(model.embedding_VD)
-
-
-def token_statistics(
-    chunks: TokenChunks,
-    model: Unembedding,
-    targets_BL: jax.Array,
-    num_real: int | None = None,
-) -> TokenStatistics:
-    """Returns per-target cross-entropy, rank and entropy of `model`.
-
-    Ids from `num_real` on have no probability; None: all have.
-    """
-
-    def body(model, targets_BL):
-        model = chunks.gather_embedding(model)
-
-        def step(_, chunk):
-            hidden_CD, targets_C = chunks.shards.share(chunk)
-            logits_CV = chunks.logits(model, hidden_CD)
-            if num_real is not None:
-                logits_CV = chunks.without_padding(logits_CV, num_real)
-            max_C1 = chunks.largest(logits_CV)
-            sum_C1 = _sum(jnp.exp(logits_CV - max_C1))
-            # The barrier keeps XLA from fusing both sums into one loop, which takes a
-            # CPU three times as long.
-            shifted_CV = logits_CV - jax.lax.optimization_barrier(max_C1)
-            dot_C1 = _sum(jnp.exp(shifted_CV) * shifted_CV)
-            share_C1 = chunks.target_share(logits_CV, targets_C)
-            sums = (sum_C1, dot_C1, share_C1)
-            sum_C1, dot_C1, target_C1 = chunks.shards.sum(sums)
-            above_C1 = _sum((logits_CV > target_C1).astype(jnp.int32))
-            rank_C1 = chunks.shards.sum(above_C1)
-            ce_C1 = jnp.log(sum_C1) + (max_C1 - target_C1)
-            entropy_C1 = jnp.log(sum_C1) - dot_C1 / sum_C1
-            read = TokenStatistics(ce_C1[:, 0], rank_C1[:, 0], entropy_C1[:, 0])
-            return None, chunks.shards.own(read)
-
-        return chunks.scan(step, None, (model.hidden_BLD, targets_BL))[1]
-
-    tokens = chunks.tokens_spec
-    specs = chunks.student_specs(model), tokens
-    run = chunks.shards.on_devices(body, specs, tokens)
-    return run(model, targets_BL)
-
-
-def _sum(x_CV: jax.Array) -> jax.Array:
-    return jnp.sum(x_CV, axis=-1, keepdims=True)

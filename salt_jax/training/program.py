@@ -31,6 +31,7 @@ from salt_jax.model.transformer import (
 from salt_jax.optim.moving_average import AverageState
 from salt_jax.optim.schedules import Constant
 from salt_jax.storage.starts import InitialParams, open_start
+from salt_jax.training.loss_kernels import log_loss_kernels
 from salt_jax.training.train_step import TrainState, Update
 
 
@@ -64,14 +65,14 @@ class Program:
                     "microbatches."
                 )
         program._choose_attention()
+        log_loss_kernels(experiment, program.partitioning)
         return program
 
     def _choose_attention(self) -> None:
         models = {"student": self.student}
         for stage in self.experiment.stages:
             if stage.distillation is not None:
-                name = f"teacher of {stage.name!r}"
-                models[name] = self.teacher(stage.distillation)
+                models[f"teacher of {stage.name!r}"] = self.teacher(stage.distillation)
         rows, length = self.experiment.largest_batch, self.experiment.seq_len
         has_prefix = any(stage.data.has_prefix for stage in self.experiment.stages)
         for name, model in models.items():
@@ -212,6 +213,7 @@ class Program:
             gate=distillation.tokens if distillation else EveryToken(),
             real_vocab_size=distillation.real_vocab_size if distillation else None,
             chunk_tokens=self.experiment.loss_chunk_tokens,
+            loss_kernel=self.experiment.loss_kernel,
             num_microbatches=self.experiment.microbatches(rows),
             z_loss=self.experiment.z_loss,
             guard=self.experiment.guard,

@@ -75,6 +75,7 @@ class Update:
     real_vocab_size: int | None = None
     z_loss: float = 0.0
     chunk_tokens: int
+    loss_kernel: str = "auto"
     num_microbatches: int = 1
     guard: UpdateGuard | None = None
     average: MovingAverage | None = None
@@ -218,6 +219,7 @@ class Update:
                 batch.weights_BL,
                 partitioning=self.student.partitioning,
                 chunk_tokens=self.chunk_tokens,
+                kernel=self.loss_kernel,
                 kd_weight=shared.kd_weight,
                 temperature=self.temperature,
                 gate=self.gate,

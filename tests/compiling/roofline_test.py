@@ -84,7 +84,13 @@ def test_reading_makes_logits_once_and_no_gradient():
     reading = dataclasses.replace(WHOLE, teacher_dim=0, gradient=False)
     assert reading.matmul_flops == 2 * 10_240 * 262_144 * 1024
     assert reading.embedding_traffic == 10 * 262_144 * 1024 * 2
-    assert reading.logits_traffic == 2 * 4 * 10_240 * 262_144
+    assert reading.logits_traffic == 3 * 4 * 10_240 * 262_144
+
+
+def test_kernels_move_logits_twice_for_a_gradient_and_never_without_one():
+    kernels = dataclasses.replace(WHOLE, kernel="pallas")
+    assert kernels.logits_traffic == 2 * 2 * 4 * 10_240 * 262_144
+    assert not dataclasses.replace(kernels, gradient=False).logits_traffic
 
 
 @pytest.mark.parametrize("seconds", [matmul_seconds, memory_seconds])

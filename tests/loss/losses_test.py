@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from salt_jax.loss.losses import chunked_salt_loss, chunked_token_statistics, salt_loss
+from salt_jax.loss.losses import chunked_salt_loss, salt_loss
+from salt_jax.loss.token_statistics import chunked_token_statistics
 from salt_jax.mesh.partitioning import AxisRules, MeshShape, Partitioning
 from salt_jax.model.unembedding import Unembedding
 

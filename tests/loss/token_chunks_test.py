@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from salt_jax.loss.losses import chunked_token_statistics
+from salt_jax.loss.token_statistics import chunked_token_statistics
 from tests.loss.losses_test import B, L, V, partitioned, unembedding
 
 REAL = 27  # Of the 32 rows; four shards split row 24 to 32 from the rest.
