@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from salt_jax.loss.chunk_values import BlendWeights, ChunkReader, Values
-from salt_jax.loss.gates import EveryToken, Gate, TokenValues, strength
+from salt_jax.loss.gates import EveryToken, Gate, strength
 from salt_jax.loss.kernel_blocks import KernelBlocks
 from salt_jax.loss.kernel_reader import KernelReader
 from salt_jax.loss.token_chunks import TokenChunks
@@ -128,8 +128,7 @@ class ChunkedBlend:
         """Returns the values, "distilled" among them, and kd_weight for each token."""
         if self.gate == EveryToken() or "kd" not in values:
             return values, kd_weight
-        known = {name: values[name] for name in TokenValues._fields if name in values}
-        g_C = strength(self.gate, known, tokens.weights_BL)
+        g_C = strength(self.gate, values, tokens.weights_BL)
         values.pop("teacher_rank", None)
         return values | {"distilled": g_C}, kd_weight * g_C[:, None]
 

@@ -118,13 +118,14 @@ def strength(
 
     Args:
       gate: The gate.
-      values: The fields of `TokenValues` by name.
+      values: The fields of `TokenValues` by name, perhaps among others.
       weights: The weight of each target in the loss.
 
     Raises:
       ValueError: the gate gives another shape than one strength for each target.
     """
-    given = TokenValues(**jax.lax.stop_gradient(dict(values)))
+    fields = {name: values[name] for name in TokenValues._fields if name in values}
+    given = TokenValues(**jax.lax.stop_gradient(fields))
     found = jax.lax.stop_gradient(jnp.asarray(gate(given), jnp.float32))
     if found.shape != weights.shape:
         raise ValueError(
