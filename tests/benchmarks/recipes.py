@@ -28,6 +28,7 @@ DRAWN = {  # Forms, and how their curves are drawn.
     "adamw_by_depth": ("AdamW by depth", "s", "-."),
     "rel": ("Adafactor", "v", "--"),
     "rel_by_depth": ("Adafactor by depth", "D", "-"),
+    "rel_by_depth_clip": ("the same, clipped", "P", "-"),
 }
 
 
