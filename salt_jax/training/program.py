@@ -82,7 +82,7 @@ class Program:
             choice.log(name)
             if choice.name == "cudnn":
                 parts = model.partitioning.size("batch")
-                own = rows // self.experiment.num_microbatches // parts
+                own = rows // self.experiment.microbatches(rows) // parts
                 check_countable(model.config, model.partitioning, own * length)
 
     @property

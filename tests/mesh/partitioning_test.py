@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec
 
 from salt_jax.mesh.memory import bytes_per_device
 from salt_jax.mesh.partitioning import AxisRules, MeshShape, Partitioning
+from tests.examples import on_platform
 
 ON_8 = Partitioning(mesh=MeshShape(replica=2, model=2).build())
 
@@ -169,16 +170,23 @@ def test_a_parameter_is_gathered_to_compute_and_cut_to_be_stored(rules, piece):
         np.testing.assert_array_equal(x, whole)
 
 
+def pieces(change):
+    """The pieces of a parameter on its way, the last one at the end of it."""
+    jaxpr = jax.make_jaxpr(lambda x: change(x, "embed", "mlp"))(jnp.zeros((8, 6)))
+    shardings = [eqn.params["sharding"] for eqn in jaxpr.eqns]
+    return [sharding.shard_shape((8, 6)) for sharding in shardings]
+
+
 def test_a_parameter_is_gathered_from_one_mesh_axis_at_a_time():
     on = dataclasses.replace(ON_8, rules=FSDP)
-
-    def pieces(change):
-        jaxpr = jax.make_jaxpr(lambda x: change(x, "embed", "mlp"))(jnp.zeros((8, 6)))
-        shardings = [eqn.params["sharding"] for eqn in jaxpr.eqns]
-        return [sharding.shard_shape((8, 6)) for sharding in shardings]
-
     assert pieces(on.gather) == [(4, 6), (8, 6)]
     assert pieces(on.scatter)[-2:] == [(4, 6), (4, 3)]
+
+
+def test_gpus_gather_small_parts_across_hosts_and_the_rest_within_one():
+    on = on_platform("gpu", dataclasses.replace(ON_8, rules=FSDP))
+    assert pieces(on.gather) == [(8, 3), (8, 6)]
+    assert pieces(on.scatter)[-2:] == [(8, 3), (4, 3)]
 
 
 def test_a_partitioning_is_a_value():
