@@ -31,7 +31,7 @@ def steps(setting: Setting) -> Iterator[Line]:
     yield measured("parameters of the student", count / 1e6, "million")
     yield measured(
         "tokens of a step",
-        experiment.batch_size * experiment.seq_len,
+        experiment.largest_batch * experiment.seq_len,
         f"on {jax.device_count()} devices",
     )
     available = available_per_device(jax.devices()[0])
