@@ -7,8 +7,8 @@
 #   bash launch/compile_all.sh               all of them: half an hour on two cores
 #   bash launch/compile_all.sh --continue    resume: only those without a report
 #   bash launch/compile_all.sh --only=NAME   recompile one entry of the list below
-#   bash launch/compile_all.sh --gpu         those for GPUs, likewise; needs the extra
-#                                            cuda; resumes; --gpu=NAME: one entry
+#   EXTRA=dev,cuda bash launch/compile_all.sh --gpu
+#                                            those for GPUs; resumes; --gpu=NAME: one entry
 #   bash launch/compile_all.sh --predict     at the level of train, with predicted times:
 #                                            hours; resumes; --predict=NAME: one entry
 set -euo pipefail
