@@ -7,89 +7,148 @@ that a kernel is called as models call it. The kernels are those that a model's
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from salt_jax.batch import Batch
+from salt_jax.checkup.attention_cases import (
+    FORMULA,
+    Case,
+    batch_of,
+    cases,
+    config_of,
+    made,
+    mesh_of,
+)
+from salt_jax.checkup.device_rates import seconds_of
 from salt_jax.checkup.oracles import apart, scale_error
 from salt_jax.checkup.sizes import Sizes, sizes_of
 from salt_jax.checkup.values import Line, Setting, at_most, measured, undone
-from salt_jax.mesh.partitioning import MeshShape, Partitioning
+from salt_jax.mesh.partitioning import Partitioning
 from salt_jax.model.attention import Attention
 from salt_jax.model.attention_choice import AttentionChoice
 from salt_jax.model.attention_context import AttentionContext
 from salt_jax.model.config import ATTENTIONS, TransformerConfig
 
-FORMULA, CHOSEN = "reference", "auto"
-ROWS = 4
-
+CHOSEN = "auto"
+EXACT = "reference in float32"
 _Found = Mapping[str, np.ndarray]  # Values and gradients, by name.
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Case:
-    """What is attended to, and by which heads."""
-
-    kv_heads: int | None = None  # None: as many as query heads.
-    is_packed: bool = False  # Documents share rows; rows end in padding.
-    has_prefix: bool = False
-    changes: tuple[tuple[str, Any], ...] = ()  # Of the model.
-    chips: int = 1  # That split the heads.
-
-
-def cases(sizes: Sizes) -> dict[str, Case]:
-    """Returns the cases by name."""
-    window = (("sliding_window", sizes.window), ("global_every", 2))
-    return {
-        "causal": Case(),
-        "grouped heads": Case(kv_heads=2),
-        "packed documents, grouped heads": Case(kv_heads=2, is_packed=True),
-        "prefixes, one key-value head": Case(kv_heads=1, has_prefix=True),
-        "packed documents with prefixes": Case(is_packed=True, has_prefix=True),
-        "window, packed documents": Case(is_packed=True, changes=window),
-        "soft cap, packed documents": Case(
-            kv_heads=2, is_packed=True, changes=(("attention_softcap", 20.0),)
-        ),
-        "heads over two chips, packed": Case(kv_heads=2, is_packed=True, chips=2),
-    }
 
 
 def attention(setting: Setting) -> Iterator[Line]:
     """Yields, for each kernel and case, how far values and gradients are off."""
     sizes = sizes_of(setting)
-    named = [name for name in ATTENTIONS if name not in (FORMULA, CHOSEN)]
-    config = _config(sizes, Case())
-    choice = AttentionChoice.of(config, _mesh(1), sizes.length)
+    choice = AttentionChoice.of(config_of(sizes, Case()), mesh_of(1), sizes.length)
     yield measured("the kernel that this device chooses", choice.name)
-    used = set()
+    works: dict[tuple[str, str], _Work] = {}
     for case_name, case in cases(sizes).items():
-        if case.chips > jax.device_count():
-            yield undone(case_name, f"there is {jax.device_count()} device")
+        if setting.small and not case.is_small:
             continue
-        config, mesh = _config(sizes, case), _mesh(case.chips)
-        batch = _batch(case, sizes.length, mesh)
-        params, inputs = _made(config, mesh, batch)
-        exact = _run(_changed(config, FORMULA, "float32"), mesh, params, inputs, batch)
-        rounded = _run(_changed(config, FORMULA, None), mesh, params, inputs, batch)
-        for name in named:
-            wanted = _changed(config, name, None)
-            try:
-                AttentionChoice.of(wanted, mesh, sizes.length)
-            except ValueError as error:
-                yield undone(f"{name}: {case_name}", str(error))
-                continue
-            used.add(name)
-            found = _run(wanted, mesh, params, inputs, batch)
-            yield from _compared(f"{name}: {case_name}", found, rounded, exact)
-    unused = sorted(set(named) - used)
-    if unused:
-        yield undone(f"kernels not of this device: {', '.join(unused)}", "see above")
+        if case.chips > jax.device_count():
+            yield undone(case_name, f"{jax.device_count()} device is here")
+            continue
+        for name, work in _works(sizes, case).items():
+            if isinstance(work, str):
+                yield undone(f"{name}: {case_name}", work)
+            else:
+                works[case_name, name] = work
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        compiled = dict(
+            zip(works, pool.map(_Work.compile, works.values()), strict=True)
+        )
+    for case_name, name in works:
+        if name in (EXACT, FORMULA):
+            continue
+        what = f"{name}: {case_name}"
+        run = compiled[case_name, name]
+        exact, rounded = (_on_host(compiled[case_name, x]()) for x in (EXACT, FORMULA))
+        yield from _compared(what, _on_host(run()), rounded, exact)
+        seconds = seconds_of(run, repeats=3)
+        yield measured(f"{what}, time of the layer", 1000 * seconds, "ms")
+
+
+def _works(sizes: Sizes, case: Case) -> dict[str, _Work | str]:
+    """Returns the work of each kernel, or why the device cannot do it."""
+    config, mesh = config_of(sizes, case), mesh_of(case.chips)
+    batch = batch_of(case, sizes.length, mesh)
+    params, inputs = made(config, mesh, batch)
+
+    def work(kernel: str, dtype: str) -> _Work:
+        changed = dataclasses.replace(config, attention=kernel, dtype=dtype)
+        return _Work(changed, mesh, case.layer, (params, *inputs, batch))
+
+    works: dict[str, _Work | str] = {
+        EXACT: work(FORMULA, "float32"),
+        FORMULA: work(FORMULA, config.dtype),
+    }
+    for name in ATTENTIONS:
+        if name in (FORMULA, CHOSEN):
+            continue
+        wanted = work(name, config.dtype)
+        prefix = case.has_prefix
+        try:
+            AttentionChoice.of(wanted.config, mesh, sizes.length, has_prefix=prefix)
+            works[name] = wanted
+        except ValueError as error:
+            works[name] = str(error)
+    return works
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """A layer, its gradients, and what it is given."""
+
+    config: TransformerConfig
+    mesh: Partitioning
+    layer: int
+    arguments: tuple[Any, ...]
+
+    def compile(self) -> Callable[[], dict[str, jax.Array]]:
+        """Returns a function that runs the layer."""
+        precision = "highest" if self.config.dtype == "float32" else None
+        with jax.default_matmul_precision(precision):
+            layer = jnp.int32(self.layer)  # Traced, as in a scan over layers.
+            program = jax.jit(self._run).lower(*self.arguments, layer).compile()
+        return functools.partial(program, *self.arguments, layer)
+
+    def _run(
+        self,
+        params: Any,
+        x_BLD: jax.Array,
+        pull_BLD: jax.Array,
+        batch: Batch,
+        layer: jax.Array,
+    ) -> dict[str, jax.Array]:
+        """Returns outputs, and gradients by inputs and projections."""
+
+        def outputs(params: Any, x_BLD: jax.Array) -> jax.Array:
+            context = AttentionContext.of(batch, self.config, self.mesh)
+            attend = Attention(self.config, self.mesh).apply
+            x_BLD = x_BLD.astype(self.config.dtype)
+            out_BLD, _ = attend(params, x_BLD, context, None, layer)
+            return out_BLD.astype(jnp.float32)
+
+        # Outputs at padding mean nothing: models give them no weight.
+        out_BLD, pull = jax.vjp(outputs, params, x_BLD)
+        weights_BL1 = batch.weights_BL[..., None]
+        by_params, by_x_BLD = pull(pull_BLD * weights_BL1)
+        leaves = jax.tree.leaves(by_params["params"])
+        return {
+            "values": out_BLD * weights_BL1,
+            "gradient by inputs": by_x_BLD,
+            "gradient by projections": jnp.concatenate([x.ravel() for x in leaves]),
+        }
+
+
+def _on_host(found: Mapping[str, jax.Array]) -> _Found:
+    return {name: np.asarray(x, np.float32) for name, x in found.items()}
 
 
 def _compared(
@@ -108,111 +167,3 @@ def _compared(
             2 * limit + 2e-3,
             "rounding has no bias, and cancels; a wrong factor does not",
         )
-
-
-def _config(sizes: Sizes, case: Case) -> TransformerConfig:
-    return TransformerConfig(
-        vocab_size=8,
-        num_layers=2,
-        embed_dim=sizes.heads * sizes.head_dim // 2,
-        num_heads=sizes.heads,
-        num_kv_heads=case.kv_heads or sizes.heads,
-        head_dim=sizes.head_dim,
-        mlp_dim=8,
-        dtype="bfloat16",
-        **dict(case.changes),
-    )
-
-
-def _changed(
-    config: TransformerConfig, kernel: str, dtype: str | None
-) -> TransformerConfig:
-    dtype = dtype or config.dtype
-    return dataclasses.replace(config, attention=kernel, dtype=dtype)
-
-
-def _mesh(chips: int) -> Partitioning:
-    shape = MeshShape(data=1, model=chips)
-    return Partitioning(mesh=shape.build(jax.devices()[:chips]))
-
-
-def _batch(case: Case, length: int, mesh: Partitioning) -> Batch:
-    """Returns rows of one document, or of two and padding; a third is prefix."""
-    column_1L = np.arange(length)[None]
-    cut_B1 = (np.array([[2], [3], [4], [5]]) * length) // 7
-    is_second_BL = np.broadcast_to(column_1L >= cut_B1, (ROWS, length))
-    segments_BL = 1 + is_second_BL if case.is_packed else np.ones((ROWS, length))
-    begin_BL = np.where(is_second_BL, cut_B1, 0) if case.is_packed else 0
-    if case.is_packed:
-        segments_BL = np.where(column_1L >= length - length // 20, 0, segments_BL)
-    positions_BL = np.broadcast_to(column_1L - begin_BL, (ROWS, length))
-    prefix_BL = (positions_BL < length // 6) & (segments_BL > 0)
-    zeros_BL = np.zeros((ROWS, length), np.int32)
-    fields: dict[str, Any] = dict(
-        tokens_BL=zeros_BL,
-        targets_BL=zeros_BL,
-        weights_BL=(segments_BL > 0).astype(np.float32),
-        segments_BL=segments_BL.astype(np.int32),
-        positions_BL=positions_BL.astype(np.int32),
-        prefix_BL=prefix_BL if case.has_prefix else None,
-    )
-    return jax.device_put(Batch(**fields), mesh.sharding("batch", None))
-
-
-def _made(
-    config: TransformerConfig, mesh: Partitioning, batch: Batch
-) -> tuple[Any, tuple[jax.Array, jax.Array]]:
-    """Returns parameters, and inputs with a gradient of the outputs."""
-    config = _changed(config, FORMULA, "float32")
-    keys = jax.random.split(jax.random.key(0), 3)
-    shape = (*batch.segments_BL.shape, config.embed_dim)
-    # Numbers of bfloat16, so that all dtypes compute the same function.
-    x_BLD, pull_BLD = (
-        jax.random.normal(key, shape, jnp.bfloat16).astype(jnp.float32)
-        for key in keys[:2]
-    )
-    context = AttentionContext.of(batch, config, mesh)
-    params = nn.meta.unbox(
-        Attention(config, mesh).init(keys[2], x_BLD, context, None, 0)
-    )
-    params = jax.tree.map(
-        lambda x: (2.0 * x).astype(jnp.bfloat16).astype(jnp.float32), params
-    )
-    return params, (x_BLD, pull_BLD)
-
-
-def _run(
-    config: TransformerConfig,
-    mesh: Partitioning,
-    params: Any,
-    inputs: tuple[jax.Array, jax.Array],
-    batch: Batch,
-) -> dict[str, np.ndarray]:
-    """Returns the outputs of a layer, and its gradients by inputs and projections."""
-    x_BLD, pull_BLD = inputs
-
-    @jax.jit
-    def run(params: Any, x_BLD: jax.Array, pull_BLD: jax.Array, batch: Batch) -> Any:
-        def layer(params: Any, x_BLD: jax.Array) -> jax.Array:
-            context = AttentionContext.of(batch, config, mesh)
-            x_BLD = x_BLD.astype(config.dtype)
-            out_BLD, _ = Attention(config, mesh).apply(params, x_BLD, context, None, 0)
-            return out_BLD.astype(jnp.float32)
-
-        # Outputs at padding mean nothing: models give them no weight.
-        out_BLD, pull = jax.vjp(layer, params, x_BLD)
-        weights_BL1 = batch.weights_BL[..., None]
-        by_params, by_x_BLD = pull(pull_BLD * weights_BL1)
-        return out_BLD * weights_BL1, by_params["params"], by_x_BLD
-
-    precision = "highest" if config.dtype == "float32" else None
-    with jax.default_matmul_precision(precision):
-        out_BLD, by_params, by_x_BLD = jax.device_get(
-            run(params, x_BLD, pull_BLD, batch)
-        )
-    flat = jnp.concatenate([x.ravel() for x in jax.tree.leaves(by_params)])
-    return {
-        "values": np.asarray(out_BLD),
-        "gradient by inputs": np.asarray(by_x_BLD),
-        "gradient by projections": np.asarray(flat),
-    }

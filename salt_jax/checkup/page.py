@@ -21,6 +21,7 @@ def render(about: Mapping[str, Any], results: Sequence[Result]) -> str:
     return page.document(
         f"Accelerator check: {device['count']} x {device['kind']}",
         *_verdict(about, results),
+        *_in_short(results),
         page.section("Checks", _checks(results), page.note(_LEGEND)),
         *(_measured(result) for result in results if result.lines or result.why),
         page.folded_section("Versions and command", *_origin(about)),
@@ -36,6 +37,26 @@ def line_of(result: Result) -> str:
     return "; ".join(parts)
 
 
+FIRST_FIGURES = (
+    "bfloat16 products",
+    "memory, read and written",
+    "distill: step",
+    "standard: step",
+    "distill: MFU",
+    "standard: MFU",
+    "stage one / plain, FLOPs",
+    "stage one / plain, time",
+    "distill: step / time predicted from the schedule",
+    "standard: step / time predicted from the schedule",
+    "measured / predicted memory",
+    "chunked / dense, time",
+    "chunked / dense, memory",
+    "distill: tokens_per_second",
+    "distill: input_stall",
+    "1 rows: tokens per second",
+    "losses, to the last bit",
+    "parameters and optimizer state, to the last bit",
+)
 _LONG = 16  # Lines; more are folded. Those that failed stand at the top of the page.
 _LEGEND = (
     "A check fails if one of its lines does. An aim that is missed is no failure: aims "
@@ -72,6 +93,18 @@ def _verdict(about: Mapping[str, Any], results: Sequence[Result]) -> list[str]:
         waiting = ", ".join(about["waiting"]) or "nothing"
         parts.append(page.warning(f"Not finished: {waiting} waits."))
     return parts
+
+
+def _in_short(results: Sequence[Result]) -> list[str]:
+    """Returns the figures that one asks for first."""
+    lines = {line.what: line for result in results for line in result.lines}
+    rows = [
+        [what, _value(lines[what]), lines[what].expected or "-"]
+        for what in FIRST_FIGURES
+        if what in lines and lines[what].measured is not None
+    ]
+    table = page.table(["Figure", "Measured", "Expected"], rows, totals=0)
+    return [page.section("In short", table)] if rows else []
 
 
 def _checks(results: Sequence[Result]) -> str:

@@ -33,6 +33,18 @@ CHECKS = (
         seconds=120,
     ),
     Check(
+        name="loss_cost",
+        title="The chunked loss beside the dense one: time and memory",
+        function=f"{_HERE}.loss_checks:loss_cost",
+        seconds=60,
+    ),
+    Check(
+        name="decode",
+        title="Decoding with a cache: right, and how fast",
+        function=f"{_HERE}.decode_checks:decode",
+        seconds=90,
+    ),
+    Check(
         name="files",
         title="Text prepared, and a teacher written, for the runs below",
         function=f"{_HERE}.run_files:files",
@@ -68,18 +80,6 @@ CHECKS = (
         seconds=120,
         alone=True,
         needs=("run",),
-    ),
-    Check(
-        name="loss_cost",
-        title="The chunked loss beside the dense one: time and memory",
-        function=f"{_HERE}.loss_checks:loss_cost",
-        seconds=60,
-    ),
-    Check(
-        name="decode",
-        title="Decoding with a cache: right, and how fast",
-        function=f"{_HERE}.decode_checks:decode",
-        seconds=90,
     ),
 )
 

@@ -36,12 +36,16 @@ def steps(setting: Setting) -> Iterator[Line]:
     )
     available = available_per_device(jax.devices()[0])
     inspected = {
-        stage.name: inspect(programs.of_stage(program, stage), available)
+        stage.name: inspect(
+            programs.of_stage(program, stage), available, predicted=True
+        )
         for stage in experiment.stages
     }
     for name, one in inspected.items():
         seconds = one.lower_seconds + one.compile_seconds
         yield measured(f"{name}: lowering and compiling", seconds, "s")
+        found = ", ".join(one.attention) or "no kernel: plain operations"
+        yield measured(f"{name}: attention in the compiled step", found)
     timed = {
         update.name.partition("/")[2]: update
         for update in time_steps(
@@ -100,6 +104,19 @@ def _times(
             "a lower bound: recomputed products too, nothing else",
         )
         yield measured(f"{name}: step / that", update.median / predicted)
+        yield from _beside_schedule(name, update, inspected[name])
+
+
+def _beside_schedule(name: str, update: StepTime, one: Inspected) -> Iterator[Line]:
+    """Compares a step with what `compile` predicts from the schedule."""
+    what = f"{name}: step / time predicted from the schedule"
+    if one.prediction is None:
+        yield undone(what, "compile predicts times for TPUs with published rates")
+        return
+    seconds = one.prediction.seconds
+    yield measured(f"{name}: time predicted from the schedule", 1000 * seconds, "ms")
+    why = "by the cycles of XLA's cost model; nothing was run for the prediction"
+    yield aim(what, update.median / seconds, 0.8, 1.25, why)
 
 
 def _beside_floor(

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from salt_jax.checkup import checkup, environment, plan
+from salt_jax.checkup import checkup, environment, page, plan
 from salt_jax.checkup.values import Check
 from salt_jax.files.records import read_record
 from salt_jax.main import main
@@ -70,6 +70,7 @@ def test_every_check_passes_on_this_cpu_and_is_on_the_page(tmp_path):
     kernels = {what.partition(":")[0] for what in found if ": causal" in what}
     assert {"xla", "splash", "cudnn"} <= kernels
     assert found["xla: heads over two chips, packed, values"]["verdict"] == "passed"
+    assert set(page.FIRST_FIGURES) <= set(found)
     killed = found["the run was killed in its middle"]["measured"]
     assert killed.startswith("exit code -9, checkpoints of steps 8")
     assert 1 < found["stage one / plain, FLOPs"]["measured"] < 1.5
