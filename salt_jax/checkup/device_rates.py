@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from salt_jax.checkup.child import DEVICE
 from salt_jax.checkup.sizes import sizes_of
@@ -16,6 +17,7 @@ from salt_jax.checkup.values import Line, Setting, aim, measured, undone
 from salt_jax.files.records import read_record, write_record
 from salt_jax.mesh.chips import chip_of
 from salt_jax.mesh.memory import GIB
+from salt_jax.mesh.partitioning import MeshShape
 
 RATES = "rates.json"
 
@@ -49,6 +51,10 @@ def device(setting: Setting) -> Iterator[Line]:
     write_record(setting.folder / RATES, rates)
     yield measured("bfloat16 products", flops / 1e12, "TFLOP/s")
     yield measured("memory, read and written", memory / 1e9, "GB/s")
+    if found["count"] > 1:
+        sent = _sum_rate(sizes.copy_bytes // 4) / 1e9
+        why = "of a sum over all devices, as a ring would send it"
+        yield measured("sent by each device, one direction", sent, "GB/s", why)
     if chip is not None:
         for what, rate, peak, low in (
             ("bfloat16 products", flops, chip.flops_per_second, 0.7),
@@ -110,3 +116,22 @@ def _copy_rate(size: int, copies: int = 8) -> float:
         return jax.lax.fori_loop(0, copies, lambda i, x: jnp.roll(x, 1) + 1.0, x)
 
     return 2 * size * copies / seconds_of(lambda: add(x))
+
+
+def _sum_rate(size: int) -> float:
+    """Returns the bytes per second that each device sends to sum `size` bytes."""
+    mesh = MeshShape().build(jax.local_devices())
+    split, whole = PartitionSpec("data"), PartitionSpec()
+    count = mesh.size
+    x = jax.device_put(
+        jnp.zeros((count, size // 4), jnp.float32), NamedSharding(mesh, split)
+    )
+    total = jax.jit(
+        jax.shard_map(
+            lambda x: jax.lax.psum(x, "data"),
+            mesh=mesh,
+            in_specs=split,
+            out_specs=whole,
+        )
+    )
+    return 2 * (count - 1) / count * size / seconds_of(lambda: total(x))

@@ -11,13 +11,22 @@ import time
 
 import pytest
 
-from salt_jax.checkup import checkup, environment, page, plan
-from salt_jax.checkup.values import Check
+from salt_jax.checkup import (
+    attention_cases,
+    attention_checks,
+    checkup,
+    device_rates,
+    environment,
+    page,
+    plan,
+)
+from salt_jax.checkup.sizes import SMALL
+from salt_jax.checkup.values import Check, Device, Setting
 from salt_jax.files.records import read_record
 from salt_jax.main import main
 
 ROOT = pathlib.Path(__file__).parents[2]
-TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+ONE_DEVICE = {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=8", "count=1")}
 
 
 def check(name, *, seconds=60, **options):
@@ -51,7 +60,7 @@ def test_every_check_passes_on_this_cpu_and_is_on_the_page(tmp_path):
     done = subprocess.run(
         ["bash", "launch/check_accelerator.sh", "--small", f"--output={tmp_path}"],
         cwd=ROOT,
-        env=os.environ | TWO_DEVICES,
+        env=os.environ | ONE_DEVICE,
         capture_output=True,
         text=True,
     )
@@ -65,15 +74,31 @@ def test_every_check_passes_on_this_cpu_and_is_on_the_page(tmp_path):
         assert result["title"] in html
         for line in result["lines"]:
             assert line["what"].replace("'", "&#x27;") in html
-    assert written["device"] == {"platform": "cpu", "kind": "cpu", "count": 2}
+    assert written["device"] == {"platform": "cpu", "kind": "cpu", "count": 1}
     found = {line["what"]: line for x in written["checks"] for line in x["lines"]}
     kernels = {what.partition(":")[0] for what in found if ": causal" in what}
     assert {"xla", "splash", "cudnn"} <= kernels
-    assert found["xla: heads over two chips, packed, values"]["verdict"] == "passed"
     assert set(page.FIRST_FIGURES) <= set(found)
     killed = found["the run was killed in its middle"]["measured"]
     assert killed.startswith("exit code -9, checkpoints of steps 8")
     assert 1 < found["stage one / plain, FLOPs"]["measured"] < 1.5
+
+
+@pytest.mark.slow
+def test_heads_over_two_chips_and_the_sum_over_devices_are_checked(
+    tmp_path, monkeypatch
+):
+    name = "heads over two chips, packed"
+    case = attention_cases.cases(SMALL)[name]
+    monkeypatch.setattr(attention_checks, "cases", lambda sizes: {name: case})
+    device = Device(platform="cpu", kind="cpu", count=8)
+    setting = Setting(folder=tmp_path, small=True, device=device)
+    lines = list(attention_checks.attention(setting))
+    verdicts = {line.what: line.verdict for line in lines}
+    assert verdicts[f"xla: {name}, gradient by projections, scale"] == "passed"
+    assert not {"failed"} & set(verdicts.values())
+    lines = list(device_rates.device(setting))
+    assert any("sent by each device" in line.what for line in lines)
 
 
 def test_a_failed_line_fails_its_check_and_the_command_and_is_named(checked):
