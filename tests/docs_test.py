@@ -185,7 +185,7 @@ def test_the_diagram_of_the_architecture_has_the_rows_of_the_layers():
 def test_the_examples_of_the_architecture_run_in_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     examples = blocks(ROOT / "docs/architecture.md", "python")
-    assert len(examples) == 12
+    assert len(examples) == 13
     names = {"__name__": "architecture"}
     for number, example in enumerate(examples, 1):
         exec(compile(example, f"architecture.md, example {number}", "exec"), names)
