@@ -160,8 +160,7 @@ class VocabShards:
 
     def check_divides(self, size: int, axis: str) -> None:
         """Raises ValueError if a dimension does not divide over the mesh."""
-        names = self.partitioning.mesh_axes(axis)
-        shape = {name: self._size((name,)) for name in names}
+        shape = {name: self._size((name,)) for name in self._mesh_axes(axis)}
         if size % math.prod(shape.values()):
             raise ValueError(
                 f"The axis {axis!r} of size {size} does not divide over the mesh axes "
@@ -176,9 +175,10 @@ class VocabShards:
         return [(axes, i) for i, axes in enumerate((rest, embed)) if axes]
 
     def _mesh_axes(self, axis: str) -> tuple[str, ...]:
-        """The mesh axes of more than one device; XLA copies to "gather" from one."""
-        axes = self.partitioning.mesh_axes(axis)
-        return tuple(axis for axis in axes if self._size((axis,)) > 1)
+        """The mesh axes of a rule; none on one device, where XLA would copy."""
+        if self.partitioning.mesh.size == 1:
+            return ()
+        return self.partitioning.mesh_axes(axis)
 
     def _size(self, axes: tuple[str, ...]) -> int:
         return math.prod(self.partitioning.mesh.shape[axis] for axis in axes)
