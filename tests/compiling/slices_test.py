@@ -65,14 +65,13 @@ def sent(num_slices, rules):
 
 
 @pytest.mark.parametrize("rules", [FSDP, AxisRules()], ids=["fsdp", "tensor_parallel"])
-def test_a_slice_among_others_sends_no_more_within_itself_than_alone(rules):
+def test_a_slice_among_others_sends_within_itself_what_it_would_alone(rules):
     alone, nothing, gradients = sent(1, rules)
     among, across, _ = sent(2, rules)
-    # Less, where the compiler adds both gradients of the embedding before it sends one.
     for kind in "all-gather", "reduce-scatter":
-        assert 0 < among[kind] <= alone[kind]
+        assert among[kind] == alone[kind] > 0
     # Apart from flags and sums of single numbers.
-    assert among["all-reduce"] <= alone["all-reduce"] + 1024
+    assert among["all-reduce"] == pytest.approx(alone["all-reduce"], abs=1024)
     # Once a step, each of two slices sends its half of the sum, and no activations.
     assert nothing == 0
     assert across == pytest.approx(gradients, rel=0.01)
