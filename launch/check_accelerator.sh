@@ -12,7 +12,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 if ! python -c 'import jax, orbax.checkpoint, seqio, tensorboardX' 2> /dev/null; then
   if compgen -G '/dev/nvidia[0-9]*' > /dev/null; then
-    export EXTRA=cuda12
+    export EXTRA=cuda
   elif compgen -G '/dev/accel*' > /dev/null || compgen -G '/dev/vfio/[0-9]*' > /dev/null; then
     export EXTRA=tpu
   fi

@@ -43,7 +43,8 @@ install() {
 is_installed() {
   local has wanted=$1 python
   { read -r has && read -r python; } 2>/dev/null < "$VENV/installed" || return
-  [[ $has == "dev $wanted" || $has == "${EXTRA:-dev} $wanted" ]] || return
+  [[ $has == "${EXTRA:-dev} $wanted" ||
+    $has == "dev $wanted" && ${EXTRA:-} != *cuda* ]] || return  # dev has all extras but cuda.
   [[ -z ${PYTHON:-} || $python == "$(find_python)" ]]
 }
 

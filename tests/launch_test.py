@@ -1,12 +1,14 @@
 """The scripts, run with a stand-in for Python where they would install."""
 
 import pathlib
+import re
 import shutil
 import subprocess
 
 import pytest
 
-LAUNCH = pathlib.Path(__file__).parents[1] / "launch"
+ROOT = pathlib.Path(__file__).parents[1]
+LAUNCH = ROOT / "launch"
 
 # Makes a virtual environment whose python notes what it was asked, and may fail.
 STAND_IN = """#!/bin/bash
@@ -65,6 +67,29 @@ def test_a_second_set_up_installs_nothing(root):
     assert "Installing" in set_up(root).stdout
     assert set_up(root).stdout == "ready\n"
     assert installs(root) == 1
+
+
+def test_what_the_tests_need_does_not_bring_the_compiler_for_gpus(root):
+    set_up(root)
+    set_up(root, EXTRA="cuda")
+    assert installs(root) == 2 and "[cuda]" in asked(root)
+
+
+def test_every_extra_that_a_script_installs_is_one_of_the_package():
+    setup = (ROOT / "setup.py").read_text()
+    scripts = [
+        *(ROOT / "launch").iterdir(),
+        *ROOT.glob("docs/*.md"),
+        ROOT / "README.md",
+    ]
+    named = {
+        extra
+        for path in scripts
+        for extras in re.findall(r"EXTRA=([a-z0-9_,]+)", path.read_text())
+        for extra in extras.split(",")
+    }
+    assert {"cuda", "tpu", "gcs"} <= named
+    assert [extra for extra in named if f'"{extra}": ' not in setup] == []
 
 
 def test_a_change_of_setup_py_installs_again(root):
