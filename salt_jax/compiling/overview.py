@@ -2,6 +2,8 @@
 
 python -m salt_jax.compiling.overview NAME.json ...                what fits
 python -m salt_jax.compiling.overview --predicted NAME.json ...    predicted times
+
+Standard input is the table so far, whose rows stand for reports that are not there.
 """
 
 from __future__ import annotations
@@ -80,15 +82,30 @@ def predictions(reports: Mapping[str, Mapping[str, Any]]) -> str:
     return _table(PREDICTED, reports, _predicted)
 
 
-def table_of(paths: Sequence[pathlib.Path], *, predicted: bool = False) -> str:
+def table_of(
+    paths: Sequence[pathlib.Path], *, predicted: bool = False, before: str = ""
+) -> str:
     """Returns the table of the reports in files, named after the files.
+
+    Args:
+      paths: The reports, in the order of their rows.
+      predicted: Whether it is the table of predicted times.
+      before: An earlier table. It has the rows of runs whose file does not exist.
 
     Raises:
       ValueError: a report is damaged.
     """
-    remedy = "compile it again"
-    reports = {x.stem: read_record(x, _Report, remedy=remedy) for x in paths}
-    return predictions(reports) if predicted else overview(reports)
+    header, *_ = table = (predictions if predicted else overview)({}).splitlines()
+    before = before if header in before else ""  # Of other columns: no row is kept.
+    for path in paths:
+        if path.exists():
+            report = read_record(path, _Report, remedy="compile it again")
+            rows_of = _predicted if predicted else _rows
+            table += [_line(row) for row in rows_of(path.stem, report)]
+        else:
+            kept = before.splitlines()
+            table += [line for line in kept if line.startswith(f"| {path.stem} |")]
+    return "\n".join(table)
 
 
 def _table(
@@ -99,7 +116,11 @@ def _table(
     rows = [columns, ["---"] * len(columns)]
     for name, report in reports.items():
         rows += rows_of(name, report)
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join(_line(row) for row in rows)
+
+
+def _line(row: Sequence[str]) -> str:
+    return f"| {' | '.join(row)} |"
 
 
 def _predicted(name: str, report: Mapping[str, Any]) -> Iterator[Sequence[str]]:
@@ -175,4 +196,4 @@ if __name__ == "__main__":
     arguments = sys.argv[1:]
     predicted = arguments[:1] == ["--predicted"]
     paths = [pathlib.Path(name) for name in arguments[predicted:]]
-    print(table_of(paths, predicted=predicted))
+    print(table_of(paths, predicted=predicted, before=sys.stdin.read()))

@@ -1,4 +1,11 @@
-from salt_jax.compiling.overview import COLUMNS, PREDICTED, overview, predictions
+from salt_jax.compiling.overview import (
+    COLUMNS,
+    PREDICTED,
+    overview,
+    predictions,
+    table_of,
+)
+from salt_jax.files.records import record_line
 
 GIB = 2**30
 LOSS = {"matmul_seconds": 0.1, "embedding_seconds": 0.04, "logits_seconds": 0.0}
@@ -51,6 +58,21 @@ def test_a_program_is_a_row_in_gib_milliseconds_and_seconds():
         "across slices": "0.50",
         "compiled in": "32 s",
     }
+
+
+def test_a_run_without_a_report_keeps_its_rows(tmp_path):
+    first, second = (tmp_path / f"{name}.json" for name in ("salt", "slm"))
+    for path in (first, second):
+        path.write_text(record_line(report()))
+    both = table_of([first, second])
+    first.write_text(record_line(report(bytes_peak=7 * GIB)))
+    second.unlink()
+    header, line, changed, kept = table_of([first, second], before=both).splitlines()
+    assert [header, line, kept] == [*both.splitlines()[:2], both.splitlines()[3]]
+    assert "| 7.00 |" in changed
+    # The rows of a table with other columns would stand below the wrong names.
+    other = table_of([second], before=predictions({"slm": report()}) + f"\n{kept}")
+    assert other.splitlines() == [header, line]
 
 
 def test_what_does_not_fit_is_told():
