@@ -176,7 +176,7 @@ class VocabShards:
 
     def _mesh_axes(self, axis: str) -> tuple[str, ...]:
         """The mesh axes of a rule; none on one device, where XLA would copy."""
-        if self.partitioning.mesh.size == 1:
+        if math.prod(self.partitioning.mesh.shape.values()) == 1:
             return ()
         return self.partitioning.mesh_axes(axis)
 
