@@ -11,6 +11,8 @@ from typing import Any
 
 from salt_jax.checkup.values import Line
 from salt_jax.files import records
+from salt_jax.files.appending import append
+from salt_jax.files.writing import write_file
 
 _REMEDY = "run the check again"
 
@@ -36,8 +38,7 @@ class Said:
     def __init__(self, folder: pathlib.Path, name: str):
         """Begins the file."""
         self._path = file_of(folder, name)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text(records.record_line({"event": "begun"}))
+        write_file(self._path, records.record_line({"event": "begun"}))
 
     def line(self, line: Line) -> None:
         """Adds what was measured."""
@@ -48,8 +49,7 @@ class Said:
         self._add({"event": "ended", "error": error})
 
     def _add(self, fields: dict[str, Any]) -> None:
-        with open(self._path, "a") as file:
-            file.write(records.record_line(fields))
+        append(self._path, records.record_line(fields).encode())
 
 
 def heard(folder: pathlib.Path, name: str) -> Heard:

@@ -8,6 +8,8 @@ from tests.layers_test import MODULES
 
 # The places that write or rename on their own, by module, with the reason.
 ELSEWHERE = {
+    "checkup.run_checks": "what a command prints, as it prints it",
+    "checkup.running": "what a check prints, as it prints it",
     "data.preparing.sorted_runs": "runs larger than memory; flushed by flush_file",
     "data.scoring.score_shards": "an array into memory",
     "files.lease": "a lease in a bucket, where a file is whole or not there",
