@@ -57,7 +57,7 @@ score_pile_h100x8     score_pile         h100:8    1
 "
 
 reports=.cache/compile
-only= level=O0 table=table predicted=
+only='' level=O0 table=table predicted=''
 case "${1:-}" in
   '') rm -rf "$reports" ;;
   --continue) ;;
