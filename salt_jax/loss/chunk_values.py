@@ -7,12 +7,14 @@ Dimensions: V vocabulary, C tokens of a chunk, 1 a broadcast dimension. Inside
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
+from salt_jax.loss import cache_rows
 from salt_jax.loss.token_chunks import TokenChunks
 from salt_jax.model.unembedding import Unembedding
 
@@ -21,14 +23,19 @@ Values = dict[str, jax.Array]  # Per token, by the name of the metric.
 
 @flax.struct.dataclass
 class Softmax:
-    """A softmax before the division by its sum."""
+    """What a softmax of logits needs besides them."""
 
-    exp_CV: jax.Array
-    sum_C1: jax.Array
+    max_C1: jax.Array  # The largest logit.
+    sum_C1: jax.Array  # Of exponentials of the logits less the largest.
 
-    def times(self, factor_C1: jax.Array) -> jax.Array:
+    def times(
+        self, factor_C1: jax.Array, logits_CV: jax.Array, temperature: float = 1.0
+    ) -> jax.Array:
         """Returns the probabilities, each token's times its factor."""
-        return self.exp_CV * (factor_C1 / self.sum_C1)
+        shifted_CV = logits_CV - self.max_C1
+        if temperature != 1.0:
+            shifted_CV /= temperature
+        return jnp.exp(shifted_CV) * (factor_C1 / self.sum_C1)
 
 
 class Softmaxes(NamedTuple):
@@ -57,6 +64,7 @@ class Read(NamedTuple):
     student: Unembedding  # Its hidden states are the chunk's, [C, D].
     targets_C: jax.Array
     logits_CV: jax.Array
+    teacher_CV: jax.Array | None
     softmaxes: Softmaxes
 
 
@@ -89,8 +97,10 @@ class ChunkReader:
         teacher_CV = None
         if teacher is not None:
             teacher_CV = self.chunks.logits(teacher, teacher.hidden_BLD)
-        values, softmaxes = self._read(logits_CV, teacher_CV, targets_C)
-        return values, Read(student, targets_C, logits_CV, softmaxes)
+        values, softmaxes = cache_rows.map_rows(
+            self.chunks, self._read, (logits_CV, teacher_CV, targets_C)
+        )
+        return values, Read(student, targets_C, logits_CV, teacher_CV, softmaxes)
 
     def gradient(
         self, read: Read, weights: BlendWeights, gradient_VD: jax.Array
@@ -102,23 +112,31 @@ class ChunkReader:
         subtraction, so the difference keeps its significant digits.
         """
         student = read.student
-        dlogits_CV = self._dlogits(read, weights)
-        if student.softcap is not None:
-            dlogits_CV *= 1.0 - jnp.square(read.logits_CV / student.softcap)
+        dlogits_CV = cache_rows.map_rows(
+            self.chunks,
+            functools.partial(self._dlogits, student.softcap),
+            (read.logits_CV, read.teacher_CV, read.targets_C, read.softmaxes, weights),
+        )
         gradient_CD = dlogits_CV @ student.embedding_VD.astype(jnp.float32)
         gradient_VD += dlogits_CV.T @ student.hidden_BLD.astype(jnp.float32)
         return gradient_CD, gradient_VD
 
-    def _dlogits(self, read, weights):
-        p, soft, kd_p = read.softmaxes
-        is_target_CV = self.chunks.is_target(p.exp_CV, read.targets_C)
-        p_CV = p.times(weights.p_C1)
+    def _dlogits(self, softcap, logits_CV, teacher_CV, targets_C, softmaxes, weights):
+        p, soft, kd_p = softmaxes
+        is_target_CV = self.chunks.is_target(logits_CV, targets_C)
+        p_CV = p.times(weights.p_C1, logits_CV)
         dlogits_CV = p_CV - jnp.where(is_target_CV, weights.target_C1, 0.0)
-        if soft is None:
-            return dlogits_CV
-        if kd_p is not None:
-            dlogits_CV += kd_p.times(weights.soft_C1)
-        return dlogits_CV - soft.times(weights.soft_C1)
+        if soft is not None:
+            student_CV = logits_CV
+            if self.num_real is not None:
+                student_CV = self.chunks.without_padding(student_CV, self.num_real)
+                teacher_CV = self.chunks.without_padding(teacher_CV, self.num_real)
+            if kd_p is not None:
+                dlogits_CV += kd_p.times(weights.soft_C1, student_CV)
+            dlogits_CV -= soft.times(weights.soft_C1, teacher_CV, self.temperature)
+        if softcap is not None:
+            dlogits_CV *= 1.0 - jnp.square(logits_CV / softcap)
+        return dlogits_CV
 
     def _read(self, student_CV, teacher_CV, targets_C):
         chunks = self.chunks
@@ -131,7 +149,7 @@ class ChunkReader:
             sums = chunks.shards.sum(sums)
             log_p = jnp.log(sums["p"])
             values = {"ce": log_p + (student.max_C1 - sums["target"])}
-            softmaxes = Softmaxes(Softmax(student.exp_CV, sums["p"]))
+            softmaxes = Softmaxes(Softmax(student.max_C1, sums["p"]))
         else:
             values, softmaxes = self._read_both(
                 student, sums, student_CV, teacher_CV, targets_C
@@ -169,9 +187,11 @@ class ChunkReader:
         sums = chunks.shards.sum(sums)
         kd_p = None
         if self.num_real is not None:
-            kd_p = Softmax(kd_student.exp_CV, sums["kd_p"])
+            kd_p = Softmax(kd_student.max_C1, sums["kd_p"])
         softmaxes = Softmaxes(
-            Softmax(student.exp_CV, sums["p"]), Softmax(soft_CV, sums["soft"]), kd_p
+            Softmax(student.max_C1, sums["p"]),
+            Softmax(teacher.max_C1, sums["soft"]),
+            kd_p,
         )
         return values_of(sums, student.max_C1, teacher.max_C1), softmaxes
 
