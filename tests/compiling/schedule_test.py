@@ -246,6 +246,9 @@ def test_the_compiler_says_how_many_rings_it_uses():
     about = ', backend_config={"debug":"\\nStrategyND{colors:2 phases:1"}'
     sent = 4 * 31 / 32
     assert gathered(range(32), torus(16, 16), about=about) == pytest.approx(sent)
+    # Where ends are not connected, a ring goes there and back on the same links.
+    sent = 4 * 63 / 64
+    assert gathered(range(64), torus(8, 8), about=about) == pytest.approx(2 * sent)
 
 
 def test_little_data_takes_a_microsecond_a_hop():
