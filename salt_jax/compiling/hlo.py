@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
@@ -101,20 +101,35 @@ class Module:
         if known := _KNOWN_TRIPS.search(instruction.rest):
             return int(known[1])
         condition = self.computations[instruction.attribute("condition") or ""]
-        compared = next((x for x in condition.values() if x.opcode == "compare"), None)
-        if compared is None:
-            return 1
-        limit, begin = 1, 0
-        for operand in compared.operands:
-            source = condition.get(operand)
-            if source is None:
+        compared = self._compared(condition)
+        limits = [_constant(x) for x in compared if x.opcode == "constant"]
+        begins = [
+            self._initial(computation, instruction, int(x.attribute("index") or 0))
+            for x in compared
+            if x.opcode == "get-tuple-element"
+        ]
+        return max(limits[0] - sum(begins), 1) if limits else 1
+
+    def _compared(self, condition: Mapping[str, Instruction]) -> Sequence[Instruction]:
+        """Returns what the condition of a loop compares, in the condition itself.
+
+        XLA for GPUs puts the comparison, and the constant in it, into a fusion.
+        """
+        for instruction in condition.values():
+            inside = condition
+            if instruction.opcode == "fusion":
+                inside = self.computations[instruction.attribute("calls") or ""]
+            elif instruction.opcode != "compare":
                 continue
-            if source.opcode == "constant":
-                limit = _constant(source)
-            elif source.opcode == "get-tuple-element":
-                index = int(source.attribute("index") or 0)
-                begin = self._initial(computation, instruction, index)
-        return max(limit - begin, 1)
+            for compared in (x for x in inside.values() if x.opcode == "compare"):
+                sources = [inside[x] for x in compared.operands]
+                return [
+                    condition[instruction.operands[_constant(x)]]
+                    if x.opcode == "parameter" and inside is not condition
+                    else x
+                    for x in sources
+                ]
+        return []
 
     def _initial(self, computation: str, loop: Instruction, index: int) -> int:
         """Returns the constant initial value of a loop variable; 0 if unknown."""

@@ -143,6 +143,25 @@ def test_a_known_trip_count_is_believed():
     assert (only(text).count, only(text).bytes_per_chip) == (5, 5 * 256 * 7 / 8)
 
 
+def test_a_limit_within_a_fusion_is_found():
+    fused = """
+%compared (p: s32[]) -> pred[] {
+  %p = s32[] parameter(0)
+  %limit = s32[] constant(12)
+  ROOT %lt = pred[] compare(%p, %limit), direction=LT
+}
+"""
+    body = LOOP.split("%condition.1")[0]
+    calling = """ (a: (s32[], f32[64])) -> pred[] {
+  %a = (s32[], f32[64]) parameter(0)
+  %i = s32[] get-tuple-element(%a), index=0
+  ROOT %done = pred[] fusion(%i), kind=kLoop, calls=%compared
+}
+"""
+    computations = fused + body + "%condition.1" + calling
+    assert only(module(*begin(2), WHILE, computations=computations)).count == 10
+
+
 def test_loops_within_loops_multiply():
     outer = (
         LOOP
