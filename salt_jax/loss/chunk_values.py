@@ -23,7 +23,7 @@ Values = dict[str, jax.Array]  # Per token, by the name of the metric.
 
 @flax.struct.dataclass
 class Softmax:
-    """What a softmax of logits needs besides them."""
+    """What makes probabilities of logits."""
 
     max_C1: jax.Array  # The largest logit.
     sum_C1: jax.Array  # Of exponentials of the logits less the largest.
@@ -122,6 +122,7 @@ class ChunkReader:
         return gradient_CD, gradient_VD
 
     def _dlogits(self, softcap, logits_CV, teacher_CV, targets_C, softmaxes, weights):
+        """Returns the gradient by the logits before their soft cap."""
         p, soft, kd_p = softmaxes
         is_target_CV = self.chunks.is_target(logits_CV, targets_C)
         p_CV = p.times(weights.p_C1, logits_CV)

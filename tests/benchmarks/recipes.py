@@ -1,10 +1,10 @@
-"""Writes the table and the curves of docs/recipes.md from finished runs.
+"""Writes the tables and the curves of docs/recipes.md from finished runs.
 
 Run from the root of the repository, after launch/recipes.sh:
 python tests/benchmarks/recipes.py
 
-Each run is a folder SHAPE/ARM_RATE/seed-0/run under runs/recipes. What is not there is
-"-" in the table, and no point of a curve.
+Each run is a folder SHAPE/FORM_RATE/seed-N/run under runs/recipes. What is not there is
+"-" in a table, and no point of a curve.
 """
 
 import json
@@ -21,28 +21,29 @@ from salt_jax.report.svg import INK, SERIES, new_figure, svg
 
 ROOT = pathlib.Path("runs/recipes")
 DOCUMENT = pathlib.Path("docs/recipes.md")
+SEEDS = (0, 1, 2)
 DEEP = "92x64"  # Its runs log every step.
 REFERENCE = "adamw"
-DRAWN = {  # Forms, and how their curves are drawn.
-    "adamw": ("AdamW", "o", ":"),
-    "adamw_by_depth": ("AdamW by depth", "s", "-."),
-    "rel": ("Adafactor", "v", "--"),
-    "rel_by_depth": ("Adafactor by depth", "D", "-"),
-    "rel_by_depth_clip": ("the same, clipped", "P", "-"),
+CHOSEN = "rel_by_depth_clip"
+DRAWN = {  # The forms that are swept in every shape, and how their curves are drawn.
+    REFERENCE: ("AdamW", "o", ":"),
+    CHOSEN: ("Adafactor, chosen", "D", "-"),
 }
 
 
-def runs(shape: str = "*") -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
+def runs(
+    shape: str = "*", seed: int = 0
+) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
     """Yields the shape, the arm and the records of each run."""
-    for file in sorted(ROOT.glob(f"{shape}/*/seed-0/run/metrics.jsonl")):
+    for file in sorted(ROOT.glob(f"{shape}/*/seed-{seed}/run/metrics.jsonl")):
         records = [json.loads(line) for line in file.read_text().splitlines()]
         yield *file.parts[-5:-3], records
 
 
-def final_losses() -> dict[str, dict[str, float]]:
+def final_losses(seed: int = 0) -> dict[str, dict[str, float]]:
     """Returns the last held-out loss of each complete run, by shape and arm."""
     found: dict[str, dict[str, float]] = {}
-    for shape, arm, records in runs():
+    for shape, arm, records in runs(seed=seed):
         losses = [x["val_loss"] for x in records if "val_loss" in x]
         if losses:
             found.setdefault(shape, {})[arm] = losses[-1]
@@ -68,18 +69,23 @@ def size(shape: str) -> tuple[int, int]:
     return layers, width
 
 
-def table(losses: dict[str, dict[str, float]]) -> str:
-    """Returns every loss, and what it is above the shape's best AdamW in percent."""
-    shapes = sorted(losses, key=size)
-    arms = {arm for of_shape in losses.values() for arm in of_shape}
+def order(arm: str) -> tuple[int, str, float]:
+    """Returns what sorts arms: the forms of `DRAWN` first, each by rate."""
+    form, rate = split(arm)
+    place = [*DRAWN].index(form) if form in DRAWN else len(DRAWN)
+    return place, form, float(rate)
 
-    def order(arm: str):
-        form, rate = split(arm)
-        return (
-            [*DRAWN].index(form) if form in DRAWN else len(DRAWN),
-            form,
-            float(rate),
-        )
+
+def table(losses: dict[str, dict[str, float]], swept: bool) -> str:
+    """Returns losses, and what each is above the shape's best AdamW in percent.
+
+    Args:
+      losses: By shape and arm.
+      swept: Whether of the forms in `DRAWN`, or of the others.
+    """
+    arms = {arm for of_shape in losses.values() for arm in of_shape}
+    arms = {arm for arm in arms if (split(arm)[0] in DRAWN) == swept}
+    shapes = sorted((x for x in losses if arms & losses[x].keys()), key=size)
 
     def cell(shape: str, arm: str) -> str:
         loss = losses[shape].get(arm)
@@ -95,6 +101,20 @@ def table(losses: dict[str, dict[str, float]]) -> str:
     for arm in sorted(arms, key=order):
         cells = (cell(shape, arm) for shape in shapes)
         lines.append(f"| `{arm}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def table_of_seeds() -> str:
+    """Returns the losses of the arms that were run with several seeds."""
+    by_seed = [final_losses(seed) for seed in SEEDS]
+    lines = [
+        "| shape | form_rate | " + " | ".join(f"seed {x}" for x in SEEDS) + " |",
+        "|---|---" + "|--:" * len(SEEDS) + "|",
+    ]
+    for shape, arms in by_seed[-1].items():
+        for arm in sorted(arms, key=order):
+            found = " | ".join(f"{losses[shape][arm]:.3f}" for losses in by_seed)
+            lines.append(f"| {shape} | `{arm}` | {found} |")
     return "\n".join(lines)
 
 
@@ -115,7 +135,6 @@ def curves(losses: dict[str, dict[str, float]]) -> bytes:
     for label, marker, line in DRAWN.values():
         axes.plot([], [], color=INK, marker=marker, linestyle=line, ms=4, label=label)
     axes.set_xscale("log")
-    axes.set_ylim(top=min(axes.get_ylim()[1], 6.3))
     figure.legend(fontsize=7, frameon=False, loc="outside right upper")
     return svg(figure)
 
@@ -144,7 +163,9 @@ def every_step() -> bytes:
 
 def main() -> None:
     losses = final_losses()
-    in_document.put(DOCUMENT, "recipes", table(losses))
+    in_document.put(DOCUMENT, "recipes", table(losses, swept=True))
+    in_document.put(DOCUMENT, "recipes_others", table(losses, swept=False))
+    in_document.put(DOCUMENT, "recipes_seeds", table_of_seeds())
     for name, figure in {"rates": curves(losses), "depth": every_step()}.items():
         DOCUMENT.with_name(f"recipes_{name}.svg").write_bytes(figure)
 

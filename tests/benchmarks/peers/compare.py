@@ -155,7 +155,12 @@ def main() -> None:
     others = [name for name in WORKERS if name != OURS]
     parser.add_argument("--only", nargs="+", choices=others, default=others)
     parser.add_argument("--plain", action="store_true", help="steps without a teacher")
+    parser.add_argument(
+        "--huge_pages", action="store_true", help="give all of them huge pages (glibc)"
+    )
     flags = parser.parse_args()
+    if flags.huge_pages:
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
     # Threads that wait for each other, as PyTorch's do, lose most to other work.
     print(f"other work here: a load of {os.getloadavg()[0]:.1f}; below 0.3 is quiet")
     absent = ABSENT | {
@@ -166,6 +171,7 @@ def main() -> None:
     for name, why in absent.items():
         print(f"{name} is not measured: {why}.")
     kind = "plain step" if flags.plain else "step with a teacher"
+    kind += ", huge pages" if flags.huge_pages else ""
     for vocab in flags.vocabs:
         print(
             f"\n{kind}, vocabulary {vocab:,}, {ROWS} x {LENGTH} tokens, "
