@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the laboratories behind docs/recipes.md and puts their table and curves there:
+# Runs the laboratories behind docs/recipes.md and puts their tables and curves there:
 #
 #   launch/recipes.sh [--report]   --report: nothing is run; what is complete is shown
 #
@@ -17,5 +17,8 @@ if [[ ${1:-} != --report ]]; then
   for gin_file in gin/lab_recipes*.gin; do
     python -m salt_jax.main lab --gin_file="$gin_file"
   done
+  python -m salt_jax.main lab --gin_file=gin/lab_recipes.gin \
+    --gin.lab.Lab.seeds='(0, 1, 2)' --only='adamw_4e-3/*' \
+    --only='rel_3e-2_by_depth_clip/*' --only='rel_9e-2_by_depth_clip/*'
 fi
 python tests/benchmarks/recipes.py
