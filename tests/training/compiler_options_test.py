@@ -21,6 +21,7 @@ def test_cpus_have_no_options():
 @pytest.mark.skipif(
     not has_compiler(), reason="compiling for GPUs needs the extra cuda"
 )
+@pytest.mark.usefixtures("without_cache")
 def test_the_compiler_knows_the_options_of_gpus():
     (gpu,) = open_topology("h100:1").devices
     options = on([gpu])
@@ -35,6 +36,7 @@ def test_the_compiler_knows_the_options_of_gpus():
 @pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
 )
+@pytest.mark.usefixtures("without_cache")
 def test_the_compiler_knows_the_options_of_a_tpu_and_makes_larger_tiles():
     prepare_process("v5e:1x1")
     (device,) = open_topology("v5e:1x1").devices
