@@ -46,5 +46,5 @@ def _rows(chunks: TokenChunks, size_C: int, size_V: int) -> int | None:
     if chunks.shards.num_shards > 1 or 4 * size_C * size_V <= SHARED_CACHE:
         return None
     most = OWN_CACHE // (4 * size_V)
-    # One row at a time is slower than all: its sums are not shared by the cores.
+    # One row at a time was measured to be slower than all: docs/log.md.
     return next((n for n in range(most, 1, -1) if size_C % n == 0), None)
