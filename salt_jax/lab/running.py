@@ -90,12 +90,25 @@ class Runner:
         with self._signals(), concurrent.futures.ThreadPoolExecutor(jobs) as pool:
             workers = [pool.submit(self._work) for _ in range(jobs)]
             try:
-                for worker in concurrent.futures.as_completed(workers):
-                    worker.result()
+                self._wait(workers)
             except BaseException:
                 self._ask_to_stop(signal.SIGTERM)
                 raise
         return self._outcome
+
+    def _wait(self, workers: Sequence[concurrent.futures.Future[None]]) -> None:
+        """Waits until all have ended, or one has failed.
+
+        Wakes up between: handlers of Python run on this thread only, and a signal that
+        the kernel gives to another thread does not end a wait.
+        """
+        pending = {*workers}
+        while pending:
+            done, pending = concurrent.futures.wait(
+                pending, _POLL_SECONDS, concurrent.futures.FIRST_EXCEPTION
+            )
+            for worker in done:
+                worker.result()
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

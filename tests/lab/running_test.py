@@ -4,6 +4,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -165,6 +166,19 @@ def test_a_signal_is_passed_on_and_the_same_command_goes_on(root):
     pathlib.Path("go_on").touch()
     outcome, _ = run(root, *nodes)
     assert (outcome.made, ran()) == (["a", "b"], ["a", "a", "b"])
+
+
+def test_a_signal_that_another_thread_gets_stops_the_lab_too(root):
+    def send():
+        wait_for("begun")
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    script = "trap 'exit 75' TERM; touch begun; for i in {1..200}; do sleep 0.05; done"
+    outcome, _ = run(root, shell("a", script), shell("b", ":", "a"))
+    sender.join()
+    assert (outcome.stopped, outcome.made, ran()) == (75, [], ["a"])
 
 
 @pytest.mark.slow
