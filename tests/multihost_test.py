@@ -59,10 +59,10 @@ def on_two_hosts(arguments_of, *, exit_codes=(0, 0)):
     return [output for output, _ in written]
 
 
-def train_on_two_hosts(files, workdir, *, stop_at=-1):
+def train_on_two_hosts(files, workdir, *, stop_at=-1, experiment="experiment"):
     return on_two_hosts(
         lambda port, index: (
-            ["-m", "tests.multihost", port, index, files, workdir, stop_at]
+            ["-m", "tests.multihost", port, index, files, workdir, stop_at, experiment]
         )
     )
 

@@ -19,6 +19,7 @@ import zstandard
 
 from salt_jax.config import Distillation, Experiment, Stage, Validation
 from salt_jax.data.preparing.prepare import Preparation, prepare
+from salt_jax.data.reading.batch_sizes import Ramp
 from salt_jax.data.reading.loader import open_batches
 from salt_jax.data.reading.prepared_text import PreparedText
 from salt_jax.data.vocabulary import Vocabulary
@@ -166,6 +167,15 @@ def experiment(folder, **changes):
         ),
     )
     return Experiment(**fields | changes)
+
+
+RAMP = Ramp(sizes=((0, 4), (3, 8), (5, 16)))  # Stage one ends at step 4.
+
+
+def ramped(folder, **changes):
+    """An experiment whose batches grow, those of the largest size in two parts."""
+    fields = dict(batch_size=RAMP, num_microbatches=2, validation=None)
+    return experiment(folder, **fields | changes)
 
 
 LEFT_AT = 3  # Where the rule of `adaptive` ends stage one, before N_KD.

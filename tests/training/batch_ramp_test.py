@@ -8,7 +8,6 @@ import pytest
 
 from salt_jax import config
 from salt_jax.compiling.programs import of_experiment
-from salt_jax.data.reading.batch_sizes import Ramp
 from salt_jax.mesh.partitioning import MeshShape
 from salt_jax.telemetry.metric_writer import read_metrics
 from salt_jax.train import train
@@ -17,15 +16,10 @@ from salt_jax.training.description import describe
 from salt_jax.training.program import Program
 from salt_jax.training.saved_steps import save_compiled
 from salt_jax.training.step_costs import cost_of, pieces_of
-from tests.runs import assert_same, experiment, train_until
+from tests.runs import RAMP, assert_same, ramped, train_until
 from tests.training.run_directory_test import Rows
 
-RAMP = Ramp(sizes=((0, 4), (3, 8), (5, 16)))  # Stage one ends at step 4.
 ROWS = 3 * 4 + 2 * 8 + 2 * 16
-
-
-def ramped(files, **changes):
-    return experiment(files, **{"batch_size": RAMP, "validation": None} | changes)
 
 
 @pytest.mark.slow
@@ -49,7 +43,7 @@ def test_over_a_ramp_each_row_is_read_once_also_if_the_run_is_killed(files, tmp_
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_cache")
 def test_saved_steps_of_a_ramp_train_as_compiled_ones_do(files, tmp_path):
-    run = ramped(files, mesh=MeshShape(model=2), num_microbatches=2)
+    run = ramped(files)
     program = Program.on(run)
     updates = [(s, rows) for s in run.stages for rows in run.sizes_of(s.name)]
     names = ["distill.4", "distill.8", "standard.8", "standard.16"]
@@ -87,7 +81,8 @@ def test_a_ramp_is_described_and_counted_by_its_sizes():
 
 
 def test_steps_of_each_size_have_a_cost_of_their_own():
-    whole, ramp = (config.as_json(ramped("x", batch_size=x)) for x in (8, RAMP))
+    runs = (ramped("x", batch_size=x, num_microbatches=1) for x in (8, RAMP))
+    whole, ramp = map(config.as_json, runs)
     stage = ramp["stages"][1]
     assert pieces_of(ramp, 4, 7) == [(4, 5, 8), (5, 7, 16)]
     assert pieces_of(whole, 4, 7) == [(4, 7, 8)]
