@@ -8,6 +8,7 @@ import pytest
 
 from salt_jax import config
 from salt_jax.compiling.programs import of_experiment
+from salt_jax.data.reading.batch_sizes import Ramp
 from salt_jax.mesh.partitioning import MeshShape
 from salt_jax.telemetry.metric_writer import read_metrics
 from salt_jax.train import train
@@ -15,8 +16,9 @@ from salt_jax.training.compiled_updates import lower_update, update_name
 from salt_jax.training.description import describe
 from salt_jax.training.program import Program
 from salt_jax.training.saved_steps import save_compiled
+from salt_jax.training.stage_inputs import StageInputs
 from salt_jax.training.step_costs import cost_of, pieces_of
-from tests.runs import RAMP, assert_same, ramped, train_until
+from tests.runs import RAMP, TOTAL_STEPS, assert_same, ramped, train_until
 from tests.training.run_directory_test import Rows
 
 ROWS = 3 * 4 + 2 * 8 + 2 * 16
@@ -78,6 +80,20 @@ def test_a_ramp_is_described_and_counted_by_its_sizes():
     }
     assert described["total"]["tokens"] == 16 * (ROWS - 4 - 8)
     assert [stage["tokens"] for stage in described["stages"]] == [16 * 8, 16 * 40]
+
+
+def test_a_size_that_no_step_reads_changes_no_cost_and_no_check(files):
+    longer = Ramp(sizes=(*RAMP.sizes, (TOTAL_STEPS, 999)))
+    run, plain = ramped(files, batch_size=longer), ramped(files)
+    for rows in (4, 8, 16):
+        found, expected = (
+            cost_of(of, of["stages"][1], rows)
+            for of in map(config.as_json, (run, plain))
+        )
+        assert found == expected
+        assert found["num_microbatches"] == run.microbatches(rows)
+    loader = StageInputs.open(Program.on(run), run.stages[1]).loader
+    assert len(loader.row_numbers(TOTAL_STEPS - 1)) == 16
 
 
 def test_steps_of_each_size_have_a_cost_of_their_own():

@@ -68,13 +68,15 @@ class Ramp:
 
     @classmethod
     def of(cls, batch_size: int | BatchSizes, total_steps: int) -> Ramp:
-        """Returns the sizes of the batches of an experiment.
+        """Returns the sizes of the batches of an experiment, up to its last step.
 
         Raises:
           ValueError: it is neither an integer nor batch sizes, or they are not valid.
         """
         if isinstance(batch_size, BatchSizes):
-            return cls(sizes=batch_size.changes(total_steps))
+            ramp = cls(sizes=batch_size.changes(total_steps))
+            # A size that no step reads is not the largest, and need not divide.
+            return cls(sizes=[pair for pair in ramp.sizes if pair[0] < total_steps])
         if type(batch_size) is not int:
             written = ""
             if isinstance(batch_size, float) and float(batch_size).is_integer():

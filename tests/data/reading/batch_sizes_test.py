@@ -63,6 +63,10 @@ def test_experiments_with_the_same_sizes_are_the_same():
     found = runs.experiment("x", batch_size=Doubling(4, every=3))
     assert found == runs.experiment("x", batch_size=ramp)
     assert found.batch_size == ramp
+    longer = Ramp(sizes=(*ramp.sizes, (runs.TOTAL_STEPS, 5)))
+    assert runs.experiment("x", batch_size=longer) == found
+    never = Ramp(sizes=((0, 8), (runs.TOTAL_STEPS, 5)))
+    assert runs.experiment("x", batch_size=never) == runs.experiment("x")
 
 
 @pytest.mark.parametrize(
