@@ -1,7 +1,8 @@
 """What the loss knows of each token of a chunk, from its logits.
 
 Dimensions: V vocabulary, C tokens of a chunk, 1 a broadcast dimension. Inside
-`shard_map`, V is the device's part of the vocabulary.
+`shard_map`, V is the device's part of the vocabulary. The order of C and V is that of
+`ChunkLogits`.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from salt_jax.loss import cache_rows
-from salt_jax.loss.token_chunks import TokenChunks
+from salt_jax.loss.chunk_logits import ChunkLogits
 from salt_jax.model.unembedding import Unembedding
 
 Values = dict[str, jax.Array]  # Per token, by the name of the metric.
@@ -68,10 +68,18 @@ class Read(NamedTuple):
     softmaxes: Softmaxes
 
 
+class _Tops(NamedTuple):
+    """Each token's largest logit."""
+
+    student_C1: jax.Array  # Over all rows of its embedding.
+    kd_student_C1: jax.Array  # In KD, where padding may be masked.
+    teacher_C1: jax.Array | None = None  # None without a teacher.
+    target_C1: jax.Array | None = None  # Not the largest: the teacher's of the target.
+
+
 class _Shifted(NamedTuple):
     """Logits less each token's largest, and their exponentials."""
 
-    max_C1: jax.Array
     shifted_CV: jax.Array
     exp_CV: jax.Array
 
@@ -80,7 +88,7 @@ class _Shifted(NamedTuple):
 class ChunkReader:
     """Reads values and distributions from the logits of a chunk."""
 
-    chunks: TokenChunks
+    logits: ChunkLogits
     temperature: float
     num_real: int | None  # Ids from here on are padding, masked; None: none are.
     with_rank: bool  # Whether to return "teacher_rank".
@@ -93,14 +101,11 @@ class ChunkReader:
 
         The hidden states of the models are the chunk's, [C, D].
         """
-        logits_CV = self.chunks.logits(student, student.hidden_BLD)
-        teacher_CV = None
-        if teacher is not None:
-            teacher_CV = self.chunks.logits(teacher, teacher.hidden_BLD)
-        values, softmaxes = cache_rows.map_rows(
-            self.chunks, self._read, (logits_CV, teacher_CV, targets_C)
-        )
-        return values, Read(student, targets_C, logits_CV, teacher_CV, softmaxes)
+        logits_CV = self.logits.logits(student)
+        teacher_CV = None if teacher is None else self.logits.logits(teacher)
+        values, softmaxes = self._read(logits_CV, teacher_CV, targets_C)
+        read = Read(student, targets_C, logits_CV, teacher_CV, softmaxes)
+        return self.logits.squeezed(values), read
 
     def gradient(
         self, read: Read, weights: BlendWeights, gradient_VD: jax.Array
@@ -112,102 +117,119 @@ class ChunkReader:
         subtraction, so the difference keeps its significant digits.
         """
         student = read.student
-        dlogits_CV = cache_rows.map_rows(
-            self.chunks,
-            functools.partial(self._dlogits, student.softcap),
-            (read.logits_CV, read.teacher_CV, read.targets_C, read.softmaxes, weights),
+        columns = lambda x_C1: self.logits.column(x_C1[:, 0])
+        gradient_CD, added_VD = self.logits.products(
+            self._dlogits(read, jax.tree.map(columns, weights)),
+            student.hidden_BLD.astype(jnp.float32),
+            student.embedding_VD.astype(jnp.float32),
         )
-        gradient_CD = dlogits_CV @ student.embedding_VD.astype(jnp.float32)
-        gradient_VD += dlogits_CV.T @ student.hidden_BLD.astype(jnp.float32)
-        return gradient_CD, gradient_VD
+        return gradient_CD, gradient_VD + added_VD
 
-    def _dlogits(self, softcap, logits_CV, teacher_CV, targets_C, softmaxes, weights):
+    def _dlogits(self, read: Read, weights: BlendWeights) -> jax.Array:
         """Returns the gradient by the logits before their soft cap."""
-        p, soft, kd_p = softmaxes
-        is_target_CV = self.chunks.is_target(logits_CV, targets_C)
+        logits_CV = read.logits_CV
+        p, soft, kd_p = read.softmaxes
+        is_target_CV = self.logits.is_target(logits_CV, read.targets_C)
         p_CV = p.times(weights.p_C1, logits_CV)
         dlogits_CV = p_CV - jnp.where(is_target_CV, weights.target_C1, 0.0)
         if soft is not None:
-            student_CV = logits_CV
-            if self.num_real is not None:
-                student_CV = self.chunks.without_padding(student_CV, self.num_real)
-                teacher_CV = self.chunks.without_padding(teacher_CV, self.num_real)
+            assert weights.soft_C1 is not None and read.teacher_CV is not None
+            student_CV, teacher_CV = self._masked(logits_CV, read.teacher_CV)
             if kd_p is not None:
                 dlogits_CV += kd_p.times(weights.soft_C1, student_CV)
             dlogits_CV -= soft.times(weights.soft_C1, teacher_CV, self.temperature)
-        if softcap is not None:
+        if (softcap := read.student.softcap) is not None:
             dlogits_CV *= 1.0 - jnp.square(logits_CV / softcap)
         return dlogits_CV
 
     def _read(self, student_CV, teacher_CV, targets_C):
-        chunks = self.chunks
-        student = _shifted(student_CV, chunks.largest(student_CV))
-        sums = {
-            "p": _sum(student.exp_CV),
-            "target": chunks.target_share(student_CV, targets_C),
-        }
+        """Returns values_C1, and the distributions."""
+        logits = self.logits
+        tops = self._tops(student_CV, teacher_CV, targets_C)
+        read_sums = functools.partial(self._sums, tops, self._end(student_CV))
+        sums = logits.summed(read_sums, (student_CV, teacher_CV))
+        sums |= {"target": logits.target_share(student_CV, targets_C)}
+        if teacher_CV is not None:
+            sums |= {"teacher_target": logits.target_share(teacher_CV, targets_C)}
+        sums = logits.shards.sum(sums)
+        log_p = jnp.log(sums["p"])
+        softmaxes = Softmaxes(Softmax(tops.student_C1, sums["p"]))
         if teacher_CV is None:
-            sums = chunks.shards.sum(sums)
-            log_p = jnp.log(sums["p"])
-            values = {"ce": log_p + (student.max_C1 - sums["target"])}
-            softmaxes = Softmaxes(Softmax(student.max_C1, sums["p"]))
+            values = {"ce": log_p + (tops.student_C1 - sums["target"])}
         else:
-            values, softmaxes = self._read_both(
-                student, sums, student_CV, teacher_CV, targets_C
-            )
+            values = values_of(sums, tops.student_C1, tops.teacher_C1)
+            soft = Softmax(tops.teacher_C1, sums["soft"])
+            softmaxes = softmaxes._replace(soft=soft)
+        if "kd_p" in sums:
+            kd_p = Softmax(tops.kd_student_C1, sums["kd_p"])
+            softmaxes = softmaxes._replace(kd_p=kd_p)
         if self.with_log_z:
-            values |= {"log_z": jnp.log(softmaxes.p.sum_C1) + student.max_C1}
-        return squeezed(values), softmaxes
+            values |= {"log_z": log_p + tops.student_C1}
+        return values, softmaxes
 
-    def _read_both(self, student, sums, student_CV, teacher_CV, targets_C):
-        chunks, kd_student = self.chunks, student
+    def _tops(self, student_CV, teacher_CV, targets_C):
+        largest = self.logits.largest
+        student_C1 = kd_student_C1 = largest(student_CV)
+        if teacher_CV is None:
+            return _Tops(student_C1, kd_student_C1)
         if self.num_real is not None:
-            student_CV = chunks.without_padding(student_CV, self.num_real)
-            teacher_CV = chunks.without_padding(teacher_CV, self.num_real)
-            kd_student = _shifted(student_CV, chunks.largest(student_CV))
-            sums |= {"kd_p": _sum(kd_student.exp_CV)}
-        teacher, target_C1 = self._teacher(teacher_CV, targets_C)
+            student_CV, teacher_CV = self._masked(student_CV, teacher_CV)
+            kd_student_C1 = largest(student_CV)
+        if not self.with_rank:
+            return _Tops(student_C1, kd_student_C1, largest(teacher_CV))
+        # The target's logit is known before the sums, so that its rank is one of them.
+        both = self.logits.largest_and_target(teacher_CV, targets_C)
+        return _Tops(student_C1, kd_student_C1, *both)
+
+    def _sums(self, tops, end, first, student_CV, teacher_CV):
+        """Returns sums over words from the device's `first` on."""
+        logits = self.logits
+        student = kd_student = _shifted(student_CV, tops.student_C1)
+        sums = {"p": logits.sum(student.exp_CV)}
+        if teacher_CV is None:
+            return sums
+        if end is not None:
+            student_CV = logits.without_padding(student_CV, end, first)
+            teacher_CV = logits.without_padding(teacher_CV, end, first)
+            kd_student = _shifted(student_CV, tops.kd_student_C1)
+            sums |= {"kd_p": logits.sum(kd_student.exp_CV)}
+        teacher = _shifted(teacher_CV, tops.teacher_C1)
         soft_CV = teacher.exp_CV
         if self.temperature != 1.0:
             soft_CV = jnp.exp(teacher.shifted_CV / self.temperature)
         # Compared unshifted: XLA may fuse the softcap's product into the
         # subtraction, and then the largest logit minus itself is not exactly 0.
-        both_top_CV = (student_CV == kd_student.max_C1) & (teacher_CV == teacher.max_C1)
+        is_top_CV = student_CV == tops.kd_student_C1
+        both_top_CV = is_top_CV & (teacher_CV == tops.teacher_C1)
+        q_dot_CV = teacher.exp_CV * (teacher.shifted_CV - kd_student.shifted_CV)
         sums |= {
-            "q": _sum(teacher.exp_CV),
-            "soft": _sum(soft_CV),
-            "soft_dot": _sum(soft_CV * kd_student.shifted_CV),
-            "q_dot": _sum(
-                teacher.exp_CV * (teacher.shifted_CV - kd_student.shifted_CV)
-            ),
-            "teacher_target": chunks.target_share(teacher_CV, targets_C),
-            "both_top": _sum(both_top_CV.astype(jnp.float32)),
+            "q": logits.sum(teacher.exp_CV),
+            "soft": logits.sum(soft_CV),
+            "soft_dot": logits.sum(soft_CV * kd_student.shifted_CV),
+            "q_dot": logits.sum(q_dot_CV),
+            "both_top": logits.sum(both_top_CV.astype(jnp.float32)),
         }
-        if target_C1 is not None:
-            sums |= {"above": _sum((teacher_CV > target_C1).astype(jnp.float32))}
-        sums = chunks.shards.sum(sums)
-        kd_p = None
-        if self.num_real is not None:
-            kd_p = Softmax(kd_student.max_C1, sums["kd_p"])
-        softmaxes = Softmaxes(
-            Softmax(student.max_C1, sums["p"]),
-            Softmax(teacher.max_C1, sums["soft"]),
-            kd_p,
-        )
-        return values_of(sums, student.max_C1, teacher.max_C1), softmaxes
+        if tops.target_C1 is not None:
+            is_above_CV = teacher_CV > tops.target_C1
+            sums |= {"above": logits.sum(is_above_CV.astype(jnp.float32))}
+        return sums
 
-    def _teacher(self, teacher_CV, targets_C):
-        """Returns the shifted logits, and the target's logit if its rank is asked."""
-        if not self.with_rank:
-            return _shifted(teacher_CV, self.chunks.largest(teacher_CV)), None
-        # The target's logit is known before the sums, so that its rank is one of them.
-        both_C2 = self.chunks.largest_and_target(teacher_CV, targets_C)
-        return _shifted(teacher_CV, both_C2[:, :1]), both_C2[:, 1:]
+    def _end(self, like_CV: jax.Array) -> jax.Array | None:
+        """Returns the device's first id of padding; None: none is masked."""
+        if self.num_real is None:
+            return None
+        return self.logits.end(self.num_real, like_CV.shape[self.logits.axis])
+
+    def _masked(self, *logits: jax.Array) -> tuple[jax.Array, ...]:
+        """Returns logits without padding, if it is masked."""
+        if (end := self._end(logits[0])) is None:
+            return logits
+        return tuple(self.logits.without_padding(x_CV, end) for x_CV in logits)
 
 
 def _shifted(logits_CV: jax.Array, max_C1: jax.Array) -> _Shifted:
     shifted_CV = logits_CV - max_C1
-    return _Shifted(max_C1, shifted_CV, jnp.exp(shifted_CV))
+    return _Shifted(shifted_CV, jnp.exp(shifted_CV))
 
 
 def values_of(sums: Values, student_max_C1: Any, teacher_max_C1: Any) -> Values:
@@ -226,12 +248,3 @@ def values_of(sums: Values, student_max_C1: Any, teacher_max_C1: Any) -> Values:
     if "above" in sums:
         values |= {"teacher_rank": sums["above"].astype(jnp.int32)}
     return values
-
-
-def _sum(x_CV: jax.Array) -> jax.Array:
-    return jnp.sum(x_CV, axis=-1, keepdims=True)
-
-
-def squeezed(values: Values) -> Values:
-    """Returns values_C of values_C1."""
-    return {name: x_C1[:, 0] for name, x_C1 in values.items()}

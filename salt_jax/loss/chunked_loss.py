@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from salt_jax.loss.chunk_logits import ChunkLogits
 from salt_jax.loss.chunk_values import BlendWeights, ChunkReader, Values
 from salt_jax.loss.gates import EveryToken, Gate, strength
 from salt_jax.loss.kernel_blocks import KernelBlocks
@@ -59,8 +60,9 @@ class ChunkedBlend:
         if teacher is not None:
             embedding_VD = teacher.embedding_VD.astype(teacher.hidden_BLD.dtype)
             teacher = dataclasses.replace(teacher, embedding_VD=embedding_VD)
+        reader = self._reader(student, with_gradient)
         run = chunks.shards.on_devices(
-            functools.partial(self._on_device, with_gradient=with_gradient),
+            functools.partial(self._on_device, reader, with_gradient),
             (
                 student_specs,
                 chunks.teacher_specs(teacher),
@@ -71,10 +73,9 @@ class ChunkedBlend:
         )
         return run(student, teacher, tokens, kd_weight)
 
-    def _on_device(self, student, teacher, tokens, kd_weight, *, with_gradient):
+    def _on_device(self, reader, with_gradient, student, teacher, tokens, kd_weight):
         chunks, shards = self.chunks, self.chunks.shards
         student = chunks.gather_embedding(student)
-        reader = self._reader(with_gradient)
 
         def step(gradient_VD, chunk):
             student_CD, teacher_CD, tokens = shards.share(chunk)
@@ -104,9 +105,12 @@ class ChunkedBlend:
         gradient_VD = shards.scatter_gradient(gradient_VD)
         return values, Unembedding(gradient_BLD, gradient_VD, student.softcap)
 
-    def _reader(self, with_gradient: bool) -> Any:
+    def _reader(self, student: Unembedding, with_gradient: bool) -> Any:
+        logits = ChunkLogits.of(self.chunks, student)
+        if self.blocks is not None:
+            logits = ChunkLogits(self.chunks.shards)  # The kernels' order.
         reader = ChunkReader(
-            self.chunks,
+            logits,
             self.temperature,
             self.num_real,
             self.gate.needs_rank,

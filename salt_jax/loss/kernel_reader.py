@@ -16,18 +16,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from salt_jax.loss.chunk_values import (
-    BlendWeights,
-    ChunkReader,
-    Values,
-    squeezed,
-    values_of,
-)
+from salt_jax.loss.chunk_values import BlendWeights, ChunkReader, Values, values_of
 from salt_jax.loss.gradient_kernel import Factors, GradientKernel
 from salt_jax.loss.kernel_blocks import KernelBlocks
 from salt_jax.loss.lane_statistics import LaneStatistics, Statistics
 from salt_jax.loss.statistics_kernel import StatisticsKernel
-from salt_jax.loss.token_chunks import TokenChunks
+from salt_jax.mesh.vocab_shards import VocabShards
 from salt_jax.model.unembedding import Unembedding
 
 
@@ -64,7 +58,7 @@ class KernelReader:
         )
         models = [student] if teacher is None else [student, teacher]
         found, logits = statistics_of(
-            plain.chunks,
+            plain.logits.shards,
             StatisticsKernel(statistics, self.blocks, self.with_gradient),
             models,
             targets_C,
@@ -79,7 +73,7 @@ class KernelReader:
             values = values_of(found, found["top"], found["teacher_top"])
         if plain.with_log_z:
             values |= {"log_z": jnp.log(found["p"]) + found["top"]}
-        return squeezed(values), Read(student, targets_C, logits, found)
+        return plain.logits.squeezed(values), Read(student, targets_C, logits, found)
 
     def gradient(
         self, read: Read, weights: BlendWeights, gradient_VD: jax.Array
@@ -112,15 +106,15 @@ class KernelReader:
         return kernel.run(
             read.student,
             read.logits,
-            plain.chunks.shards.local(read.targets_C, size_V),
-            _end(plain.chunks, plain.num_real, size_V),
+            plain.logits.shards.local(read.targets_C, size_V),
+            _end(plain.logits.shards, plain.num_real, size_V),
             factors,
             gradient_VD,
         )
 
 
 def statistics_of(
-    chunks: TokenChunks,
+    shards: VocabShards,
     kernel: StatisticsKernel,
     models: Sequence[Unembedding],
     targets_C: jax.Array,
@@ -131,21 +125,21 @@ def statistics_of(
     A target outside the vocabulary has a logit that is not a number.
     """
     size_V = models[0].embedding_VD.shape[0]
-    local_C = chunks.shards.local(targets_C, size_V)
+    local_C = shards.local(targets_C, size_V)
     target_C = None
     if kernel.statistics.with_rank:
-        target_C = _target_logit(chunks, models[-1], local_C)
-    end = _end(chunks, num_real, size_V)
+        target_C = _target_logit(shards, models[-1], local_C)
+    end = _end(shards, num_real, size_V)
     lanes, logits = kernel.run(models, local_C, end, target_C)
-    found = kernel.statistics.merged(lanes, chunks.shards)
-    whole = size_V * chunks.shards.num_shards
+    found = kernel.statistics.merged(lanes, shards)
+    whole = size_V * shards.num_shards
     is_token_C1 = ((targets_C >= 0) & (targets_C < whole))[:, None]
     for name in {"target", "teacher_target"} & found.keys():
         found[name] = jnp.where(is_token_C1, found[name], jnp.nan)
     return found, logits
 
 
-def _target_logit(chunks: TokenChunks, model: Unembedding, local_C: Any) -> jax.Array:
+def _target_logit(shards: VocabShards, model: Unembedding, local_C: Any) -> jax.Array:
     """Returns the logit of each target; -inf outside the vocabulary.
 
     The kernel needs it before it multiplies, so that the target's rank is a sum. It may
@@ -159,11 +153,11 @@ def _target_logit(chunks: TokenChunks, model: Unembedding, local_C: Any) -> jax.
     if model.softcap is not None:
         x_C = model.softcap * jnp.tanh(x_C / model.softcap)
     is_here_C = (local_C >= 0) & (local_C < size)
-    return chunks.shards.largest(jnp.where(is_here_C, x_C, -jnp.inf))
+    return shards.largest(jnp.where(is_here_C, x_C, -jnp.inf))
 
 
-def _end(chunks: TokenChunks, num_real: int | None, size_V: int) -> jax.Array | int:
+def _end(shards: VocabShards, num_real: int | None, size_V: int) -> jax.Array | int:
     """Returns the first id that is padding, relative to the device's first id."""
     if num_real is None:
         return size_V
-    return chunks.shards.local(jnp.int32(num_real), size_V)
+    return shards.local(jnp.int32(num_real), size_V)

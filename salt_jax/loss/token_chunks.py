@@ -1,7 +1,7 @@
-"""Logits in chunks of tokens, on a mesh that shards the vocabulary.
+"""Chunks of tokens, on a mesh that shards the vocabulary.
 
-Dimensions: B batch, L length, D embed, V vocabulary, N chunks, C tokens of a chunk,
-1 a broadcast dimension. Inside `shard_map`, B, L and V are the device's part.
+Dimensions: B batch, L length, D embed, V vocabulary, N chunks, C tokens of a chunk.
+Inside `shard_map`, B, L and V are the device's part.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from jax.sharding import PartitionSpec
 from salt_jax.mesh.partitioning import Partitioning
 from salt_jax.mesh.vocab_shards import VocabShards
 from salt_jax.model.unembedding import Unembedding
-
-_LOW = -1e30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,55 +111,6 @@ class TokenChunks:
         own_tokens = max(self.chunk_tokens // self.shards.num_sharing, 1)
         num_chunks = -(-tokens // own_tokens)
         return num_chunks, -(-tokens // num_chunks)
-
-    def logits(self, model: Unembedding, hidden_CD: jax.Array) -> jax.Array:
-        """Returns the float32 logits_CV of a chunk."""
-        return dataclasses.replace(model, hidden_BLD=hidden_CD[None]).logits()[0]
-
-    def largest(self, logits_CV: jax.Array) -> jax.Array:
-        """Returns each token's largest logit over the whole vocabulary, [C, 1]."""
-        return self.shards.largest(jnp.max(logits_CV, axis=-1, keepdims=True))
-
-    def largest_and_target(
-        self, logits_CV: jax.Array, targets_C: jax.Array
-    ) -> jax.Array:
-        """Returns each token's largest logit and its target's, [C, 2], in one exchange.
-
-        A target outside the vocabulary has -inf.
-        """
-        size = logits_CV.shape[1]
-        local_C1 = self.shards.local(targets_C, size)[:, None]
-        x_C1 = jnp.take_along_axis(logits_CV, jnp.clip(local_C1, 0, size - 1), axis=1)
-        x_C1 = jnp.where((local_C1 >= 0) & (local_C1 < size), x_C1, -jnp.inf)
-        max_C1 = jnp.max(logits_CV, axis=-1, keepdims=True)
-        return self.shards.largest(jnp.concatenate([max_C1, x_C1], axis=1))
-
-    def without_padding(self, logits_CV: jax.Array, num_real: int) -> jax.Array:
-        """Returns the logits, those of ids from `num_real` on so low that exp gives 0.
-
-        They are finite, so that 0 times them is 0.
-        """
-        ids_CV = jax.lax.broadcasted_iota(jnp.int32, logits_CV.shape, 1)
-        end = self.shards.local(jnp.int32(num_real), logits_CV.shape[1])
-        return jnp.where(ids_CV < end, logits_CV, _LOW)
-
-    def is_target(self, like_CV: jax.Array, targets_C: jax.Array) -> jax.Array:
-        """Returns a bool [C, V], True at the target if this device has it."""
-        ids_CV = jax.lax.broadcasted_iota(targets_C.dtype, like_CV.shape, 1)
-        return ids_CV == self.shards.local(targets_C, like_CV.shape[1])[:, None]
-
-    def target_share(self, x_CV: jax.Array, targets_C: jax.Array) -> jax.Array:
-        """Returns x at the targets, [C, 1]; 0 for targets that another device has.
-
-        A target outside the vocabulary gives NaN, and so does its sum over devices.
-        """
-        size = x_CV.shape[1]
-        whole = size * self.shards.num_shards
-        local_C1 = self.shards.local(targets_C, size)[:, None]
-        x_C1 = jnp.take_along_axis(x_CV, jnp.clip(local_C1, 0, size - 1), axis=1)
-        is_token_C1 = ((targets_C >= 0) & (targets_C < whole))[:, None]
-        x_C1 = jnp.where((local_C1 >= 0) & (local_C1 < size), x_C1, 0.0)
-        return jnp.where(is_token_C1, x_C1, jnp.nan)
 
     def check(self, model: Unembedding, targets_BL: jax.Array) -> None:
         """Raises ValueError if shapes do not match or do not divide over the mesh."""

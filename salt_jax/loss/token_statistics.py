@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from salt_jax.loss import padded_vocabulary
+from salt_jax.loss.chunk_logits import ChunkLogits
 from salt_jax.loss.kernel_blocks import KernelBlocks
 from salt_jax.loss.kernel_choice import LossKernel
 from salt_jax.loss.kernel_reader import statistics_of
@@ -97,19 +98,21 @@ def _statistics(
 
 
 def _read(chunks, model, targets_C, num_real):
-    logits_CV = chunks.logits(model, model.hidden_BLD)
+    logits = ChunkLogits(chunks.shards)
+    logits_CV = logits.logits(model)
     if num_real is not None:
-        logits_CV = chunks.without_padding(logits_CV, num_real)
-    max_C1 = chunks.largest(logits_CV)
-    sum_C1 = _sum(jnp.exp(logits_CV - max_C1))
+        end = logits.end(num_real, logits_CV.shape[1])
+        logits_CV = logits.without_padding(logits_CV, end)
+    max_C1 = logits.largest(logits_CV)
+    sum_C1 = logits.sum(jnp.exp(logits_CV - max_C1))
     # The barrier keeps XLA from fusing both sums into one loop, which takes a
     # CPU three times as long.
     shifted_CV = logits_CV - jax.lax.optimization_barrier(max_C1)
-    dot_C1 = _sum(jnp.exp(shifted_CV) * shifted_CV)
-    share_C1 = chunks.target_share(logits_CV, targets_C)
+    dot_C1 = logits.sum(jnp.exp(shifted_CV) * shifted_CV)
+    share_C1 = logits.target_share(logits_CV, targets_C)
     sums = (sum_C1, dot_C1, share_C1)
     sum_C1, dot_C1, target_C1 = chunks.shards.sum(sums)
-    above_C1 = _sum((logits_CV > target_C1).astype(jnp.int32))
+    above_C1 = logits.sum((logits_CV > target_C1).astype(jnp.int32))
     rank_C1 = chunks.shards.sum(above_C1)
     ce_C1 = jnp.log(sum_C1) + (max_C1 - target_C1)
     entropy_C1 = jnp.log(sum_C1) - dot_C1 / sum_C1
@@ -121,13 +124,9 @@ def _read_by_kernel(chunks, model, targets_C, num_real, blocks):
         with_padding=num_real is not None, with_rank=True, with_entropy=True
     )
     kernel = StatisticsKernel(statistics, blocks, keeps_logits=False)
-    found, _ = statistics_of(chunks, kernel, [model], targets_C, num_real)
+    found, _ = statistics_of(chunks.shards, kernel, [model], targets_C, num_real)
     log_p_C1 = jnp.log(found["p"])
     ce_C1 = log_p_C1 + (found["top"] - found["target"])
     entropy_C1 = log_p_C1 - found["p_dot"] / found["p"]
     rank_C1 = found["above"].astype(jnp.int32)
     return TokenStatistics(ce_C1[:, 0], rank_C1[:, 0], entropy_C1[:, 0])
-
-
-def _sum(x_CV: jax.Array) -> jax.Array:
-    return jnp.sum(x_CV, axis=-1, keepdims=True)

@@ -29,6 +29,10 @@ class Unembedding:
             self.embedding_VD.astype(self.hidden_BLD.dtype),
             preferred_element_type=jnp.float32,
         )
+        return self.softcapped(logits_BLV)
+
+    def softcapped(self, logits: jax.Array) -> jax.Array:
+        """Returns softcap * tanh(logits / softcap), or the logits without a cap."""
         if self.softcap is None:
-            return logits_BLV
-        return self.softcap * jnp.tanh(logits_BLV / self.softcap)
+            return logits
+        return self.softcap * jnp.tanh(logits / self.softcap)
